@@ -1,0 +1,69 @@
+"""Data that ships with the package: the calibration sample, the search corpus, the embedded model's folder."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Document", "calibration_texts", "read_records", "search_corpus", "tiny_folder"]
+
+
+@dataclass(frozen=True)
+class Document:
+    """One short document of the search corpus.
+
+    Attributes:
+        id: Unique name of the document.
+        title: What the document answers, in a few words.
+        text: The answer.
+        source: Where it comes from, as named in ``LICENSES.md``.
+        license: SPDX identifier of its licence.
+    """
+
+    id: str
+    title: str
+    text: str
+    source: str
+    license: str
+
+    @property
+    def full_text(self) -> str:
+        """Title and text together: what a search engine should index."""
+        return f"{self.title}. {self.text}"
+
+
+def read_records(name: str) -> Iterator[dict[str, Any]]:
+    """Read one shipped JSON-lines file.
+
+    Args:
+        name: Path inside this folder, such as ``search/corpus.jsonl``.
+
+    Yields:
+        One dictionary a line, in the file's order.
+
+    Raises:
+        FileNotFoundError: If no such file ships with the package.
+    """
+    with resources.files(__name__).joinpath(name).open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def calibration_texts() -> list[str]:
+    """About 2,000 varied, openly licensed texts on which calibrations are fitted by default."""
+    return [record["text"] for record in read_records("calibration.jsonl")]
+
+
+def search_corpus() -> list[Document]:
+    """The search example's corpus: short how-to answers, in a fixed order."""
+    return [Document(**record) for record in read_records("search/corpus.jsonl")]
+
+
+def tiny_folder() -> Path:
+    """Folder of the embedded model ``ssmoe/tiny``.
+
+    A wheel is always unpacked by its installer, so the folder is a real one.
+    """
+    return Path(str(resources.files(__name__))) / "tiny"
