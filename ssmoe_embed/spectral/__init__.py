@@ -1,0 +1,1 @@
+"""Expert matrix → eigenvectors → spectral embedding → spectral routers."""
