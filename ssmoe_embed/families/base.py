@@ -1,0 +1,131 @@
+"""What differs between families of MoE models, behind one interface.
+
+A family says where its MoE layers, routers and expert matrices are, in a live model and in a checkpoint on disk, and
+which score function its router applies. Everything else in the package works on this interface.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ssmoe_embed.choices import Choice
+
+
+class Score(Choice):
+    """What a router applies to its logits before it picks experts."""
+
+    SOFTMAX = "softmax"
+    """Over all experts, or over the chosen ones, which orders and normalises alike."""
+    SIGMOID = "sigmoid"
+    """To each expert on its own."""
+
+
+@dataclass(frozen=True)
+class MoELayer:
+    """One sparse decoder layer of a live model."""
+
+    index: int
+    """Position among all decoder layers, dense ones included."""
+    router: nn.Module
+    experts: nn.Module
+
+
+class TensorSource(Protocol):
+    """Tensors by name, read one at a time: a checkpoint on disk."""
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a tensor of that name exists."""
+        ...
+
+    def names(self) -> Iterable[str]:
+        """All names."""
+        ...
+
+    def read(self, name: str) -> torch.Tensor:
+        """The whole tensor."""
+        ...
+
+    def read_row(self, name: str, row: int) -> torch.Tensor:
+        """`tensor[row]`, without reading the others."""
+        ...
+
+
+class MoEFamily(ABC):
+    """One family of MoE decoders. The defaults fit the most common layout; a family overrides what differs.
+
+    Shapes: `E` experts, `H` hidden size, `I` expert size, `N` tokens.
+    """
+
+    model_types: ClassVar[tuple[str, ...]]
+    """The `config.model_type` values it covers."""
+    score: ClassVar[Score] = Score.SOFTMAX
+    block_attribute: ClassVar[str] = "mlp"
+    """Attribute of a decoder layer that holds its MoE block (or its dense MLP)."""
+    router_attribute: ClassVar[str] = "gate"
+    """Attribute of the MoE block that holds its router."""
+    router_name: ClassVar[str] = "layers.{layer}.mlp.gate.weight"
+    """On disk, below the model's prefix."""
+    matrix_names: ClassVar[tuple[str, ...]] = (
+        "layers.{layer}.mlp.experts.{expert}.gate_proj.weight",
+        "layers.{layer}.mlp.experts.{expert}.up_proj.weight",
+        "layers.{layer}.mlp.experts.{expert}.down_proj.weight",
+    )
+    """On disk, below the model's prefix: gate `[I,H]`, up `[I,H]`, down `[H,I]`."""
+
+    # --- a live model -------------------------------------------------------------------------------------------------
+
+    def decoder(self, model: nn.Module) -> nn.Module:
+        """The stack of decoder layers: the model itself, or what its language-model head sits on."""
+        return getattr(model, "base_model", model)
+
+    def layers(self, model: nn.Module) -> list[MoELayer]:
+        """The sparse layers in order; dense ones are left out."""
+        found = []
+        for index, layer in enumerate(self.decoder(model).layers):
+            block = getattr(layer, self.block_attribute)
+            if hasattr(block, self.router_attribute) and hasattr(block, "experts"):
+                found.append(MoELayer(index, getattr(block, self.router_attribute), block.experts))
+        return found
+
+    def router_weight(self, router: nn.Module) -> torch.Tensor:
+        """`R [E,H]`."""
+        return router.weight
+
+    def router_logits(self, router: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        """The router's logits `[N,E]` for hidden states `[N,H]`."""
+        return F.linear(hidden, self.router_weight(router), getattr(router, "bias", None))
+
+    def expert_count(self, layer: MoELayer) -> int:
+        """`E` of that layer."""
+        return int(self.router_weight(layer.router).shape[0])
+
+    def expert_matrices(self, experts: nn.Module, expert: int) -> tuple[torch.Tensor, ...]:
+        """The expert's matrices with rows in hidden space: gate, up, downᵀ, each `[I,H]`."""
+        gate, up = experts.gate_up_proj[expert].chunk(2, dim=0)  # [2I,H] → 2 × [I,H]
+        return gate, up, experts.down_proj[expert].T  # [H,I] → [I,H]
+
+    # --- a checkpoint on disk -----------------------------------------------------------------------------------------
+
+    def stored_layers(self, source: TensorSource) -> dict[int, str]:
+        """The sparse layers' indices, each with the prefix that precedes `layers.` in its tensors' names."""
+        head, tail = map(re.escape, self.router_name.split("{layer}"))
+        pattern = re.compile(rf"(?P<prefix>(?:.*\.)?){head}(?P<layer>\d+){tail}")
+        matches = filter(None, map(pattern.fullmatch, source.names()))
+        return dict(sorted((int(match["layer"]), match["prefix"]) for match in matches))
+
+    def stored_router(self, source: TensorSource, prefix: str, layer: int) -> torch.Tensor:
+        """`R [E,H]`."""
+        return source.read(prefix + self.router_name.format(layer=layer))
+
+    def stored_matrices(self, source: TensorSource, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
+        """The expert's matrices with rows in hidden space: gate, up, downᵀ, each `[I,H]`."""
+        gate, up, down = (source.read(prefix + n.format(layer=layer, expert=expert)) for n in self.matrix_names)
+        return gate, up, down.T
