@@ -1,0 +1,127 @@
+"""Texts written by this program: questions about software and plain sentences about everyday life.
+
+The manuals explain, but nobody asks anything in them, and they hold few everyday sentences.
+The word lists below are the authors' own; the combinations are drawn with a fixed seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+TASKS: dict[str, tuple[str, ...]] = {
+    "in git": (
+        "undo|revert|amend|edit|squash|reset|drop|reword|sign: the last commit|last three commits|previous commit",
+        "undo|abort|resolve|revert|finish|continue: a merge|rebase|merge conflict|cherry-pick|bad merge",
+        "create|delete|rename|list|switch to|merge|push|restore|compare|check out|track: a branch|remote branch|tag",
+        "discard|stash|save|see|stage|unstage|restore: local changes|uncommitted changes|changes to one file|my work",
+        "find|search for|show: the commit that broke something|who changed a line|the history of a file|lost commits",
+        "clone|fetch|pull from|push to|add|remove|change: a remote repository|submodule|fork|upstream url",
+        "ignore|stop tracking|remove|recover: a file|a deleted file|large files|files already committed|secrets",
+        "clean up|remove|delete: untracked files|old branches|the index|merged branches|the stash",
+        "set|change|configure: my name and email|the default editor|an alias|line endings|credentials|"
+        "the commit message",
+    ),
+    "in Python": (
+        "read|write|open|parse|save|append to|load: a text file|a csv file|a json file|a config file|a binary file",
+        "sort|reverse|filter|merge|copy|flatten|slice|loop over|remove duplicates from: a list|a dictionary|a tuple",
+        "split|join|format|strip|replace text in|reverse|encode|compare|print: a string|unicode text|bytes|a line",
+        "handle|raise|catch|log|define|ignore: an exception|an error|a warning|a timeout|a keyboard interrupt",
+        "run|start|call|stop|wait for: a subprocess|a thread|a shell command|an async function|a coroutine|a timer",
+        "parse|format|add|compare|convert: a date|the current time|a timestamp|time zones|two dates",
+        "define|inherit from|decorate|call|test|import|document: a class|a function|a method|a module|a decorator",
+        "install|upgrade|uninstall|list|publish|pin: a package|dependencies|a virtual environment|a library",
+        "match|search with|escape|replace with|compile: a regular expression|a pattern|groups",
+        "profile|speed up|debug|measure|trace: my program|a slow loop|memory use|a function call",
+    ),
+    "in the shell": (
+        "list|copy|move|rename|delete|find|count|compare|sort: files|directories|hidden files|empty files|large files",
+        "search for|replace|count|extract|remove text in: files|lines|duplicate lines|words|a column|blank lines",
+        "set|export|print|unset|read: an environment variable|the path|an alias|a function|a default value",
+        "redirect|pipe|save|discard|combine: output|standard error|the result of a command|two commands",
+        "kill|stop|list|suspend|resume|watch: a process|a background job|a running program|all jobs",
+        "compress|extract|download|back up|synchronise|encrypt: an archive|a folder|a web page|files to a server",
+        "change|check|set|show: file permissions|the owner of a file|disk space|free memory|the size of a directory",
+        "loop over|test|compare|read|split: files|a condition|strings|arguments|lines of a file|an array",
+        "connect to|log in to|copy files to|restart|schedule|monitor: a server|a remote machine|a service|a cron job",
+    ),
+    "in SQL": (
+        "create|drop|alter|rename|copy|lock|empty|list: a table|a column|an index|a view|a database|a schema|a trigger",
+        "insert|update|delete|select|count|sort|merge: rows|duplicate rows|the newest row|several rows at once|"
+        "all rows",
+        "join|compare|combine|union: two tables|query results|a subquery|tables on a key",
+        "speed up|explain|optimise|cancel|log: a slow query|a full table scan|a statement|an index scan",
+        "begin|commit|roll back|nest|isolate: a transaction|a savepoint|concurrent updates|a deadlock",
+        "back up|restore|dump|replicate|upgrade|vacuum|encrypt: a database|the server|a cluster",
+        "grant|revoke|check|change: permissions|a user|a role|a password|access to a table",
+        "convert|store|index|search|extract: json|dates|null values|text|arrays|large objects",
+    ),
+    "in Rust": (
+        "borrow|move|clone|share|drop|return: a value|a reference|ownership|a mutable reference|a string slice",
+        "handle|return|propagate|unwrap|match: an error|an option|a result|a panic",
+        "define|implement|derive|use: a trait|a struct|an enum|a generic type|a closure|a macro|an iterator|a lifetime",
+        "start|join|lock|share data between: threads|a mutex|a channel|an async task",
+        "build|test|publish|document|add: a crate|a dependency|a workspace|a binary",
+    ),
+}
+"""Verbs and their objects, by the place where the task is done: `undo|amend: the last commit|a merge`."""
+
+ASKING = (
+    "how do I {}?", "how to {}", "how can I {} {where}?", "{} {where}", "what is the best way to {} {where}?",
+    "I want to {}", "command to {}", "{}", "how do you {} {where}", "is there a way to {}?", "help me {} {where}",
+    "I need to {} {where}", "I cannot {}, what should I do?", "why can't I {}?", "steps to {} {where}",
+)  # fmt: skip
+PEOPLE = (
+    "a man|a woman|a boy|a girl|a child|two dogs|a cat|the teacher|a doctor|my brother|"
+    "an old farmer|the musician|the chef|a group of people|three friends|the manager|a nurse|"
+    "the police officer|a tourist|the driver|a young couple|a student|the scientist|a horse|a bird|"
+    "the crowd|a baby|our neighbour|the company|the president|a football player|my mother"
+)
+ACTIONS = (
+    "is playing a guitar|is riding a bicycle|is cutting an onion|is slicing bread|is reading a newspaper|"
+    "is running through a field|is sleeping on the sofa|is talking on the phone|is eating lunch|"
+    "is driving a car|is painting a wall|is writing a letter|is swimming in the lake|"
+    "is climbing a mountain|is cooking dinner|is singing a song|is dancing on the stage|"
+    "is waiting for the bus|bought a new house|lost the keys|won the race|missed the train|"
+    "opened the window|broke a glass|found some money|lost the election|announced record profits|"
+    "raised prices|refused to pay the bill|cancelled the meeting|complained about the service|"
+    "signed a contract|was arrested|was injured in an accident|fell asleep|is not feeling well|"
+    "does not like coffee|loves this film|hated the book|is drinking water|is washing the dishes|"
+    "is feeding the ducks|jumped over a fence|is throwing a ball|is sitting on a bench|"
+    "is looking at a map|is taking a photograph|is learning to dance|is teaching mathematics|"
+    "is planting a tree|is repairing the roof"
+)
+CIRCUMSTANCES = (
+    "in the park|in the kitchen|at night|on a rainy day|near the river|in the city|at school|"
+    "last week|yesterday|this morning|with great care|very slowly|again|after work|in the snow|"
+    "on the beach|in a crowded street|because of the storm|for the first time|without asking anyone|"
+    "during the holidays|at the airport|in the garden|before sunrise||||||"
+)
+
+
+def software_questions(seed: int, per_task: int = 3) -> Iterator[str]:
+    """Yield every task of `TASKS`, asked in a few of the ways of `ASKING`."""
+    rng = random.Random(seed)
+    for where, tasks in TASKS.items():
+        for task in tasks:
+            verbs, _, objects = task.partition(": ")
+            for verb in verbs.split("|"):
+                for thing in objects.split("|"):
+                    for form in rng.sample(ASKING, per_task):
+                        yield form.format(f"{verb} {thing}", where=where)
+
+
+def everyday_sentences(seed: int, count: int) -> Iterator[str]:
+    """Yield `count` sentences such as "A man is playing a guitar in the park."."""
+    rng = random.Random(seed)
+    people, actions, circumstances = (part.split("|") for part in (PEOPLE, ACTIONS, CIRCUMSTANCES))
+    for _ in range(count):
+        words = (rng.choice(people), rng.choice(actions), rng.choice(circumstances))
+        sentence = " ".join(word for word in words if word)
+        yield sentence[0].upper() + sentence[1:] + rng.choice(("", ".", "."))
+
+
+def word_questions(word: str, rng: random.Random) -> str:
+    """Ask for the meaning of a word."""
+    forms = ("what is {}?", "what does {} mean?", "meaning of {}", "define {}", "tell me about {}", "{} definition")
+    return rng.choice(forms).format(word)
