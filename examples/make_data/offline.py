@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
 from make_data.files import Record
-from make_data.overlap import overlap, stems
+from make_data.overlap import WordCosine, overlap, stems
 from make_data.wordnet import Synset, WordNet
 
 RELATED = ("+", "$", "&", "\\", "=", "*", ">")
@@ -39,8 +39,9 @@ CLASSES = [
 ]
 MOST_PER_CLASS = 70
 GOLD_EDGES = (0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 1.01)
-OVERLAP_EDGES = (0.0, 1e-9, 0.12, 1.01)
-PAIRS_PER_CELL = 50
+OVERLAP_EDGES = (0.0, 1e-9, 0.015, 0.03, 0.05, 0.075, 0.1, 0.14, 0.2, 0.3, 1.01)
+PAIRS_PER_CELL = (25, *[14] * 9)
+"""Pairs taken for each degree of word overlap, the same number for each degree of similarity."""
 
 Pair = tuple[Synset, Synset]
 
@@ -185,15 +186,15 @@ def similarity(wordnet: WordNet) -> Iterator[Record]:
     """Pairs of noun definitions with their Wu-Palmer similarity; as many of each degree of word overlap."""
     nouns = [s for s in wordnet.held_out if s.key[0] == "n" and plain(s)]
     nouns = unique(nouns, lambda s: s.definition)
+    cosine = WordCosine([s.definition for s in nouns])
     cells: dict[tuple[int, int], list[tuple[Pair, float]]] = defaultdict(list)
     for pair in _candidate_pairs(wordnet, nouns):
-        gold, shared = wordnet.wu_palmer(*pair), overlap(pair[0].definition, pair[1].definition)
-        cells[_bin(gold, GOLD_EDGES), _bin(shared, OVERLAP_EDGES)].append((pair, gold))
+        gold, shared = wordnet.wu_palmer(*pair), cosine(pair[0].definition, pair[1].definition)
+        cells[_bin(shared, OVERLAP_EDGES), _bin(gold, GOLD_EDGES)].append((pair, gold))
     rng = random.Random(0)
-    n_gold, n_overlap = len(GOLD_EDGES) - 1, len(OVERLAP_EDGES) - 1
-    for g in range(n_gold):
-        row = [cells[g, o] for o in range(n_overlap)]
-        count = min(PAIRS_PER_CELL, *map(len, row))
+    for o, most in enumerate(PAIRS_PER_CELL):
+        row = [cells[o, g] for g in range(len(GOLD_EDGES) - 1)]
+        count = min(most, *map(len, row))
         for cell in row:
             for (first, second), gold in rng.sample(cell, count):
                 yield {"first": first.definition, "second": second.definition, "score": round(gold, 4)}

@@ -1,0 +1,1 @@
+"""Measuring embeddings: the project's own offline tasks."""
