@@ -10,7 +10,7 @@ import re
 from abc import ABC
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -82,7 +82,7 @@ class MoEFamily(ABC):
 
     # --- a live model -------------------------------------------------------------------------------------------------
 
-    def decoder(self, model: nn.Module) -> nn.Module:
+    def decoder(self, model: nn.Module) -> Any:
         """The stack of decoder layers: the model itself, or what its language-model head sits on."""
         return getattr(model, "base_model", model)
 
@@ -95,7 +95,7 @@ class MoEFamily(ABC):
                 found.append(MoELayer(index, getattr(block, self.router_attribute), block.experts))
         return found
 
-    def router_weight(self, router: nn.Module) -> torch.Tensor:
+    def router_weight(self, router: Any) -> torch.Tensor:
         """`R [E,H]`."""
         return router.weight
 
@@ -107,7 +107,7 @@ class MoEFamily(ABC):
         """`E` of that layer."""
         return int(self.router_weight(layer.router).shape[0])
 
-    def expert_matrices(self, experts: nn.Module, expert: int) -> tuple[torch.Tensor, ...]:
+    def expert_matrices(self, experts: Any, expert: int) -> tuple[torch.Tensor, ...]:
         """The expert's matrices with rows in hidden space: gate, up, downᵀ, each `[I,H]`."""
         gate, up = experts.gate_up_proj[expert].chunk(2, dim=0)  # [2I,H] → 2 × [I,H]
         return gate, up, experts.down_proj[expert].T  # [H,I] → [I,H]

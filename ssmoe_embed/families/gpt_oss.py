@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
 
 from ssmoe_embed.families.base import MoEFamily, TensorSource
 
@@ -16,7 +17,7 @@ class GptOss(MoEFamily):
     router_name = "layers.{layer}.mlp.router.weight"
     matrix_names = ("layers.{layer}.mlp.experts.gate_up_proj", "layers.{layer}.mlp.experts.down_proj")
 
-    def expert_matrices(self, experts: nn.Module, expert: int) -> tuple[torch.Tensor, ...]:
+    def expert_matrices(self, experts: Any, expert: int) -> tuple[torch.Tensor, ...]:
         """See `MoEFamily.expert_matrices`."""
         return _hidden_space(experts.gate_up_proj[expert], experts.down_proj[expert])
 

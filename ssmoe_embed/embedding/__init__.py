@@ -1,0 +1,1 @@
+"""Prompts, taps, representations, calibration, and `SSMoE`, the sentence-transformers module."""

@@ -1,0 +1,141 @@
+"""Loading the MoE model below an embedding: without its language-model head, and no further than it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from ssmoe_embed.families import family_of
+
+
+@dataclass(frozen=True)
+class BaseModelSource:
+    """Where a base model comes from and how it is loaded.
+
+    Attributes:
+        name_or_path: Folder or hub id that it is loaded from.
+        revision: Hub revision; for a folder None.
+        dtype: The dtype it is loaded in unless `model_kwargs` names one; None for the checkpoint's own.
+        license: Its licence, as the model card tells it.
+        embedded: It is part of the embedding model's own repository.
+        token: Hub token.
+        cache_folder: Hub cache.
+        local_files_only: Never ask the hub.
+        trust_remote_code: Allow code that comes with the base model.
+        model_kwargs: For `AutoModel.from_pretrained`: `dtype`, `device_map`, `attn_implementation`, ….
+        processor_kwargs: For `AutoTokenizer.from_pretrained`.
+        config_kwargs: For `AutoConfig.from_pretrained`.
+    """
+
+    name_or_path: str
+    revision: str | None = None
+    dtype: str | None = None
+    license: str | None = None
+    embedded: bool = False
+    token: bool | str | None = None
+    cache_folder: str | None = None
+    local_files_only: bool = False
+    trust_remote_code: bool = False
+    model_kwargs: dict[str, Any] | None = None
+    processor_kwargs: dict[str, Any] | None = None
+    config_kwargs: dict[str, Any] | None = None
+
+    @property
+    def hub_kwargs(self) -> dict[str, Any]:
+        """Keywords that the hub's functions share."""
+        return {
+            "revision": self.revision,
+            "token": self.token,
+            "cache_dir": self.cache_folder,
+            "local_files_only": self.local_files_only,
+        }
+
+    def load_config(self) -> PretrainedConfig:
+        """The base model's configuration."""
+        kwargs = self.hub_kwargs | {"trust_remote_code": self.trust_remote_code} | (self.config_kwargs or {})
+        return AutoConfig.from_pretrained(self.name_or_path, **kwargs)
+
+    def load(self, hidden_layer: int = -1) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The base model, frozen and in evaluation mode, and its tokenizer.
+
+        Args:
+            hidden_layer: Which of the model's `hidden_states` is wanted; layers after it are not loaded.
+
+        Raises:
+            UnsupportedModelError: It is dense, or its family has no adapter.
+            ValueError: `hidden_layer` is out of range.
+        """
+        config = self.load_config()
+        family = family_of(config)
+        kept = _kept_layers(config, hidden_layer)
+        whole = kept == config.num_hidden_layers
+        if not whole:
+            _shorten(config, kept)
+        shared = self.hub_kwargs | {"trust_remote_code": self.trust_remote_code}
+        defaults = {"config": config} | ({"dtype": self.dtype} if self.dtype else {})
+        model = _loaded(self.name_or_path, **(defaults | shared | (self.model_kwargs or {})))
+        if not whole:
+            _drop_final_norm(family.decoder(model))
+        tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **(shared | (self.processor_kwargs or {})))
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return model.requires_grad_(False).eval(), tokenizer
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder."""
+        return Path(self.name_or_path).is_dir()
+
+
+def _loaded(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+    """The model without its head, or an error where the library would fill a gap with random weights and a warning."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would report the head and the layers that are left out on purpose
+    try:
+        model, report = AutoModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"The checkpoint {name_or_path} lacks {len(missing)} of the model's weights, {missing[0]} for one; it is "
+            "incomplete or does not fit its config.json. Copy or download it again."
+        )
+    return model
+
+
+def _kept_layers(config: PretrainedConfig, hidden_layer: int) -> int:
+    """How many decoder layers run to get `hidden_states[hidden_layer]`, of which there are one more than layers."""
+    total = config.num_hidden_layers
+    kept = hidden_layer if hidden_layer >= 0 else total + 1 + hidden_layer
+    if not 1 <= kept <= total:
+        raise ValueError(
+            f"hidden_layer={hidden_layer} is out of range for {total} layers; choose 1 to {total}, or -1 (the last) to "
+            f"{-total}."
+        )
+    return kept
+
+
+def _shorten(config: PretrainedConfig, layers: int) -> None:
+    """Make the configuration that of its first `layers` layers."""
+    config.num_hidden_layers = layers
+    for name in ("layer_types", "mlp_layer_types"):
+        if getattr(config, name, None):
+            setattr(config, name, getattr(config, name)[:layers])
+
+
+def _drop_final_norm(decoder: Any) -> None:
+    """An earlier layer's hidden state is the residual stream as it is; the final norm was trained for the last one."""
+    decoder.norm = nn.Identity()

@@ -1,0 +1,42 @@
+"""Reading → the blocks of features that a method consists of, and the names their calibration is kept under."""
+
+from __future__ import annotations
+
+import torch
+
+from ssmoe_embed.embedding.combination import HIDDEN, ROUTING
+from ssmoe_embed.embedding.methods import RoutingSignal
+from ssmoe_embed.embedding.reading import Reader, Reading
+from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.routing import SpectralRouting
+from ssmoe_embed.spectral.routers import SpectralRouters
+
+
+def read_blocks(
+    reading: Reading, settings: EmbeddingSettings, reader: Reader, routers: SpectralRouters | None
+) -> dict[str, torch.Tensor]:
+    """The blocks of one reading: `"hidden" [B,H]` and `"routing" [B,ΣE]`, or one of them, float32."""
+    chosen = settings.representation
+    blocks = {HIDDEN: reading.hidden} if chosen.hidden else {}
+    if chosen.signal is not None:
+        spectral = SpectralRouting(routers, settings.alpha, settings.mix) if routers else None
+        blocks[ROUTING] = reader.signal(reading, chosen.signal, spectral)
+    return blocks
+
+
+def forward_pass(settings: EmbeddingSettings) -> str:
+    """What names the forward pass that settings take: those of one name can share it."""
+    routing = f"ssmoe({settings.alpha:g},{settings.mix})" if settings.reroutes else "original"
+    return f"{routing}/layer {settings.hidden_layer}/{settings.prompt}"
+
+
+def block_names(settings: EmbeddingSettings) -> dict[str, str]:
+    """For each block, the name of its calibration: the same for all settings whose block is the same."""
+    chosen = settings.representation
+    end = f"{forward_pass(settings)}"
+    names = {HIDDEN: f"{settings.calibration}/{HIDDEN}/{end}"} if chosen.hidden else {}
+    if chosen.signal is RoutingSignal.WEIGHTS:
+        names[ROUTING] = f"{settings.calibration}/weights({settings.alpha:g},{settings.mix})/{end}"
+    elif chosen.signal is not None:
+        names[ROUTING] = f"{settings.calibration}/{chosen.signal}/{end}"
+    return names

@@ -1,0 +1,113 @@
+"""Bringing the features of a block to one scale, with factors that are fitted once and saved.
+
+The paper's release standardises over the current batch, which makes a text's vector depend on its neighbours. Here the
+factors come from a fixed sample of texts; `standardize_batch` exists to reproduce the release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from ssmoe_embed.embedding.settings import Calibration
+
+_PREFIX = "calibration."
+_MINIMUM_TEXTS = 2
+
+
+@dataclass(frozen=True)
+class BlockCalibration:
+    """The fitted factors of one block of features.
+
+    Attributes:
+        mean: `[D]`, float32.
+        factor: What the centred features are multiplied by: `[D]` to standardise, `[D,D]` to whiten.
+    """
+
+    mean: torch.Tensor
+    factor: torch.Tensor
+    _placed: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    @classmethod
+    def fit(cls, features: torch.Tensor, kind: Calibration) -> BlockCalibration:
+        """Fit the factors on the features of sample texts.
+
+        Args:
+            features: `[M,D]` for `M` texts.
+            kind: `standardize` or `whiten`.
+
+        Raises:
+            ValueError: There are fewer than two texts.
+        """
+        if len(features) < _MINIMUM_TEXTS:
+            raise ValueError(
+                f"{len(features)} calibration text(s) are too few to fit calibration={str(kind)!r}; pass at least "
+                f"{_MINIMUM_TEXTS}, better about 2,000, or choose calibration='none'."
+            )
+        features = features.double().cpu()
+        factor = _inverse_deviation(features) if kind is Calibration.STANDARDIZE else _whitening(features)
+        return cls(features.mean(dim=0).float(), factor.float())
+
+    def apply(self, block: torch.Tensor) -> torch.Tensor:
+        """The calibrated features, `[B,D] → [B,D]`."""
+        if block.device not in self._placed:
+            self._placed[block.device] = (self.mean.to(block.device), self.factor.to(block.device))
+        mean, factor = self._placed[block.device]
+        centred = block - mean
+        return centred * factor if factor.ndim == 1 else centred @ factor
+
+
+def calibration_tensors(calibrations: Mapping[str, BlockCalibration]) -> dict[str, torch.Tensor]:
+    """Fitted factors of several blocks, by their names on disk."""
+    stored = {}
+    for name, calibration in calibrations.items():
+        stored[f"{_PREFIX}{name}.mean"] = calibration.mean
+        stored[f"{_PREFIX}{name}.factor"] = calibration.factor
+    return stored
+
+
+def calibrations_from(tensors: Mapping[str, torch.Tensor]) -> dict[str, BlockCalibration]:
+    """The inverse of `calibration_tensors`; tensors of other names are ignored."""
+    names = [name.removeprefix(_PREFIX).removesuffix(".mean") for name in tensors if name.startswith(_PREFIX)]
+    return {
+        name: BlockCalibration(tensors[f"{_PREFIX}{name}.mean"], tensors[f"{_PREFIX}{name}.factor"])
+        for name in names
+        if f"{_PREFIX}{name}.mean" in tensors
+    }
+
+
+def standardize_batch(block: torch.Tensor) -> torch.Tensor:
+    """Mean 0 and variance 1 per feature over the texts of this batch, `[B,D] → [B,D]`.
+
+    Raises:
+        ValueError: The batch has one text, whose features have no spread.
+    """
+    if len(block) < _MINIMUM_TEXTS:
+        raise ValueError(
+            "calibration='batch' standardises over the texts of one batch and this batch has one; encode at least two texts "
+            "at once with batch_size of at least 2 (their number should not leave a remainder of 1), or choose "
+            "calibration='standardize'."
+        )
+    return (block - block.mean(dim=0)) * _inverse_deviation(block)
+
+
+def _inverse_deviation(features: torch.Tensor) -> torch.Tensor:
+    """1/σ per feature `[M,D] → [D]`; 0 for a feature that does not vary."""
+    deviation = features.std(dim=0, correction=0)
+    floor = features.abs().amax(dim=0) * torch.finfo(features.dtype).eps * 4
+    return torch.where(deviation > floor, 1 / deviation.clamp_min(torch.finfo(features.dtype).tiny), 0.0)
+
+
+def _whitening(features: torch.Tensor) -> torch.Tensor:
+    """`Σ^(-1/2) [D,D]` of the features `[M,D]`, with Σ shrunk by Ledoit and Wolf's rule so that it has full rank."""
+    from sklearn.covariance import ledoit_wolf
+
+    covariance = torch.from_numpy(ledoit_wolf(features.numpy())[0])
+    values, vectors = torch.linalg.eigh(covariance)  # [D], [D,D]
+    floor = values.amax() * torch.finfo(values.dtype).eps * len(values)
+    inverse = torch.where(values > floor, values.clamp_min(floor).rsqrt(), 0.0)
+    return (vectors * inverse) @ vectors.T

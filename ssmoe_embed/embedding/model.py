@@ -1,0 +1,37 @@
+"""The `SentenceTransformer` that `ssmoe_embed.load` returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+
+from ssmoe_embed.embedding.module import SSMoE
+from ssmoe_embed.embedding.tokenization import check_texts
+
+
+class EmbeddingModel(SentenceTransformer):
+    """A `SentenceTransformer` that looks at its inputs before it sorts them into batches.
+
+    So an error can name the position in the list that the caller gave. Everything else is inherited.
+    """
+
+    def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """See `SentenceTransformer.encode`.
+
+        Raises:
+            TextError: An input is not a string; the message names its position.
+        """
+        if isinstance(inputs, list | tuple):
+            check_texts(inputs, "the inputs")
+        return super().encode(inputs, *args, **kwargs)
+
+
+def register() -> None:
+    """Let every `SentenceTransformer` load models that name `ssmoe_embed.SSMoE` as their module.
+
+    Sentence-transformers imports module classes of other packages only with `trust_remote_code=True`, to keep a model's
+    files from choosing what code runs. Whoever has imported this package has made that choice for this one class.
+    """
+    known = SentenceTransformer._module_classes
+    SentenceTransformer._module_classes = {**known, f"{SSMoE.__module__}.{SSMoE.__name__}": SSMoE}

@@ -1,0 +1,395 @@
+"""`SSMoE`, the sentence-transformers module."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers.base.modules import InputModule
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import Self
+
+from ssmoe_embed.embedding.base_model import BaseModelSource
+from ssmoe_embed.embedding.blocks import block_names, read_blocks
+from ssmoe_embed.embedding.calibration import BlockCalibration, standardize_batch
+from ssmoe_embed.embedding.combination import combine
+from ssmoe_embed.embedding.fitting import fit_calibrations
+from ssmoe_embed.embedding.persistence import load_module, save_module
+from ssmoe_embed.embedding.prompts import template
+from ssmoe_embed.embedding.reading import Reader, Reading
+from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
+from ssmoe_embed.embedding.tokenization import TemplateTokenizer, check_texts
+from ssmoe_embed.families import family_of
+from ssmoe_embed.routing import Rerouting, SpectralRouting, reroute
+from ssmoe_embed.spectral.routers import SpectralRouters
+
+
+class SSMoE(InputModule):
+    """A Mixture-of-Experts language model as a sentence-embedding module, without training.
+
+    A text is put into a template, the model runs once, and the state at the template's last token is read: the hidden
+    state, what the routers of all layers say there, or both. Use it as the one module of a `SentenceTransformer`:
+    `SentenceTransformer(modules=[SSMoE.from_base("allenai/OLMoE-1B-7B-0924")])`.
+
+    Sources: SSMoE, https://arxiv.org/abs/2605.30992; MoEE, https://arxiv.org/abs/2410.10814.
+
+    Attributes:
+        model: The base model without its head, frozen.
+        settings: How a text becomes a vector; change them with `configure`.
+        routers: The spectral routers, if any.
+        calibrations: Fitted factors by block name, see `block_names`.
+        source: Where the base model came from.
+    """
+
+    config_file_name = "ssmoe_config.json"
+    save_in_root = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: EmbeddingSettings | None = None,
+        *,
+        routers: SpectralRouters | None = None,
+        calibrations: dict[str, BlockCalibration] | None = None,
+        source: BaseModelSource | None = None,
+    ) -> None:
+        """Put the parts together; most users call `from_base` or load a saved model.
+
+        Args:
+            model: A transformers MoE model without head.
+            tokenizer: Its fast tokenizer.
+            settings: How a text becomes a vector.
+            routers: Spectral routers of this very model; needed by `ev` and `ssmoe`.
+            calibrations: Fitted factors.
+            source: Where the model came from; by default its own `name_or_path`.
+
+        Raises:
+            UnsupportedModelError: The model's family has no adapter.
+            ValueError: Routers, calibration or settings do not fit the model.
+        """
+        super().__init__()
+        self.model = model
+        self.source = source or BaseModelSource(str(model.config.name_or_path))
+        self.routers = routers
+        self.calibrations = dict(calibrations or {})
+        if routers is not None:
+            routers.check(model)
+        self._reader = Reader(model, family_of(model.config))
+        self._rerouting: Rerouting | None = None
+        self.tokenizer = tokenizer
+        self._adopt(settings or EmbeddingSettings())
+
+    # --- making and changing it ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_base(
+        cls,
+        base: str | Path,
+        *,
+        top_c: int | float = 50,
+        select: str = "router",
+        sign: str = "aligned",
+        scale: str = "none",
+        routers: SpectralRouters | str | Path | None = None,
+        calibration_texts: Sequence[str] | None = None,
+        revision: str | None = None,
+        dtype: str | None = None,
+        license: str | None = None,  # noqa: A002 (the model card's own word)
+        embedded: bool = False,
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        progress: bool = True,
+        **settings: Any,
+    ) -> Self:
+        """Turn a MoE language model into an embedding module.
+
+        Makes the spectral routers and fits the calibration, where the settings need them; `ssmoe build` does it once and
+        saves the result.
+
+        Args:
+            base: Folder or hub id of the language model.
+            top_c: See `SpectralRouters.from_model`, as for `select`, `sign` and `scale`.
+            select: See `SpectralRouters.from_model`.
+            sign: See `SpectralRouters.from_model`.
+            scale: See `SpectralRouters.from_model`.
+            routers: Spectral routers made before, or their file.
+            calibration_texts: The texts to fit the calibration on; by default the sample that comes with the package.
+            revision: Hub revision of the base model.
+            dtype: The dtype to load it in, also when the saved model is loaded again; by default the checkpoint's own.
+            license: The base model's licence, for the model card.
+            embedded: Save the base model with the module instead of pointing to it.
+            token: Hub token.
+            cache_folder: Hub cache.
+            local_files_only: Never ask the hub.
+            trust_remote_code: Allow code that comes with the base model.
+            model_kwargs: For the base model: `dtype`, `device_map`, `attn_implementation`, `quantization_config`, ….
+            processor_kwargs: For the tokenizer; `model_max_length` sets `max_seq_length`.
+            config_kwargs: For the base model's configuration.
+            progress: Show progress bars.
+            **settings: Fields of `EmbeddingSettings`: `method`, `alpha`, `prompt`, `calibration`, ….
+
+        Raises:
+            UnsupportedModelError: The model is dense, or its family has no adapter.
+            ValueError: A setting is not known or has a value that is not allowed.
+        """
+        chosen = EmbeddingSettings.of(**(_max_length(processor_kwargs) | settings))
+        source = BaseModelSource(
+            str(Path(base).resolve()) if Path(base).is_dir() else str(base),
+            revision,
+            dtype,
+            license,
+            embedded,
+            token,
+            cache_folder,
+            local_files_only,
+            trust_remote_code,
+            model_kwargs,
+            processor_kwargs,
+            config_kwargs,
+        )
+        model, tokenizer = source.load(chosen.hidden_layer)
+        if isinstance(routers, str | Path):
+            routers = SpectralRouters.load(routers)
+        if routers is None and chosen.needs_spectral_routers:
+            routers = SpectralRouters.from_model(model, top_c, select, sign, scale, progress=progress)
+        module = cls(model, tokenizer, chosen, routers=routers, source=source)
+        module.fit_calibration(calibration_texts, progress=progress)
+        return module
+
+    def configure(self, **changes: Any) -> Self:
+        """Change settings of a loaded model.
+
+        Calibration factors that the new settings need and the model does not have are fitted by `fit_calibration`, which
+        is left to the caller; until then `forward` says what is missing.
+
+        Args:
+            **changes: Fields of `EmbeddingSettings`.
+
+        Raises:
+            ValueError: A setting is not known, has a value that is not allowed, or cannot change on a loaded model.
+        """
+        settings = self.settings.changed(**changes)
+        if settings.hidden_layer != self.settings.hidden_layer:
+            raise ValueError(
+                f"hidden_layer={settings.hidden_layer} cannot be set on a loaded model, whose later layers may be gone; "
+                f"load it with ssmoe_embed.load(..., hidden_layer={settings.hidden_layer})."
+            )
+        self._adopt(settings)
+        return self
+
+    def _adopt(self, settings: EmbeddingSettings) -> None:
+        """Put settings into effect; a refused one leaves the module as it was."""
+        longest = getattr(self.model.config, "max_position_embeddings", None) or settings.max_seq_length
+        limit = min(settings.max_seq_length, longest)
+        tokenize = TemplateTokenizer(self.tokenizer, template(settings.prompt), limit)
+        if settings.needs_spectral_routers and self.routers is None:
+            raise ValueError(
+                f"method={str(settings.method)!r} needs spectral routers and the model has none; build it with "
+                "`ssmoe build`, or pass routers=SpectralRouters.from_model(model)."
+            )
+        if self._rerouting is not None:
+            self._rerouting.remove()
+            self._rerouting = None
+        if settings.reroutes and self.routers is not None:
+            self._rerouting = reroute(self.model, SpectralRouting(self.routers, settings.alpha, settings.mix))
+        self.settings, self._tokenize = settings, tokenize
+
+    # --- text to vector -----------------------------------------------------------------------------------------------
+
+    def preprocess(self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Token ids of texts in their template.
+
+        Args:
+            inputs: `B` texts.
+            prompt: A sentence-transformers prompt, put before the template.
+            **kwargs: Ignored, for other input modules.
+
+        Returns:
+            `input_ids` and `attention_mask`, `[B,T]`.
+
+        Raises:
+            TextError: An input is not a string.
+        """
+        del kwargs
+        check_texts(inputs, "the batch (sentence-transformers sorts texts by length before it batches them)")
+        return self._tokenize(inputs, prompt or "")
+
+    def forward(self, features: dict[str, torch.Tensor], **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Vectors of a batch.
+
+        Args:
+            features: `input_ids` and `attention_mask`, `[B,T]`.
+            **kwargs: Ignored.
+
+        Returns:
+            The features with `sentence_embedding` (float32 `[B,D]`) and `token_embeddings` (`[B,T,H]`).
+
+        Raises:
+            ValueError: The calibration is missing, or a vector is not finite.
+        """
+        del kwargs
+        reading = self.read(features)
+        raw = read_blocks(reading, self.settings, self._reader, self.routers)
+        blocks = {name: self._calibrated(name, block) for name, block in raw.items()}
+        embedding = combine(blocks, self.settings.combination, self.settings.routing_weight)  # [B,D]
+        if not bool(torch.isfinite(embedding).all()):
+            rows = [int(row) for row in (~torch.isfinite(embedding)).any(dim=1).nonzero().flatten()]
+            raise ValueError(
+                f"The vectors of texts {rows} of the batch are not finite in {self.model.dtype}; "
+                "load the model with model_kwargs={'dtype': 'bfloat16'} or 'float32'."
+            )
+        return features | {"token_embeddings": reading.tokens, "sentence_embedding": embedding}
+
+    def read(self, features: dict[str, torch.Tensor]) -> Reading:
+        """What one forward pass tells about the texts of a batch, before any representation is made of it.
+
+        Args:
+            features: `input_ids` and `attention_mask`, `[B,T]`.
+        """
+        return self._reader.read(self.model, features["input_ids"], features["attention_mask"])
+
+    def blocks(self, reading: Reading, settings: EmbeddingSettings | None = None) -> dict[str, torch.Tensor]:
+        """The blocks that settings (by default the current ones) make of a reading, before calibration.
+
+        Returns:
+            `"hidden" [B,H]` and `"routing" [B,ΣE]`, or one of them, float32.
+        """
+        return read_blocks(reading, settings or self.settings, self._reader, self.routers)
+
+    def _calibrated(self, name: str, block: torch.Tensor) -> torch.Tensor:
+        """One block `[B,D]` on the calibrated scale."""
+        kind = self.settings.calibration
+        if kind is Calibration.NONE:
+            return block
+        if kind is Calibration.BATCH:
+            return standardize_batch(block)
+        key = block_names(self.settings)[name]
+        if key not in self.calibrations:
+            raise ValueError(
+                f"This model has no calibration for {key!r}; call .fit_calibration() on the module (model[0]), "
+                "load it with ssmoe_embed.load(...), which does so, or choose calibration='none'."
+            )
+        return self.calibrations[key].apply(block)
+
+    # --- calibration --------------------------------------------------------------------------------------------------
+
+    def fit_calibration(
+        self,
+        texts: Iterable[str] | None = None,
+        *,
+        variants: Sequence[EmbeddingSettings] | None = None,
+        batch_size: int = 32,
+        progress: bool = True,
+        refit: bool = False,
+    ) -> Self:
+        """Fit the calibration factors that the model does not have.
+
+        Args:
+            texts: Sample texts; by default those that come with the package.
+            variants: Settings to fit for; by default the current ones. Those that need the same forward pass share it.
+            batch_size: Texts a forward pass.
+            progress: Show a progress bar.
+            refit: Fit again what is there already.
+
+        Raises:
+            ValueError: There are fewer than two texts.
+        """
+        known = {} if refit else self.calibrations
+        wanted = [
+            variant
+            for variant in variants or [self.settings]
+            if variant.calibration.is_fitted and not set(block_names(variant).values()) <= set(known)
+        ]
+        if wanted:
+            self.calibrations |= fit_calibrations(self, texts, wanted, batch_size=batch_size, progress=progress)
+        return self
+
+    # --- what sentence-transformers asks for --------------------------------------------------------------------------
+
+    def get_embedding_dimension(self) -> int:
+        """Length of a vector."""
+        chosen = self.settings.representation
+        hidden = self.model.config.get_text_config().hidden_size if chosen.hidden else 0
+        return hidden + (self._reader.routing_size if chosen.signal else 0)
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens read of a text, template included."""
+        return self.settings.max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        self.configure(max_seq_length=value)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Everything of the saved configuration that is not a weight."""
+        return {
+            "base_model_name_or_path": self.source.name_or_path,
+            "base_revision": self.source.revision or getattr(self.model.config, "_commit_hash", None),
+            "base_license": self.source.license,
+            "dtype": self.source.dtype,
+        } | self.settings.as_dict()
+
+    def on_model_ready(self, model: Any) -> None:
+        """Give the model that owns this module a model card of its own, unless it has one."""
+        from ssmoe_embed.hub.card import model_card
+
+        if not self.source.is_local:
+            model.model_card_data.base_model = self.source.name_or_path
+        if not model._model_card_text:
+            model._model_card_text = model_card(self)
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write the module: configuration, spectral routers and calibration, and the base model only if it was trained.
+
+        Args:
+            output_path: The model's folder.
+            *args: Ignored.
+            safe_serialization: Must be true; nothing is ever pickled.
+            **kwargs: Ignored.
+
+        Raises:
+            ValueError: `safe_serialization` is false.
+        """
+        del args, kwargs
+        if not safe_serialization:
+            raise ValueError("safe_serialization=False would pickle the weights; SSMoE writes safetensors only.")
+        save_module(self, Path(output_path))
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Self:
+        """Load a saved module and the base model it points to.
+
+        Args:
+            model_name_or_path: Folder or hub id of the small repository.
+            subfolder: Where in it.
+            **kwargs: What `SentenceTransformer(...)` was given: `token`, `revision` (the small repository's),
+                `model_kwargs`, `processor_kwargs`, …. Fields of `EmbeddingSettings` in `config_kwargs` override the saved
+                settings; the rest of `config_kwargs` goes to the base model.
+
+        Raises:
+            FileNotFoundError: A file of the model is missing.
+            ValueError: A file is broken or does not fit the base model.
+        """
+        return load_module(cls, model_name_or_path, subfolder, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"SSMoE({json.dumps(self.get_config_dict())})"
+
+
+def _max_length(processor_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """`max_seq_length` as the tokenizer's keywords give it, if they do."""
+    longest = (processor_kwargs or {}).get("model_max_length")
+    return {} if longest is None else {"max_seq_length": longest}
+
+
+SSMoE.__module__ = "ssmoe_embed"  # saved models name the class by its public path

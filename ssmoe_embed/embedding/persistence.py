@@ -1,0 +1,139 @@
+"""The small repository on disk: configuration, spectral routers and calibration, pointing to the base model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ssmoe_embed.embedding.base_model import BaseModelSource
+from ssmoe_embed.embedding.calibration import calibration_tensors, calibrations_from
+from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.files import atomic_file, load_tensors, save_tensors
+from ssmoe_embed.spectral.routers import SpectralRouters
+from ssmoe_embed.version import __version__
+
+if TYPE_CHECKING:
+    from ssmoe_embed.embedding.module import SSMoE
+
+ModuleT = TypeVar("ModuleT", bound="SSMoE")
+
+TENSORS = "ssmoe.safetensors"
+OWN_BASE = "base"
+"""Folder of a base model that is part of the repository itself."""
+_REFERENCE_KEYS = ("base_model_name_or_path", "base_revision", "base_license", "dtype")
+
+
+def save_module(module: SSMoE, folder: Path) -> None:
+    """Write a module into a folder; the base model too if it was trained or belongs to the repository."""
+    embedded = module.source.embedded or any(parameter.requires_grad for parameter in module.model.parameters())
+    if embedded:
+        module.model.save_pretrained(folder / OWN_BASE)
+        module.tokenizer.save_pretrained(folder / OWN_BASE)
+    save_references(module, folder, embedded=embedded)
+    _require_this_package(folder / "config_sentence_transformers.json")
+
+
+def save_references(module: SSMoE, folder: Path, *, embedded: bool) -> None:
+    """Write everything but the base model.
+
+    Args:
+        module: The module.
+        folder: Where to.
+        embedded: Point to the base model in the folder itself, not to where it came from.
+    """
+    config = module.get_config_dict()
+    if embedded:
+        config |= {"base_model_name_or_path": OWN_BASE, "base_revision": None}
+    routers = module.routers
+    tensors = calibration_tensors(module.calibrations) | (routers.tensors() if routers else {})
+    reference = {"base_model": config["base_model_name_or_path"], "base_revision": config["base_revision"]}
+    save_tensors(folder / TENSORS, tensors, (routers.metadata() if routers else {}) | reference)
+    write_json(folder / module.config_file_name, config)
+
+
+def load_module(
+    cls: type[ModuleT],
+    model_name_or_path: str,
+    subfolder: str = "",
+    *,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    trust_remote_code: bool = False,
+    model_kwargs: dict[str, Any] | None = None,
+    processor_kwargs: dict[str, Any] | None = None,
+    config_kwargs: dict[str, Any] | None = None,
+    **ignored: Any,
+) -> ModuleT:
+    """Load what `save_module` wrote; see `SSMoE.load`."""
+    del ignored
+    place = {
+        "subfolder": subfolder,
+        "token": token,
+        "cache_folder": cache_folder,
+        "revision": revision,
+        "local_files_only": local_files_only,
+    }
+    config = cls.load_config(model_name_or_path, **place)
+    if not config:
+        raise FileNotFoundError(f"{model_name_or_path} has no {cls.config_file_name}; build it with `ssmoe build`.")
+    tensors_path = cls.load_file_path(model_name_or_path, TENSORS, **place)
+    tensors, metadata = load_tensors(tensors_path or Path(model_name_or_path) / subfolder / TENSORS)
+    overrides, base_config_kwargs = split_settings(config_kwargs or {})
+    longest = (processor_kwargs or {}).get("model_max_length")
+    overrides = ({} if longest is None else {"max_seq_length": longest}) | overrides
+    saved = {name: value for name, value in config.items() if name not in _REFERENCE_KEYS}
+    settings = EmbeddingSettings.of(**saved).changed(**overrides)
+    base, embedded = config["base_model_name_or_path"], config["base_model_name_or_path"] == OWN_BASE
+    if embedded:
+        base = cls.load_dir_path(model_name_or_path, **place | {"subfolder": str(Path(subfolder) / OWN_BASE)})
+        if base is None:
+            raise FileNotFoundError(
+                f"{model_name_or_path} lacks its folder {OWN_BASE!r} with the base model; copy it again."
+            )
+    source = BaseModelSource(
+        base,
+        None if embedded else config.get("base_revision"),
+        config.get("dtype"),
+        config.get("base_license"),
+        embedded,
+        token,
+        cache_folder,
+        local_files_only,
+        trust_remote_code,
+        model_kwargs,
+        processor_kwargs,
+        base_config_kwargs,
+    )
+    model, tokenizer = source.load(settings.hidden_layer)
+    routers = SpectralRouters.from_tensors(tensors, metadata) if "spectral" in metadata else None
+    return cls(model, tokenizer, settings, routers=routers, calibrations=calibrations_from(tensors), source=source)
+
+
+def split_settings(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keywords that are fields of `EmbeddingSettings`, and the others."""
+    fields = EmbeddingSettings.__dataclass_fields__
+    own = {name: value for name, value in keywords.items() if name in fields}
+    return own, {name: value for name, value in keywords.items() if name not in fields}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file atomically; the same content gives the same bytes."""
+    with atomic_file(path) as file:
+        file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _require_this_package(path: Path) -> None:
+    """Add this package to the requirements that sentence-transformers checks before it loads a model's modules."""
+    if not path.is_file():
+        return
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["requirements"] = {
+        "ssmoe-embed": {
+            "specifier": f">={__version__}",
+            "reason": "The model's module SSMoE comes with it: pip install ssmoe-embed, then import ssmoe_embed.",
+        }
+    }
+    write_json(path, config)

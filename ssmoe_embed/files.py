@@ -1,0 +1,112 @@
+"""Writing that never leaves half a file or half a folder, and reading that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+_METADATA_KEY = "ssmoe_embed"
+"""All metadata is one JSON value under this key: several keys would be written in an arbitrary order."""
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under `path` only when the block ends well, flushed to disk; else nothing changes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to fill, which appears under `path` only when the block ends well; else nothing changes.
+
+    Args:
+        path: The folder's final place.
+        overwrite: Replace what is there.
+
+    Raises:
+        FileExistsError: Something is there and `overwrite` is false.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already; choose another output or pass overwrite=True (--overwrite).")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        (work / "new").mkdir()
+        yield work / "new"
+        _sync(work / "new")
+        if path.exists():
+            path.replace(work / "old")
+        (work / "new").replace(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and JSON metadata as one safetensors file, atomically; the same input gives the same bytes."""
+    packed = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    content = save(packed, metadata={_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is truncated, corrupted or not one of this package's.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}; make it with `ssmoe build` or SpectralRouters.save.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is truncated or corrupted ({error}); copy or download it again, or build it anew with `ssmoe build`."
+        ) from error
+    except (KeyError, json.JSONDecodeError):
+        raise ValueError(
+            f"{path} was not written by ssmoe_embed: its metadata lack {_METADATA_KEY!r}. "
+            "Build the file anew with `ssmoe build`."
+        ) from None
+    return tensors, metadata
+
+
+def _sync(folder: Path) -> None:
+    """Flush every file below `folder` to disk."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
+def _umask() -> int:
+    """The process's file mode mask, which only setting it tells."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""Named models: recipes, building the small repository, its card, loading."""

@@ -1,0 +1,116 @@
+"""Installing a routing policy on a live model, for a `with` block or for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from typing_extensions import Self
+
+from ssmoe_embed.families import MoEFamily, Score, family_of
+from ssmoe_embed.routing.policies import RoutingPolicy
+
+
+def reroute(model: nn.Module, policy: RoutingPolicy) -> Rerouting:
+    """Route the tokens of a MoE model by another policy.
+
+    The policy takes effect at once. Used as a context manager it ends with the block; otherwise it stays until
+    `.remove()` is called, also through pickling and deep copies of the model. Installing and removing are not safe while
+    another thread runs the model.
+
+    Args:
+        model: A transformers MoE model, with or without a head.
+        policy: For example `SpectralRouting(routers, alpha=0.5)`.
+
+    Returns:
+        A handle with `.remove()`.
+
+    Raises:
+        UnsupportedModelError: The model's family has no adapter.
+        ValueError: The policy does not fit the model, or the model is re-routed already.
+    """
+    return Rerouting(model, policy)
+
+
+class Rerouting:
+    """A policy installed on a model; see `reroute`."""
+
+    def __init__(self, model: nn.Module, policy: RoutingPolicy) -> None:
+        family = family_of(model.config)
+        policy.check(model)
+        layers = family.layers(model)
+        if any(isinstance(layer.router.forward, _PolicyForward) for layer in layers):
+            raise ValueError("This model is re-routed already; call .remove() on the earlier reroute(...) first.")
+        self._routers: list[nn.Module] = []
+        for layer in layers:
+            shadowed = vars(layer.router).get("forward")  # accelerate puts its own there
+            layer.router.forward = _PolicyForward(layer.router, shadowed, layer.index, policy, family)
+            self._routers.append(layer.router)
+
+    def remove(self) -> None:
+        """Give the model its own routing back. Doing so twice does nothing."""
+        while self._routers:
+            router = self._routers.pop()
+            forward: _PolicyForward = vars(router).pop("forward")
+            if forward.shadowed is not None:
+                router.forward = forward.shadowed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+class _PolicyForward:
+    """A router's forward with its logits replaced: a class, so that the model stays picklable."""
+
+    def __init__(
+        self,
+        router: nn.Module,
+        shadowed: Callable[..., Any] | None,
+        layer: int,
+        policy: RoutingPolicy,
+        family: MoEFamily,
+    ) -> None:
+        self.router = router
+        self.shadowed = shadowed
+        self.layer = layer
+        self.policy = policy
+        self.family = family
+
+    def __call__(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        weight = self.family.router_weight(self.router)
+        with _ReplacedLogits(weight, self.layer, self.policy, self.family.score):
+            if self.shadowed is not None:
+                return self.shadowed(hidden, *args, **kwargs)
+            return type(self.router).forward(self.router, hidden, *args, **kwargs)
+
+
+class _ReplacedLogits(TorchFunctionMode):
+    """Replaces the result of the one `F.linear` by the router's weight; whatever follows it stays the family's own."""
+
+    def __init__(self, weight: torch.Tensor, layer: int, policy: RoutingPolicy, score: Score) -> None:
+        super().__init__()
+        self.weight = weight
+        self.layer = layer
+        self.policy = policy
+        self.score = score
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is F.linear and len(args) > 1 and args[1].shape == self.weight.shape:
+            hidden = args[0].reshape(-1, self.weight.shape[-1])  # [N,H] or [B,T,H] → [N,H]
+            logits = result.reshape(-1, self.weight.shape[0])  # → [N,E]
+            replaced = self.policy.logits(self.layer, hidden, logits, self.score)
+            return replaced.reshape(result.shape)
+        return result

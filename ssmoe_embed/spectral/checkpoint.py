@@ -1,0 +1,80 @@
+"""A checkpoint's tensors, read one at a time from its safetensors shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder of safetensors shards.
+
+    Every read maps one shard and unmaps it again, so that resident memory does not grow with what was read before.
+    """
+
+    folder: Path
+    shards: dict[str, str]
+    """The shard's file name for each tensor's name."""
+
+    @classmethod
+    def open(cls, path_or_id: str | Path, **hub_kwargs: Any) -> Checkpoint:
+        """Find the shards of a local folder or of a hub repository, which is downloaded if need be.
+
+        Args:
+            path_or_id: A folder, or a hub id such as `"allenai/OLMoE-1B-7B-0924"`.
+            **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+        Raises:
+            FileNotFoundError: The folder holds no safetensors checkpoint.
+        """
+        folder = Path(path_or_id)
+        if not folder.is_dir():
+            patterns = ["config.json", "*.safetensors", _INDEX]
+            folder = Path(snapshot_download(str(path_or_id), allow_patterns=patterns, **hub_kwargs))
+        if (folder / _INDEX).is_file():
+            index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+            return cls(folder, dict(index["weight_map"]))
+        if (folder / _SINGLE).is_file():
+            with safe_open(str(folder / _SINGLE), framework="pt") as file:
+                return cls(folder, dict.fromkeys(file.keys(), _SINGLE))
+        raise FileNotFoundError(
+            f"{folder} holds neither {_INDEX} nor {_SINGLE}; from_checkpoint reads safetensors only. "
+            "Load the model and use SpectralRouters.from_model(model) instead."
+        )
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a tensor of that name exists."""
+        return name in self.shards
+
+    def names(self) -> Iterable[str]:
+        """All names."""
+        return self.shards
+
+    def read(self, name: str) -> torch.Tensor:
+        """The whole tensor."""
+        with safe_open(str(self._shard(name)), framework="pt") as file:
+            return file.get_tensor(name).clone()
+
+    def read_row(self, name: str, row: int) -> torch.Tensor:
+        """`tensor[row]`, without reading the others."""
+        with safe_open(str(self._shard(name)), framework="pt") as file:
+            return file.get_slice(name)[row].clone()
+
+    def _shard(self, name: str) -> Path:
+        """The file that holds the tensor."""
+        if name not in self.shards:
+            raise ValueError(
+                f"The checkpoint in {self.folder} has no tensor {name!r}; it does not fit its config.json."
+            )
+        return self.folder / self.shards[name]

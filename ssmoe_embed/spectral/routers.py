@@ -1,0 +1,255 @@
+"""Spectral routers: one matrix W_EV a MoE layer, made from the eigenvectors of its experts' weights.
+
+Source: SSMoE, steps 1 to 4 of section 3.2, https://arxiv.org/abs/2605.30992.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import AutoConfig
+
+from ssmoe_embed.families import family_of
+from ssmoe_embed.files import load_tensors, save_tensors
+from ssmoe_embed.spectral.checkpoint import Checkpoint
+from ssmoe_embed.spectral.eigenvectors import spectral_embeddings
+from ssmoe_embed.spectral.fingerprint import fingerprint, same_router
+from ssmoe_embed.spectral.settings import Scale, SpectralSettings
+
+_PREFIX = "spectral."
+
+
+@dataclass(frozen=True)
+class SpectralRouters:
+    """The spectral routers of one model.
+
+    Attributes:
+        weights: `W_EV [E,H]`, float32, by decoder layer index; dense layers have none.
+        fingerprints: Per layer, what identifies the learned router they were made beside, `[E]`.
+        settings: How they were made.
+        base_model: The model's hub id or folder, for messages and the model card.
+        base_revision: Its commit on the hub, where known.
+    """
+
+    weights: dict[int, torch.Tensor]
+    fingerprints: dict[int, torch.Tensor]
+    settings: SpectralSettings
+    base_model: str | None = None
+    base_revision: str | None = None
+    _placed: dict[tuple[int, torch.device], torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    # --- making them --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        top_c: int | float = 50,
+        select: str = "router",
+        sign: str = "aligned",
+        scale: str = "none",
+        *,
+        workers: int | None = None,
+        progress: bool = True,
+    ) -> SpectralRouters:
+        """Make the spectral routers of a live model.
+
+        Args:
+            model: A transformers MoE model, with or without a head.
+            top_c: Eigenvectors kept of each expert matrix, a count or a fraction of their number.
+            select: `"router"` keeps those most similar to the expert's router row, `"average"` keeps all.
+            sign: `"aligned"`, `"canonical"` or `"raw"`, see `Sign`.
+            scale: `"none"` or `"router"`, see `Scale`.
+            workers: Experts worked on at once; by default one a core.
+            progress: Show a progress bar.
+
+        Raises:
+            UnsupportedModelError: The model is dense or of a family without an adapter.
+            ValueError: A setting has a value that is not allowed.
+        """
+        settings = SpectralSettings(top_c, select, sign, scale)  # type: ignore[arg-type]  # parsed there
+        config: Any = model.config
+        family = family_of(config)
+        layers = {layer.index: layer for layer in family.layers(model)}
+        made = _make(
+            {index: family.router_weight(layer.router) for index, layer in layers.items()},
+            lambda index: lambda expert: family.expert_matrices(layers[index].experts, expert),
+            settings,
+            workers=workers,
+            progress=progress,
+        )
+        return cls(*made, settings, str(config.name_or_path) or None, getattr(config, "_commit_hash", None))
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path_or_id: str | Path,
+        top_c: int | float = 50,
+        select: str = "router",
+        sign: str = "aligned",
+        scale: str = "none",
+        *,
+        workers: int | None = None,
+        progress: bool = True,
+        trust_remote_code: bool = False,
+        **hub_kwargs: Any,
+    ) -> SpectralRouters:
+        """Make the spectral routers from a checkpoint, expert by expert, without loading the model.
+
+        Args:
+            path_or_id: A folder with safetensors shards, or a hub id, which is downloaded if need be.
+            top_c: See `from_model`, as for `select`, `sign`, `scale`, `workers` and `progress`.
+            select: See `from_model`.
+            sign: See `from_model`.
+            scale: See `from_model`.
+            workers: See `from_model`.
+            progress: See `from_model`.
+            trust_remote_code: Allow a configuration class that comes with the checkpoint.
+            **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+        Raises:
+            UnsupportedModelError: The model is dense or of a family without an adapter.
+            FileNotFoundError: There is no safetensors checkpoint.
+            ValueError: A setting has a value that is not allowed, or the checkpoint does not fit its configuration.
+        """
+        settings = SpectralSettings(top_c, select, sign, scale)  # type: ignore[arg-type]  # parsed there
+        config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=trust_remote_code, **hub_kwargs)
+        family = family_of(config)
+        checkpoint = Checkpoint.open(path_or_id, **hub_kwargs)
+        prefixes = family.stored_layers(checkpoint)
+
+        made = _make(
+            {index: family.stored_router(checkpoint, prefix, index) for index, prefix in prefixes.items()},
+            lambda index: lambda expert: family.stored_matrices(checkpoint, prefixes[index], index, expert),
+            settings,
+            workers=workers,
+            progress=progress,
+        )
+        return cls(*made, settings, str(path_or_id), getattr(config, "_commit_hash", None))
+
+    # --- using them ---------------------------------------------------------------------------------------------------
+
+    def logits(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """The spectral router's logits `x W_EVᵀ`, in float32.
+
+        Args:
+            layer: Index of the decoder layer.
+            hidden: What enters the learned router, `[N,H]`, of any dtype and device.
+
+        Returns:
+            `[N,E]`.
+        """
+        key = (layer, hidden.device)
+        if key not in self._placed:
+            self._placed[key] = self.weights[layer].to(hidden.device)
+        return nn.functional.linear(hidden.float(), self._placed[key])
+
+    def check(self, model: nn.Module) -> None:
+        """Make sure that they were made from this model.
+
+        Raises:
+            ValueError: They were not; the message says what differs.
+        """
+        config: Any = model.config
+        family = family_of(config)
+        layers = {layer.index: family.router_weight(layer.router) for layer in family.layers(model)}
+        name = config.name_or_path or type(model).__name__
+        origin = f"These spectral routers were made from {self.base_model or 'an unnamed model'}"
+        advice = f"Make new ones with SpectralRouters.from_model(model) or `ssmoe build {name}`."
+        missing = sorted(set(layers) - set(self.weights))
+        if missing:
+            raise ValueError(f"{origin} and lack layers {missing} of {name}. {advice}")
+        for index, router in layers.items():
+            if router.shape != self.weights[index].shape:
+                shapes = f"{tuple(self.weights[index].shape)} and {tuple(router.shape)}"
+                raise ValueError(f"{origin}, not from {name}: layer {index} has [experts, hidden] {shapes}. {advice}")
+            if not router.is_meta and not same_router(fingerprint(router), self.fingerprints[index]):
+                raise ValueError(f"{origin}, not from {name}: the learned routers of layer {index} differ. {advice}")
+
+    # --- on disk ------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write them as a safetensors file, atomically; settings and base model go into its metadata."""
+        save_tensors(path, self.tensors(), self.metadata())
+
+    @classmethod
+    def load(cls, path: str | Path) -> SpectralRouters:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is truncated, corrupted or something else.
+        """
+        tensors, metadata = load_tensors(path)
+        if "spectral" not in metadata:
+            raise ValueError(f"{path} holds no spectral routers; make them with SpectralRouters.from_model(model).")
+        return cls.from_tensors(tensors, metadata)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything that is a tensor, by its name on disk."""
+        stored = {f"{_PREFIX}{index}.weight": weight for index, weight in self.weights.items()}
+        return stored | {f"{_PREFIX}{index}.fingerprint": value for index, value in self.fingerprints.items()}
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything else, as JSON values."""
+        return {
+            "spectral": self.settings.as_dict(),
+            "base_model": self.base_model,
+            "base_revision": self.base_revision,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> SpectralRouters:
+        """The inverse of `tensors` and `metadata`; tensors of other names are ignored."""
+        parts: dict[str, dict[int, torch.Tensor]] = {"weight": {}, "fingerprint": {}}
+        for name, tensor in tensors.items():
+            if name.startswith(_PREFIX):
+                index, part = name.removeprefix(_PREFIX).split(".")
+                parts[part][int(index)] = tensor
+        weights, fingerprints = (dict(sorted(part.items())) for part in parts.values())
+        settings = SpectralSettings(**metadata["spectral"])
+        return cls(weights, fingerprints, settings, metadata.get("base_model"), metadata.get("base_revision"))
+
+
+def _make(
+    routers: Mapping[int, torch.Tensor],
+    experts_of: Callable[[int], Callable[[int], Sequence[torch.Tensor]]],
+    settings: SpectralSettings,
+    *,
+    workers: int | None,
+    progress: bool,
+) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+    """Steps 1 to 4 layer by layer: `W_EV [E,H]` and the fingerprint `[E]` of each.
+
+    Args:
+        routers: The learned router `R [E,H]` of each layer.
+        experts_of: Given a layer's index, what reads an expert's matrices `[I,H]`.
+        settings: How to make them.
+        workers: Experts worked on at once.
+        progress: Show a progress bar.
+    """
+    if not routers:
+        raise ValueError("The model has no MoE layer, so there is nothing to make spectral routers from.")
+    weights, fingerprints = {}, {}
+    total = sum(len(router) for router in routers.values())
+    with tqdm(total=total, desc="Spectral routers", unit="expert", disable=not progress) as bar:
+        for index, router in routers.items():
+            router = router.detach().cpu()
+            weight = spectral_embeddings(experts_of(index), router, settings, workers=workers, on_expert=bar.update)
+            weights[index] = _scaled(weight, router, settings.scale)
+            fingerprints[index] = fingerprint(router)
+    return weights, fingerprints
+
+
+def _scaled(weight: torch.Tensor, router: torch.Tensor, scale: Scale) -> torch.Tensor:
+    """`W_EV [E,H]` as it is, or with every row as long as the rows of `router [E,H]` are on average."""
+    if scale is Scale.NONE:
+        return weight
+    target = router.float().norm(dim=-1).mean()
+    return weight * (target / weight.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)).to(weight)
