@@ -59,8 +59,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply rotary positions to `[N,heads,D]`."""
-    half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
     return x * cos + turned * sin
 
 
@@ -70,15 +70,12 @@ class FastOlmoe:
     Args:
         model: the library's model; its parameters stay the float32 master copy.
         dtype: what the matrix products are computed in.
-        compile: fuse the element-wise parts with `torch.compile` (needs a C++ compiler).
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype = torch.bfloat16, compile: bool = False) -> None:  # noqa: A002
+    def __init__(self, model: Any, dtype: torch.dtype = torch.bfloat16) -> None:
         self.model = model
         self.config = model.config
         self.dtype = dtype
-        self._before = torch.compile(self._attention_inputs, dynamic=True) if compile else self._attention_inputs
-        self._choose = torch.compile(self._route, dynamic=True) if compile else self._route
 
     def rotary(self, layout: tuple[Block, ...]) -> tuple[Tensor, Tensor]:
         """Return cos and sin, `[N,1,D]`."""
@@ -101,13 +98,13 @@ class FastOlmoe:
 
     def _attend(self, qkv: tuple[Tensor, ...], layout: tuple[Block, ...], masks: list[Tensor]) -> Tensor:
         """Attend within each text: three times `[N,heads,D]` → `[N,H]`."""
-        parts, start = [], 0
-        for block, mask in zip(layout, masks, strict=True):
-            rows = (t[start : start + block.size].view(block.rows, block.length, *t.shape[1:]) for t in qkv)
+        sizes = [block.size for block in layout]
+        parts = []
+        for block, mask, *flat in zip(layout, masks, *(torch.split(t, sizes) for t in qkv), strict=True):
+            rows = (t.view(block.rows, block.length, *t.shape[1:]) for t in flat)
             q, k, v = (t.transpose(1, 2) for t in rows)  # [R,T,heads,D] → [R,heads,T,D]
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             parts.append(mixed.transpose(1, 2).reshape(block.size, -1))  # → [R·T,H]
-            start += block.size
         return torch.cat(parts)
 
     def _route(self, x: Tensor, layer: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -139,9 +136,9 @@ class FastOlmoe:
         x = functional.embedding(ids, base.embed_tokens.weight)  # [N,H]
         logits, chosen = [], []
         for layer in base.layers:
-            mixed = self._attend(self._before(x, layer, cos, sin), layout, masks)
+            mixed = self._attend(self._attention_inputs(x, layer, cos, sin), layout, masks)
             x = x + self._linear(mixed, layer.self_attn.o_proj.weight)
-            h, router_logits, index, weight = self._choose(x, layer)
+            h, router_logits, index, weight = self._route(x, layer)
             experts = layer.mlp.experts
             gate_up, down = experts.gate_up_proj.to(self.dtype), experts.down_proj.to(self.dtype)
             x = x + SortedExperts.apply(h, gate_up, down, index, weight)  # type: ignore[no-untyped-call]

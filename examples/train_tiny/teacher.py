@@ -79,6 +79,15 @@ def encode_file(teacher: Teacher, source: Path, target: Path, shard: int = 0, sh
             part.replace(path)
 
 
+def encode_pairs(teacher: Teacher, source: Path, target: Path) -> None:
+    """Embed the pairs of definitions: first all of WordNet's, then all of Webster's."""
+    with source.open(encoding="utf-8") as stream:
+        pairs = [json.loads(line) for line in stream]
+    target.mkdir(parents=True, exist_ok=True)
+    vectors = teacher.encode([pair[side] for side in ("wordnet", "webster1913") for pair in pairs])
+    np.save(target / "00000.npy", vectors, allow_pickle=False)
+
+
 def load_vectors(folder: Path) -> np.ndarray:
     """Return all finished chunks, `[texts, 384]` float16."""
     return np.concatenate([np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npy"))])
@@ -96,6 +105,8 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     teacher = Teacher(options.teacher)
+    if options.shard == 0:
+        encode_pairs(teacher, options.work / "heldout_pairs.jsonl", options.work / "teacher" / "heldout_pairs")
     for name in ("heldout_texts", "texts"):
         encode_file(
             teacher, options.work / f"{name}.jsonl", options.work / "teacher" / name, options.shard, options.shards

@@ -13,7 +13,7 @@ import argparse
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +235,7 @@ def run(work: Path, settings: Settings) -> None:
             if trainer.step % settings.evaluate_every == 0 or trainer.step == settings.steps:
                 _record(log, {"step": trainer.step, "tokens": trainer.tokens, **evaluate(fast, data)})
             if trainer.step % settings.save_every == 0 or trainer.step == settings.steps:
-                trainer.save(last, elapsed=time.time() - began)
+                trainer.save(last, elapsed=time.time() - began, settings=asdict(settings))
 
 
 def _record(log: Path, row: dict[str, Any]) -> None:

@@ -1,0 +1,145 @@
+"""Measure an exported model on held-out material and write the table.
+
+python examples/train_tiny/evaluate.py --work build/tiny --model ssmoe_embed/data/tiny/base \
+        --output examples/train_tiny/RESULTS.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import metrics
+import numpy as np
+import torch
+from baselines import count_perplexities, random_model, tfidf_vectors
+from fast_model import FastOlmoe
+from packing import TEMPLATES
+from targets import fit_basis, project
+from teacher import load_vectors
+from train import Data, Settings
+
+CORRELATION_TEXTS = 2000
+
+
+def both_ways(left: np.ndarray, right: np.ndarray) -> dict[str, float]:
+    """Return the mean of retrieving right by left and left by right."""
+    there, back = metrics.retrieval(left, right), metrics.retrieval(right, left)
+    return {key: (there[key] + back[key]) / 2 for key in there}
+
+
+def embedder_rows(name: str, fast: FastOlmoe, data: Data, rows: np.ndarray) -> list[list[str]]:
+    """Return one table row per read-out template."""
+    pieces = [data.held_texts.text(int(i)) for i in rows]
+    table = []
+    for number, template in enumerate(TEMPLATES):
+        vectors = metrics.encode(fast, data.templates, pieces, number)
+        correlation = metrics.similarity_correlation(vectors, data.held_vectors[rows])
+        found = both_ways(*(metrics.encode(fast, data.templates, side, number) for side in data.pairs))
+        table.append([name, template, f"{correlation:.3f}", f"{found['R@1']:.3f}", f"{found['R@10']:.3f}"])
+    return table
+
+
+def reference_rows(work: Path, data: Data) -> list[list[str]]:
+    """Return the table rows of TF-IDF, and of the teacher cut to the student's dimensions."""
+    with (work / "heldout_pairs.jsonl").open(encoding="utf-8") as stream:
+        pairs = [json.loads(line) for line in stream]
+    left, right = ([pair[source] for pair in pairs] for source in ("wordnet", "webster1913"))
+    found = both_ways(*tfidf_vectors(left, right))
+    table = [["TF-IDF", "-", "-", f"{found['R@1']:.3f}", f"{found['R@10']:.3f}"]]
+    folder = work / "teacher" / "heldout_pairs"
+    if folder.exists():
+        basis = fit_basis(load_vectors(work / "teacher" / "texts"), 256)
+        sides = project(load_vectors(folder), basis).astype(np.float32).reshape(2, len(pairs), -1)
+        found = both_ways(sides[0], sides[1])
+        table.append(["teacher, 256 dimensions", "-", "-", f"{found['R@1']:.3f}", f"{found['R@10']:.3f}"])
+    return table
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def training_facts(work: Path) -> dict[str, Any]:
+    """Return the counters of the last checkpoint."""
+    from safetensors import safe_open
+
+    with safe_open(work / "last.safetensors", framework="pt") as file:
+        state: dict[str, Any] = json.loads(file.metadata()["state"])
+    return state
+
+
+def report(work: Path, model: Path) -> str:
+    """Measure everything and return the text of RESULTS.md."""
+    from transformers import AutoModelForCausalLM
+
+    data = Data(work)
+    rows = np.random.default_rng(1).permutation(len(data.held_texts))[:CORRELATION_TEXTS]
+    trained = FastOlmoe(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), torch.float32)
+    untrained = FastOlmoe(random_model(0), torch.float32)
+    table = embedder_rows("ssmoe/tiny", trained, data, rows) + embedder_rows("random weights", untrained, data, rows)
+    table += reference_rows(work, data)
+    loss, loads = metrics.language_model_loss(trained, data.held_prose, 10**9)
+    counted = count_perplexities(data.prose, data.held_prose, trained.config.vocab_size)
+    shares = [metrics.describe_load(load) for load in loads]
+    state = training_facts(work)
+    perplexities = [["ssmoe/tiny", f"{np.exp(loss):.1f}"], *([name, f"{value:.1f}"] for name, value in counted.items())]
+    loads_table = [[str(i), *(f"{s[key]:.3f}" for key in ("entropy", "min", "max"))] for i, s in enumerate(shares)]
+    epochs = state["sampler"]["epoch"] + state["sampler"]["cursor"] / len(data.targets)
+    hours = state["elapsed"] / 3600
+    settings = {**asdict(Settings()), **state.get("settings", {})}
+    return f"""# ssmoe/tiny: held-out results
+
+Written by `evaluate.py`. Everything below is measured on text that the tokenizer, the language model and the
+distillation never saw (`holdout.py`), with the exported bfloat16 weights run in float32.
+
+## Sentence vectors
+
+Last hidden state at the last token of each read-out template. *Teacher correlation*: Spearman correlation of the
+cosines of all pairs among {CORRELATION_TEXTS} held-out texts with the teacher's. *Definitions*: finding the Webster
+(1913) definition of a held-out word by its WordNet gloss among {len(data.pairs[0])}, and the reverse (mean of both).
+
+{markdown(["vectors", "read-out", "teacher correlation", "definitions R@1", "R@10"], table)}
+
+## Language model
+
+Perplexity per token on held-out passages ({int(data.held_prose.offsets[-1]):,} tokens; manuals and dictionary entries).
+At most 256 tokens of context.
+
+{markdown(["model", "perplexity"], perplexities)}
+
+## Routers
+
+Expert choices on the same passages: entropy relative to even use, least and most loaded of the 24 experts relative to
+the mean.
+
+{markdown(["layer", "entropy", "min", "max"], loads_table)}
+
+## Training
+
+{state["step"]:,} steps, {state["tokens"]:,} tokens, {hours:.2f} hours on two CPU cores shared with other work
+({state["tokens"] / state["elapsed"]:,.0f} tokens/s); {len(data.targets):,} distilled texts, {epochs:.2f} epochs.
+
+```json
+{json.dumps(settings, indent=2)}
+```
+"""
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description="Evaluate an exported model on held-out material.")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the training")
+    parser.add_argument("--model", type=Path, required=True, help="exported model folder")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
+    options = parser.parse_args()
+    options.output.write_text(report(options.work, options.model), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
