@@ -8,14 +8,19 @@ reduced to tridiagonal form `T = QᵀGQ` and its eigenvectors stay factored as `
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import blas, eigh_tridiagonal, lapack
 
-Float64 = NDArray[np.float64]
+from ssmoe_embed.spectral.lapack import (
+    Float64,
+    add_gram,
+    apply_reflectors,
+    tridiagonal_eigenvectors,
+    tridiagonalise,
+)
 
 BLOCK = 512
 """Columns that are widened to float64 at a time, and eigenvectors that are formed at a time."""
@@ -135,31 +140,32 @@ class _Left(Protocol):
 class _Reflected:
     """`U = Q·Z`: Householder reflectors of the tridiagonal reduction times the tridiagonal matrix's eigenvectors."""
 
-    def __init__(self, values: Float64, reflectors: Float64, tau: Float64, Z: Float64) -> None:
+    def __init__(self, values: Float64, reduced: Float64, factors: Float64, Z: Float64) -> None:
         self.values = values  # [m]
-        self._reflectors, self._tau, self._Z = reflectors, tau, Z  # [n-1,n-1], [n-1], [n,m]
+        self._reduced, self._factors, self._Z = reduced, factors, Z  # [n,n] and [n-1] hold Q; [n,m]
 
     def project(self, y: Float64) -> Float64:
-        return self._Z.T @ self._apply("T", y[:, None].copy())[:, 0]  # [n] -> [m]
+        y = y[:, None].copy()  # [n,1]
+        apply_reflectors("T", self._reduced, self._factors, y)
+        return self._Z.T @ y[:, 0]  # [n] -> [m]
 
     def combine(self, weights: Float64) -> Float64:
-        return self._apply("N", self._Z @ weights)  # [m,b] -> [n,b]
+        return self._reflected(self._Z @ weights)  # [m,b] -> [n,b]
 
     def vectors(self) -> Float64:
         """`U` itself: `[n,m]`."""
-        return self._apply("N", self._Z.copy(order="F"))
+        return self._reflected(self._Z)
 
     def part(self, usable: NDArray[np.bool_]) -> _Reflected:
         """The same with only some of the vectors."""
-        return _Reflected(self.values[usable], self._reflectors, self._tau, self._Z[:, usable])
+        if usable.all():
+            return self
+        return _Reflected(self.values[usable], self._reduced, self._factors, self._Z[:, usable])
 
-    def _apply(self, trans: str, y: Float64) -> Float64:
-        """`Q y` or `Qᵀ y`, in place; `Q` leaves the first row as it is."""
-        if len(y) > 1:
-            rest = np.asfortranarray(y[1:])  # [n-1,b]
-            size = lapack.dormqr("L", trans, self._reflectors, self._tau, rest, -1)[1][0]
-            y[1:] = lapack.dormqr("L", trans, self._reflectors, self._tau, rest, int(size), overwrite_c=1)[0]
-        return y
+    def _reflected(self, columns: Float64) -> Float64:
+        columns = columns.copy(order="F")
+        apply_reflectors("N", self._reduced, self._factors, columns)
+        return columns
 
 
 class _Refined:
@@ -197,24 +203,16 @@ def _left_vectors(X: torch.Tensor, floor: float) -> _Left:
 
 def _factorised(gram: Float64) -> _Reflected:
     """Singular values and `Q·Z` from a Gram matrix `[n,n]` (its lower triangle), which is overwritten."""
-    size = int(lapack.dsytrd_lwork(len(gram), lower=1)[0])
-    reduced, diagonal, off, tau, _ = lapack.dsytrd(gram, lower=1, lwork=size, overwrite_a=1)
-    reflectors = np.asfortranarray(reduced[1:, :-1])  # [n-1,n-1]
-    del gram, reduced
-    squares, Z = eigh_tridiagonal(diagonal, off, check_finite=False)  # [n], [n,n]
-    return _Reflected(np.sqrt(np.clip(squares, 0.0, None)), reflectors, tau, Z)
+    diagonal, off, factors = tridiagonalise(gram)
+    squares, Z = tridiagonal_eigenvectors(diagonal, off)  # [n], [n,n]
+    return _Reflected(np.sqrt(squares.clip(0.0)), gram, factors, Z)
 
 
 def _gram(X: torch.Tensor) -> Float64:
     """`XXᵀ [n,n]` in float64, lower triangle."""
-    n = X.shape[0]
-    gram: Any = np.zeros((n, n), order="F")
+    gram = np.zeros((len(X), len(X)), order="F")
     for block in torch.split(X, BLOCK, dim=1):  # [n,b]
-        wide = block.to(torch.float64).numpy()
-        rows_first = wide.flags.c_contiguous
-        gram = blas.dsyrk(
-            1.0, wide.T if rows_first else wide, beta=1.0, c=gram, trans=int(rows_first), lower=1, overwrite_c=1
-        )
+        add_gram(block.to(torch.float64).numpy(), gram)
     return gram
 
 

@@ -11,17 +11,20 @@ import ctypes
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cython_blas, cython_lapack
 
 Float64 = NDArray[np.float64]
+Argument = str | int | float | NDArray[Any]
 
 
 def add_gram(block: Float64, gram: Float64) -> None:
     """`gram += block·blockᵀ`, lower triangle only, in place: `[n,b]`, in either order, and `[n,n]`."""
     n, b = block.shape
+    block = block if block.flags.f_contiguous else np.ascontiguousarray(block)
     by_columns = block.flags.f_contiguous
     layout = ("N", n) if by_columns else ("T", b)
     _call("dsyrk", "L", layout[0], n, b, 1.0, block, layout[1], 1.0, gram, n, module=cython_blas)
@@ -58,7 +61,7 @@ def apply_reflectors(trans: str, reduced: Float64, factors: Float64, columns: Fl
     _with_work("dormtr", "L", "L", trans, n, b, reduced, n, factors, columns, n)
 
 
-def _with_work(name: str, *arguments: str | int | float | NDArray) -> None:
+def _with_work(name: str, *arguments: Argument) -> None:
     """Call a LAPACK routine after asking it for the size of its workspace."""
     size = np.empty(1)
     _checked(name, *arguments, size, -1)
@@ -66,7 +69,7 @@ def _with_work(name: str, *arguments: str | int | float | NDArray) -> None:
     _checked(name, *arguments, work, len(work))
 
 
-def _checked(name: str, *arguments: str | int | float | NDArray) -> None:
+def _checked(name: str, *arguments: Argument) -> None:
     """Call a LAPACK routine and look at its `info`."""
     info = np.zeros(1, dtype=np.intc)
     _call(name, *arguments, info)
@@ -74,12 +77,12 @@ def _checked(name: str, *arguments: str | int | float | NDArray) -> None:
         raise np.linalg.LinAlgError(f"LAPACK's {name} failed (info={info[0]}).")
 
 
-def _call(name: str, *arguments: str | int | float | NDArray, module: ModuleType = cython_lapack) -> None:
+def _call(name: str, *arguments: Argument, module: ModuleType = cython_lapack) -> None:
     """Call a routine, all of whose arguments are pointers."""
     _routine(module, name)(*map(_pointer, arguments))
 
 
-def _pointer(argument: str | int | float | NDArray) -> object:
+def _pointer(argument: Argument) -> object:
     if isinstance(argument, np.ndarray):
         return ctypes.c_void_p(argument.ctypes.data)
     if isinstance(argument, str):
@@ -90,9 +93,12 @@ def _pointer(argument: str | int | float | NDArray) -> object:
 @cache
 def _routine(module: ModuleType, name: str) -> Callable[..., None]:
     """A routine of `scipy.linalg.cython_lapack` or `cython_blas` as a ctypes function."""
-    capsule = ctypes.py_object(module.__pyx_capi__[name])
-    signature = ctypes.pythonapi.PyCapsule_GetName
-    signature.restype, signature.argtypes = ctypes.c_char_p, [ctypes.py_object]
-    address = ctypes.pythonapi.PyCapsule_GetPointer
-    address.restype, address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    return ctypes.CFUNCTYPE(None)(address(capsule, signature(capsule)))
+    capsule = module.__pyx_capi__[name]
+    name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
+    address_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi)
+    )
+    signature = name_of(capsule)  # such as b"void (char *, int *, …)"
+    if b", int *," not in signature:
+        raise ImportError(f"this SciPy build's {name} does not take 32-bit integers ({signature!r}).")
+    return ctypes.CFUNCTYPE(None)(address_of(capsule, signature))
