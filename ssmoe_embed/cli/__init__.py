@@ -1,0 +1,5 @@
+"""`ssmoe`, the command."""
+
+from ssmoe_embed.cli.app import main
+
+__all__ = ["main"]

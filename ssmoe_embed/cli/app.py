@@ -1,0 +1,57 @@
+"""The command's frame: subcommands, version, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ssmoe_embed.cli.build import build
+from ssmoe_embed.cli.encode import encode
+from ssmoe_embed.cli.info import info
+from ssmoe_embed.cli.search import search
+from ssmoe_embed.version import __version__
+
+app = typer.Typer(
+    help="Sentence embeddings from Mixture-of-Experts language models, without training.",
+    epilog="Models are named by folder, hub id or recipe; ssmoe/tiny comes with the package and needs no network.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (search, encode, build, info):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ssmoe-embed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Sentence embeddings from Mixture-of-Experts language models, without training."""
+
+
+def main() -> None:
+    """Run the command; a bad input ends it with one message and status 1. SSMOE_DEBUG=1 shows the traceback."""
+    try:
+        app()
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("SSMOE_DEBUG"):
+            raise
+        Console(stderr=True).print(Text("Error: ", style="bold red") + Text(str(error)))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted; nothing was left half-written.")
+        sys.exit(130)

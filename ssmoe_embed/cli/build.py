@@ -1,0 +1,109 @@
+"""`ssmoe build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ssmoe_embed.cli.encode import texts_of
+from ssmoe_embed.cli.options import BatchSize, Quiet, given
+from ssmoe_embed.hub import building
+
+
+def build(
+    base: Annotated[str, typer.Argument(help="Folder or hub id of the Mixture-of-Experts language model.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    method: Annotated[
+        str | None, typer.Option(help="router, smoe, moee, ev, ssmoe, or paper.  [default: ssmoe]")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1.  [default: 0.5]")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Template by name or one of your own with {text}.  [default: none]")
+    ] = None,
+    also_prompt: Annotated[
+        list[str] | None, typer.Option(help="Fit the calibration for this prompt too; may be repeated.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="none, standardize, whiten or batch.  [default: standardize]")
+    ] = None,
+    calibration_texts: Annotated[
+        Path | None, typer.Option(help="Texts to fit it on, one a line; by default the sample in the package.")
+    ] = None,
+    combination: Annotated[str | None, typer.Option(help="concat or sum.  [default: concat]")] = None,
+    routing_weight: Annotated[float | None, typer.Option(help="Weight of the routing block in a sum.")] = None,
+    hidden_layer: Annotated[int | None, typer.Option(help="Layer to read the hidden state of.  [default: -1]")] = None,
+    max_seq_length: Annotated[int | None, typer.Option(help="Tokens read of a text.  [default: 512]")] = None,
+    top_c: Annotated[
+        str | None, typer.Option(help="Eigenvectors kept of a matrix: 50, or a fraction such as 0.05.  [default: 50]")
+    ] = None,
+    select: Annotated[str | None, typer.Option(help="router or average.  [default: router]")] = None,
+    sign: Annotated[str | None, typer.Option(help="aligned, canonical or raw.  [default: aligned]")] = None,
+    scale: Annotated[str | None, typer.Option(help="none or router.  [default: none]")] = None,
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the base model.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's own.")
+    ] = None,
+    device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as auto or cuda.")] = None,
+    license_: Annotated[str | None, typer.Option("--license", help="The base model's licence, for the card.")] = None,
+    embed_base: Annotated[bool, typer.Option("--embed-base", help="Copy the base model into the folder.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Allow code that comes with the base model.")
+    ] = False,
+    batch_size: BatchSize = 32,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make an embedding model of a Mixture-of-Experts language model.
+
+    Writes a small repository (spectral routers, calibration, configuration, model card) that points to the base model.
+
+    Example: ssmoe build allenai/OLMoE-1B-7B-0924 --output ssmoe/olmoe-7b
+    """
+    settings = given(
+        method=method,
+        alpha=alpha,
+        prompt=prompt,
+        calibration=calibration,
+        combination=combination,
+        routing_weight=routing_weight,
+        hidden_layer=hidden_layer,
+        max_seq_length=max_seq_length,
+        top_c=None if top_c is None else _number(top_c),
+        select=select,
+        sign=sign,
+        scale=scale,
+    )
+    sample: list[str] | None = None
+    if calibration_texts is not None:
+        with calibration_texts.open("rb") as lines:
+            sample = [text for text in texts_of(lines) if text.strip()]
+    folder = building.build(
+        base,
+        output,
+        prompts=also_prompt or (),
+        calibration_texts=sample,
+        revision=revision,
+        dtype=dtype,
+        license=license_,
+        embed_base=embed_base,
+        trust_remote_code=trust_remote_code,
+        model_kwargs=given(device_map=device_map) or None,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        progress=not quiet,
+        **settings,
+    )
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    typer.echo(f"{folder}  ({size / 1e6:.1f} MB)", err=True)
+
+
+def _number(top_c: str) -> Any:
+    """`top_c` as an int or a float; anything else is left for the settings to refuse."""
+    for convert in (int, float):
+        try:
+            return convert(top_c)
+        except ValueError:
+            continue
+    return top_c

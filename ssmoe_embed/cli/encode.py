@@ -1,0 +1,100 @@
+"""`ssmoe encode`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+
+from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Method, Model, Prompt, Quiet, given
+from ssmoe_embed.embedding.streaming import VectorFormat, encode_stream
+from ssmoe_embed.files import atomic_file
+from ssmoe_embed.hub.loading import load
+
+
+def encode(
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="Texts, one a line (.jsonl: see --field); by default standard input."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; by default standard output.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--format", help="npy, jsonl or parquet; by default by the output's ending, else npy.")
+    ] = None,
+    field: Annotated[str, typer.Option(help="Where a .jsonl input holds its text.")] = "text",
+    model: Model = DEFAULT_MODEL,
+    method: Method = None,
+    prompt: Prompt = None,
+    alpha: Alpha = None,
+    prompt_name: Annotated[
+        str | None, typer.Option(help="A sentence-transformers prompt saved with the model, such as query.")
+    ] = None,
+    normalize: Annotated[bool, typer.Option("--normalize", help="Scale every vector to length 1.")] = False,
+    precision: Annotated[str, typer.Option(help="float32, binary or ubinary.")] = "float32",
+    truncate_dim: Annotated[int | None, typer.Option(min=1, help="Keep the first N numbers of each vector.")] = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Turn texts into vectors, one a line, in a stream.
+
+    Example: ssmoe encode --model ssmoe/tiny < texts.txt > vectors.npy
+    """
+    chosen = VectorFormat.parse(kind or _kind_of(output), "format")
+    if output is None and sys.stdout.isatty():
+        raise ValueError("The vectors are binary; redirect them (> vectors.npy) or pass --output FILE.")
+    if source is None and sys.stdin.isatty():
+        raise ValueError("There is no input; name a FILE of texts or redirect one (< texts.txt).")
+    if source is not None and not source.is_file():
+        raise FileNotFoundError(f"There is no input file {source}.")
+    encoder = load(model, device=device, progress=not quiet, **given(method=method, prompt=prompt, alpha=alpha))
+    target = nullcontext(sys.stdout.buffer) if output is None else atomic_file(output)
+    with (
+        nullcontext(sys.stdin.buffer) if source is None else source.open("rb") as lines,
+        target as stream,
+    ):
+        count = encode_stream(
+            encoder,
+            texts_of(lines, field if source is not None and source.suffix == ".jsonl" else None),
+            stream,
+            chosen,
+            batch_size=batch_size,
+            progress=not quiet,
+            prompt_name=prompt_name,
+            normalize_embeddings=normalize,
+            precision=precision,
+            truncate_dim=truncate_dim,
+        )
+        stream.flush()
+    if not quiet:
+        typer.echo(f"{count} vectors of {truncate_dim or encoder.get_embedding_dimension()} numbers", err=True)
+
+
+def _kind_of(output: Path | None) -> str:
+    """The format that the output's ending names, else npy."""
+    return output.suffix.lstrip(".") if output is not None and output.suffix else str(VectorFormat.NPY)
+
+
+def texts_of(lines: IO[bytes], field: str | None = None) -> Iterator[str]:
+    """One text a line; an empty line is an empty text, so that rows stay in step with lines."""
+    for number, line in enumerate(lines, start=1):
+        text = line.decode("utf-8", "replace").rstrip("\r\n")
+        yield text if field is None else _field(text, field, number)
+
+
+def _field(line: str, field: str, number: int) -> str:
+    """The text in one line of JSON."""
+    try:
+        return str(json.loads(line)[field])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Line {number} of the input is not a JSON object with a field {field!r} ({type(error).__name__}); "
+            "name another with --field."
+        ) from None

@@ -1,0 +1,30 @@
+"""`ssmoe info`."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from ssmoe_embed.cli.options import DEFAULT_MODEL, Model
+from ssmoe_embed.embedding.module import SSMoE
+from ssmoe_embed.hub.loading import load
+
+
+def info(model: Model = DEFAULT_MODEL) -> None:
+    """Show a model's settings, size, and what its routers look like."""
+    encoder = load(model, progress=False)
+    module = encoder[0]
+    if not isinstance(module, SSMoE):
+        raise ValueError(f"{model} is not a model of this package: its first module is {type(module).__name__}.")
+    table = Table("setting", "value", title=model)
+    spectral = module.routers.settings.as_dict() if module.routers else {}
+    rows = module.get_config_dict() | spectral
+    rows |= {
+        "dimension": encoder.get_embedding_dimension(),
+        "parameters": f"{sum(parameter.numel() for parameter in module.model.parameters()):,}",
+        "device": str(encoder.device),
+        "calibrations": "\n".join(module.calibrations) or "none",
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    Console().print(table)

@@ -1,0 +1,32 @@
+"""Options that several subcommands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ssmoe_embed.hub.recipes import EMBEDDED
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Folder, hub id or recipe name of the embedding model.")]
+Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps; by default the fastest.")]
+Method = Annotated[
+    str | None,
+    typer.Option(help="router, smoe, moee, ev, ssmoe, or paper; by default the model's own.", metavar="NAME"),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        help="Template by name (none, prompteol, …) or one of your own with {text}; by default the model's own."
+    ),
+]
+Alpha = Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1; by default the model's own.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts a forward pass.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+DEFAULT_MODEL = EMBEDDED
+
+
+def given(**settings: Any) -> dict[str, Any]:
+    """The settings that were given on the command line."""
+    return {name: value for name, value in settings.items() if value is not None}

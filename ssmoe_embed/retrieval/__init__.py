@@ -1,0 +1,1 @@
+"""Searching a corpus of short documents by meaning."""
