@@ -26,7 +26,8 @@ class SimilarityTask:
     @classmethod
     def from_records(cls, name: str, records: Iterable[dict[str, Any]]) -> "SimilarityTask":
         """Read records ``{first, second, score}``."""
-        return cls(name, *_columns(records, "score"))
+        first, second, gold = _columns(records, "score")
+        return cls(name, first, second, gold)
 
     def texts(self) -> list[str]:
         """Both sides of all pairs."""
@@ -51,7 +52,8 @@ class PairClassificationTask:
     @classmethod
     def from_records(cls, name: str, records: Iterable[dict[str, Any]]) -> "PairClassificationTask":
         """Read records ``{first, second, label}``."""
-        return cls(name, *_columns(records, "label"))
+        first, second, labels = _columns(records, "label")
+        return cls(name, first, second, labels)
 
     def texts(self) -> list[str]:
         """Both sides of all pairs."""
@@ -77,6 +79,6 @@ def _spearman(gold: np.ndarray, cosines: np.ndarray) -> float:
     return float(spearmanr(gold, cosines).statistic)
 
 
-def _columns(records: Iterable[dict[str, Any]], value: str) -> tuple[tuple[Any, ...], ...]:
+def _columns(records: Iterable[dict[str, Any]], value: str) -> list[tuple[Any, ...]]:
     records = list(records)
-    return tuple(tuple(record[column] for record in records) for column in ("first", "second", value))
+    return [tuple(record[column] for record in records) for column in ("first", "second", value)]

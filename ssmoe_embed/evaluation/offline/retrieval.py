@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 from sklearn.metrics import ndcg_score
 from sklearn.metrics.pairwise import cosine_similarity
 
@@ -66,7 +65,7 @@ class RetrievalTask:
     def evaluate_scores(self, scores: np.ndarray) -> dict[str, float]:
         """Measure any scoring of the documents, shape [Q, D], higher is better.
 
-        Documents with equal scores share the mean of their ranks, so ties earn what guessing would.
+        Documents with equal scores count as if their order were drawn, so ties earn what guessing would.
 
         Returns:
             ``mrr@10`` with its interval, ``recall@1``, ``recall@10`` (is a relevant document among the first?) and
@@ -76,10 +75,18 @@ class RetrievalTask:
         for row, positions in zip(relevance, self.relevant, strict=True):
             row[list(positions)] = True
         scores = np.round(scores, 6)  # rounding noise would break ties by chance
-        ranks = np.where(relevance, rankdata(-scores, axis=1), np.inf).min(axis=1)  # [Q]: of the best relevant one
+        ranks = best_ranks(relevance, scores)
         reciprocal = np.where(ranks <= CUTOFF, 1 / ranks, 0.0)
         return with_interval("mrr@10", np.mean, reciprocal) | {
             "recall@1": float(np.mean(ranks <= 1)),
             "recall@10": float(np.mean(ranks <= CUTOFF)),
             "ndcg@10": float(ndcg_score(relevance, scores, k=CUTOFF)),
         }
+
+
+def best_ranks(relevance: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Rank of each query's best relevant document, from 1; its expected value where scores are tied, shape [Q]."""
+    best = np.where(relevance, scores, -np.inf).max(axis=1, keepdims=True)  # [Q, 1]
+    tied = scores == best
+    above = (scores > best).sum(axis=1)
+    return above + (tied.sum(axis=1) + 1) / ((tied & relevance).sum(axis=1) + 1)
