@@ -18,6 +18,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ssmoe_embed.families import family_of
+from ssmoe_embed.spectral.routers import SpectralRouters
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,20 @@ class BaseModelSource:
     def is_local(self) -> bool:
         """Whether it is a folder."""
         return Path(self.name_or_path).is_dir()
+
+
+def spectral_routers(model: PreTrainedModel, source: BaseModelSource, **settings: Any) -> SpectralRouters:
+    """The spectral routers of a loaded model, from its checkpoint where the weights in memory are not the trained ones.
+
+    Args:
+        model: The model.
+        source: Where it came from.
+        **settings: See `SpectralRouters.from_model`.
+    """
+    if getattr(model, "is_quantized", False) or any(weight.is_meta for weight in model.parameters()):
+        trusted = {"trust_remote_code": source.trust_remote_code}
+        return SpectralRouters.from_checkpoint(source.name_or_path, **trusted, **source.hub_kwargs, **settings)
+    return SpectralRouters.from_model(model, **settings)
 
 
 def _loaded(name_or_path: str, **kwargs: Any) -> PreTrainedModel:

@@ -12,9 +12,10 @@ from sentence_transformers.base.modules import InputModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
-from ssmoe_embed.embedding.base_model import BaseModelSource
+from ssmoe_embed.embedding.base_model import BaseModelSource, spectral_routers
 from ssmoe_embed.embedding.blocks import block_names, read_blocks
 from ssmoe_embed.embedding.calibration import BlockCalibration, standardize_batch
+from ssmoe_embed.embedding.card import model_card
 from ssmoe_embed.embedding.combination import combine
 from ssmoe_embed.embedding.fitting import fit_calibrations
 from ssmoe_embed.embedding.persistence import load_module, save_module
@@ -80,6 +81,8 @@ class SSMoE(InputModule):
             routers.check(model)
         self._reader = Reader(model, family_of(model.config))
         self._rerouting: Rerouting | None = None
+        self._owner: tuple[Any, ...] = ()  # a tuple, or torch would take it for a submodule
+        self._card: str | None = None
         self.tokenizer = tokenizer
         self._adopt(settings or EmbeddingSettings())
 
@@ -157,11 +160,11 @@ class SSMoE(InputModule):
             config_kwargs,
         )
         model, tokenizer = source.load(chosen.hidden_layer)
-        if isinstance(routers, str | Path):
-            routers = SpectralRouters.load(routers)
-        if routers is None and chosen.needs_spectral_routers:
-            routers = SpectralRouters.from_model(model, top_c, select, sign, scale, progress=progress)
-        module = cls(model, tokenizer, chosen, routers=routers, source=source)
+        made = SpectralRouters.load(routers) if isinstance(routers, str | Path) else routers
+        if made is None and chosen.needs_spectral_routers:
+            spectral = {"top_c": top_c, "select": select, "sign": sign, "scale": scale, "progress": progress}
+            made = spectral_routers(model, source, **spectral)
+        module = cls(model, tokenizer, chosen, routers=made, source=source)
         module.fit_calibration(calibration_texts, progress=progress)
         return module
 
@@ -201,7 +204,8 @@ class SSMoE(InputModule):
             self._rerouting = None
         if settings.reroutes and self.routers is not None:
             self._rerouting = reroute(self.model, SpectralRouting(self.routers, settings.alpha, settings.mix))
-        self.settings, self._tokenize = settings, tokenize
+        self.settings, self._tokenize, self._limit = settings, tokenize, limit
+        self._refresh_card()
 
     # --- text to vector -----------------------------------------------------------------------------------------------
 
@@ -323,8 +327,8 @@ class SSMoE(InputModule):
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens read of a text, template included."""
-        return self.settings.max_seq_length
+        """Tokens read of a text, template included: the setting, or fewer where the base model takes fewer."""
+        return self._limit
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
@@ -340,13 +344,18 @@ class SSMoE(InputModule):
         } | self.settings.as_dict()
 
     def on_model_ready(self, model: Any) -> None:
-        """Give the model that owns this module a model card of its own, unless it has one."""
-        from ssmoe_embed.hub.card import model_card
-
+        """Give the model that owns this module a model card of its own, unless it has another one."""
         if not self.source.is_local:
             model.model_card_data.base_model = self.source.name_or_path
-        if not model._model_card_text:
-            model._model_card_text = model_card(self)
+        self._owner = (model,)
+        self._refresh_card()
+
+    def _refresh_card(self) -> None:
+        """Bring the owner's model card up to date, if it is this module's; an edited one is left alone."""
+        written, self._card = self._card, model_card(self)
+        for owner in self._owner:
+            if owner._model_card_text in (None, "", written, self._card):
+                owner._model_card_text = self._card  # what sentence-transformers writes as README.md
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write the module: configuration, spectral routers and calibration, and the base model only if it was trained.
