@@ -137,6 +137,6 @@ def test_a_manuals_page_is_cut_into_sections(make_data, tmp_path):
     )
     (section,) = read_sections(page)
     assert section.title == "Sorting"
-    assert section.blocks == ["Use sorted. It is stable.", "sorted(x)", "Fast."]
-    assert shorten(section.blocks, target=4, most=4) == "Use sorted. sorted(x) Fast."
+    assert section.blocks == ["Use `sorted`. It is stable.", "```\nsorted(x)\n```", "Fast."]
+    assert shorten(section.blocks, target=6, most=8) == "Use `sorted`. It is stable.\n\n```\nsorted(x)\n```"
     assert shorten(["One two. Three four five."], target=9, most=3) == "One two."

@@ -9,7 +9,7 @@ from make_data.corpus import HERE, Manual, pages
 from make_data.dictionaries import entries, paragraphs
 from make_data.files import Record, read_lines
 from make_data.heldout import is_held_out
-from make_data.sections import read_sections, shorten
+from make_data.sections import read_sections, shorten, without_markup
 from make_data.wordnet import WordNet
 
 COUNTS = {
@@ -106,7 +106,8 @@ def manual_texts(root: Path, manual: Manual) -> Iterator[str]:
             elif number % 4 == 1:
                 yield from blocks[:1]
             else:
-                yield from cut([shorten(section.blocks, 30 * (number % 4), MOST_WORDS)])
+                text = without_markup(shorten(section.blocks, 30 * (number % 4), MOST_WORDS))
+                yield from cut([text])
 
 
 def dictionary_texts(root: Path, name: str) -> Iterator[str]:
@@ -128,6 +129,6 @@ def verses(root: Path) -> Iterator[str]:
 def cut(blocks: Iterable[str]) -> Iterator[str]:
     """Blocks of at least three words, shortened to whole sentences."""
     for block in blocks:
-        text = shorten([block], MOST_WORDS, MOST_WORDS)
+        text = without_markup(shorten([block], MOST_WORDS, MOST_WORDS))
         if len(text.split()) >= 3:
             yield text

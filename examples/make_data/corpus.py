@@ -15,7 +15,7 @@ GENERIC = re.compile(
     r"|exit status|functions|prerequisites|activity:?|general notes|what now\?)$",
     re.IGNORECASE,
 )
-LEFT_OUT = {"index", "clinic", "cporting", "isolating-extensions", "gui", "windows"}
+LEFT_OUT = {"index", "clinic", "cporting", "isolating-extensions", "gui", "windows", "rust-by-example/print"}
 """Pages that list others, or that concern few readers."""
 FEWEST_WORDS, TARGET_WORDS, MOST_WORDS = 25, 60, 120
 
@@ -95,7 +95,7 @@ def pages(root: Path, manual: Manual) -> list[Path]:
     if not found:
         msg = f"No page of the {manual.name} manual below {folder}. Unpack its package there (see README.md)."
         raise FileNotFoundError(msg)
-    return sorted(path for path in found if path.stem not in LEFT_OUT)
+    return sorted(path for path in found if not {path.stem, f"{path.parent.name}/{path.stem}"} & LEFT_OUT)
 
 
 def documents(page: Path) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""Cuts manuals in HTML into sections: a heading and the blocks of text below it."""
+"""Cuts manuals in HTML into sections: a heading and the blocks of Markdown below it."""
 
 import re
 from dataclasses import dataclass, field
@@ -9,17 +9,17 @@ HEADINGS = {"h1", "h2", "h3", "h4"}
 BLOCKS = {"p", "pre", "li", "dt", "dd"}
 SKIPPED_TAGS = {"nav", "script", "style", "head", "footer", "aside"}
 SKIPPED_CLASSES = {"headerlink", "navheader", "navfooter", "sphinxsidebar", "related", "toc", "menu-title", "footnotes"}
-SKIPPED_CLASSES |= {"highlight-shell", "toctree-wrapper", "refsynopsisdiv", "line-numbers", "versionadded"}
+SKIPPED_CLASSES |= {"boring", "toctree-wrapper", "refsynopsisdiv", "line-numbers", "versionadded"}
+FENCE = "```"
 ADMONITIONS = {"note", "tip", "caution", "warning", "important", "see also"}
 
 
 @dataclass
 class Section:
-    """A heading and the blocks that follow it until the next one; `code` marks the preformatted ones."""
+    """A heading and the blocks that follow it until the next one; preformatted ones are fenced."""
 
     title: str
     blocks: list[str] = field(default_factory=list)
-    code: list[bool] = field(default_factory=list)
 
 
 class SectionParser(HTMLParser):
@@ -44,6 +44,8 @@ class SectionParser(HTMLParser):
         elif tag in HEADINGS | BLOCKS and self._kind != "pre":
             self._flush()
             self._kind = tag
+        elif tag == "code":
+            self._mark_code()
 
     def handle_endtag(self, tag: str) -> None:
         """End a block or a skipped element."""
@@ -52,6 +54,8 @@ class SectionParser(HTMLParser):
                 self._skipping.pop()
         elif tag == self._kind or (tag in BLOCKS and self._kind != "pre"):
             self._flush()
+        elif tag == "code":
+            self._mark_code()
 
     def handle_data(self, data: str) -> None:
         """Gather the text of the open block."""
@@ -63,18 +67,21 @@ class SectionParser(HTMLParser):
         super().close()
         self._flush()
 
+    def _mark_code(self) -> None:
+        if self._kind is not None and self._kind not in HEADINGS | {"pre"}:
+            self._text.append("`")
+
     def _flush(self) -> None:
-        text, kind = "".join(self._text), self._kind
+        text, kind = "".join(self._text).replace("¶", ""), self._kind
         self._text, self._kind = [], None
-        text = " ".join(text.replace("¶", "").split())
-        if not text or kind is None:
+        if not text.strip("` \n") or kind is None:
             return
         if kind in HEADINGS:
-            if text.lower() not in ADMONITIONS:
-                self.sections.append(Section(text))
+            title = " ".join(text.split())
+            if title.lower() not in ADMONITIONS:
+                self.sections.append(Section(title))
         elif self.sections:
-            self.sections[-1].blocks.append(text)
-            self.sections[-1].code.append(kind == "pre")
+            self.sections[-1].blocks.append(fenced(text.splitlines()) if kind == "pre" else " ".join(text.split()))
 
 
 def read_sections(path: Path) -> list[Section]:
@@ -88,15 +95,41 @@ def read_sections(path: Path) -> list[Section]:
 
 
 def shorten(blocks: list[str], target: int, most: int) -> str:
-    """Join blocks until `target` words are reached, cutting the last one at a sentence's end before `most` words."""
-    words: list[str] = []
+    """Join blocks until `target` words are reached; the one that would pass `most` words is cut and ends the text."""
+    parts: list[str] = []
+    words = 0
     for block in blocks:
-        new = block.split()
-        room = most - len(words)
-        if len(new) > room:
-            ends = [i for i, word in enumerate(new[:room], start=1) if word.endswith((".", "?", "!"))]
-            new = new[: ends[-1]] if ends else []
-        words += new
-        if len(words) >= target:
+        part = cut_code(block, most - words) if block.startswith(FENCE) else cut_prose(block, most - words)
+        words += len(part.split())
+        parts += [part] if part else []
+        if words >= target or part != block:
             break
-    return " ".join(words)
+    return "\n\n".join(parts)
+
+
+def cut_prose(text: str, most: int) -> str:
+    """At most so many words, up to the end of a sentence."""
+    words = text.split()
+    if len(words) <= most:
+        return text
+    ends = [i for i, word in enumerate(words[:most], start=1) if word.endswith((".", "?", "!"))]
+    return " ".join(words[: ends[-1]]) if ends else ""
+
+
+def cut_code(block: str, most: int) -> str:
+    """At most so many words of a fenced block, in whole lines."""
+    lines = block.splitlines()[1:-1]
+    while lines and len(" ".join(lines).split()) + 2 > most:
+        lines.pop()
+    return fenced(lines) if lines else ""
+
+
+def fenced(lines: list[str]) -> str:
+    """Lines of code as a block of Markdown."""
+    body = "\n".join(line.rstrip() for line in lines).strip("\n")
+    return f"{FENCE}\n{body}\n{FENCE}"
+
+
+def without_markup(text: str) -> str:
+    """The text on one line without fences and backticks."""
+    return " ".join(text.replace("`", "").split())
