@@ -46,7 +46,7 @@ def _options(
 def main() -> None:
     """Run the command; a bad input ends it with one message and status 1. SSMOE_DEBUG=1 shows the traceback."""
     try:
-        app()
+        app(prog_name="ssmoe")
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("SSMOE_DEBUG"):
             raise

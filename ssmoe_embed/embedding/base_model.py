@@ -109,7 +109,7 @@ def spectral_routers(model: PreTrainedModel, source: BaseModelSource, **settings
         **settings: See `SpectralRouters.from_model`.
     """
     if getattr(model, "is_quantized", False) or any(weight.is_meta for weight in model.parameters()):
-        trusted = {"trust_remote_code": source.trust_remote_code}
+        trusted: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
         return SpectralRouters.from_checkpoint(source.name_or_path, **trusted, **source.hub_kwargs, **settings)
     return SpectralRouters.from_model(model, **settings)
 

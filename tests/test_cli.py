@@ -1,0 +1,176 @@
+"""The `ssmoe` command, as a user types it."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import ssmoe_embed
+from ssmoe_embed.cli.app import main
+from ssmoe_embed.embedding.streaming import VectorFormat, encode_stream
+
+LINES = ["hello world", "", "the cat sat on the mat", "café", "It rains."]
+
+
+@pytest.fixture
+def ssmoe(monkeypatch, capsysbinary, tmp_path):
+    """Run the command; returns its exit status, standard output (bytes) and standard error."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(*arguments, stdin=b""):
+        monkeypatch.setattr(sys, "argv", ["ssmoe", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        output = capsysbinary.readouterr()
+        return status, output.out, output.err.decode()
+
+    return run
+
+
+@pytest.mark.parametrize("command", [[], ["search"], ["encode"], ["build"], ["info"]])
+def test_help_says_what_every_command_does(ssmoe, command):
+    status, out, _ = ssmoe(*command, "--help")
+    assert status == 0
+    assert b"Usage: ssmoe" in out
+    assert b"Options" in out
+
+
+def test_encode_reads_standard_input_and_writes_npy(ssmoe, built, loaded):
+    status, out, err = ssmoe("encode", "--model", built, "--batch-size", 2, stdin="\n".join(LINES).encode())
+    assert status == 0
+    vectors = np.load(io.BytesIO(out))
+    np.testing.assert_allclose(vectors, loaded.encode(LINES), atol=1e-5)
+    assert f"5 vectors of {vectors.shape[1]} numbers" in err
+
+
+@pytest.mark.parametrize("kind", ["npy", "jsonl", "parquet"])
+def test_encode_writes_every_format_by_its_ending(ssmoe, built, loaded, tmp_path, kind):
+    (tmp_path / "in.txt").write_text("\n".join(LINES))
+    target = tmp_path / f"out.{kind}"
+    status, _, _ = ssmoe("encode", tmp_path / "in.txt", "-o", target, "--model", built, "--method", "ev", "--normalize")
+    assert status == 0
+    if kind == "npy":
+        vectors = np.load(target)
+    elif kind == "jsonl":
+        records = [json.loads(line) for line in target.read_text().splitlines()]
+        assert [record["text"] for record in records] == LINES
+        vectors = np.array([record["embedding"] for record in records])
+    else:
+        table = pq.read_table(target)
+        assert table["text"].to_pylist() == LINES
+        vectors = np.array(table["embedding"].to_pylist())
+    expected = ssmoe_embed.load(built, method="ev", progress=False).encode(LINES, normalize_embeddings=True)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_encode_takes_a_field_of_json_lines(ssmoe, built, loaded, tmp_path):
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"body": line}) for line in LINES))
+    status, out, _ = ssmoe("encode", tmp_path / "in.jsonl", "--field", "body", "--model", built)
+    assert status == 0
+    np.testing.assert_allclose(np.load(io.BytesIO(out)), loaded.encode(LINES), atol=1e-5)
+    status, _, err = ssmoe("encode", tmp_path / "in.jsonl", "-o", tmp_path / "x.npy", "--model", built)
+    assert status == 1
+    assert "Line 1" in err
+    assert "--field" in err
+    assert not (tmp_path / "x.npy").exists()
+
+
+def test_no_texts_give_an_empty_array(loaded):
+    output = io.BytesIO()
+    assert encode_stream(loaded, [], output, VectorFormat.NPY, progress=False) == 0
+    assert np.load(io.BytesIO(output.getvalue())).shape == (0, loaded.get_embedding_dimension())
+
+
+def test_a_stream_is_never_held_in_memory(loaded):
+    """At most the texts of one chunk are taken before their vectors are written."""
+    taken, written = 0, []
+
+    def texts():
+        nonlocal taken
+        for number in range(100):
+            taken += 1
+            yield f"text {number}"
+
+    class Output(io.BytesIO):
+        def write(self, data):
+            written.append(taken)
+            return super().write(data)
+
+    encode_stream(loaded, texts(), Output(), VectorFormat.JSONL, batch_size=1, progress=False)
+    assert written[0] == 32
+    assert taken == 100
+
+
+def test_int8_is_refused_in_a_stream(loaded):
+    with pytest.raises(ValueError, match="range of all vectors"):
+        encode_stream(loaded, ["a"], io.BytesIO(), VectorFormat.NPY, precision="int8", progress=False)
+
+
+def test_build_makes_a_small_repository_that_loads(ssmoe, olmoe, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(LINES))
+    arguments = (
+        "build",
+        olmoe,
+        "-o",
+        tmp_path / "made",
+        "--top-c",
+        "0.2",
+        "--calibration-texts",
+        tmp_path / "texts.txt",
+    )
+    status, _, err = ssmoe(*arguments, "--prompt", "prompteol", "--alpha", "0.7", "--license", "apache-2.0")
+    assert status == 0
+    assert "MB" in err
+    model = ssmoe_embed.load(tmp_path / "made", progress=False)
+    assert (model[0].settings.alpha, model[0].settings.prompt) == (0.7, "prompteol")
+    assert model[0].routers.settings.top_c == 0.2
+    status, _, err = ssmoe(*arguments)
+    assert status == 1
+    assert "--overwrite" in err
+
+
+def test_search_prints_titles_and_json(ssmoe, built, tmp_path):
+    records = [{"title": f"Title {text}", "text": text} for text in ("the cat", "a soup")]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, records)))
+    status, out, _ = ssmoe("search", "cat", "--corpus", tmp_path / "c.jsonl", "--model", built)
+    assert status == 0
+    assert b"Title the cat" in out
+    assert b"Title a soup" in out
+    status, out, _ = ssmoe("search", "cat", "--corpus", tmp_path / "c.jsonl", "--model", built, "--json", "-k", 1)
+    assert status == 0
+    [line] = out.splitlines()
+    assert set(json.loads(line)) == {"score", "id", "title", "text", "source", "license"}
+
+
+def test_info_shows_the_settings(ssmoe, built):
+    status, out, _ = ssmoe("info", "--model", built)
+    assert status == 0
+    assert b"alpha" in out
+    assert b"parameters" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("search", "x", "--method", "smo"), "Did you mean 'smoe'"),
+        (("search", "x", "--alpha", "2"), "outside [0, 1]"),
+        (("search", "x", "--model", "no/such"), "no recipe of that name"),
+        (("encode", "--format", "cvs"), "'parquet'"),
+        (("encode", "/no/such/file.txt"), "There is no input file"),
+    ],
+)
+def test_a_bad_input_gives_one_message_and_no_traceback(ssmoe, built, arguments, message):
+    if "--model" not in arguments:
+        arguments = (*arguments, "--model", built)
+    status, out, err = ssmoe(*arguments)
+    assert status == 1
+    assert out == b""
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
