@@ -20,8 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from machine import machine
-from rich.console import Console
+from measuring import Result, machine
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeConfig, OlmoeModel
@@ -147,17 +146,22 @@ def measure(systems: dict[str, System], texts: Sequence[str], rounds: int) -> di
     return seconds
 
 
-def report(shape: str, seconds: dict[str, list[float]], texts: Sequence[str]) -> list[str]:
-    """The table of one shape, as Markdown lines."""
+def result(shape: str, seconds: dict[str, list[float]], texts: Sequence[str], batch_size: int) -> Result:
+    """The table of one shape."""
     bare, release = "(a) bare forward", "(b) release's pipeline"
-    lines = ["| system | texts/s | time, (a) = 1 | speed, (b) = 1 |", "|---|---|---|---|"]
+    rows = []
     for name, runs in seconds.items():
         against_bare = median(run / other for run, other in zip(runs, seconds[bare], strict=True))
         against_release = median(other / run for run, other in zip(runs, seconds[release], strict=True))
-        lines.append(f"| {name} | {len(texts) / median(runs):.1f} | {against_bare:.2f} | {against_release:.2f} |")
+        rows.append([name, f"{len(texts) / median(runs):.1f}", f"{against_bare:.2f}", f"{against_release:.2f}"])
     words = sorted(len(text.split()) for text in texts)
-    spread = f"{words[0]} to {words[-1]} words, median {words[len(words) // 2]}"
-    return [f"### {shape}: {len(texts)} texts of {spread}, {len(seconds[bare])} rounds", "", *lines, ""]
+    note = (
+        f"{machine('torch', 'transformers', 'sentence-transformers')}; {torch.get_num_threads()} threads, float32, batches of "
+        f"{batch_size} (release: {RELEASE_BATCH}); {len(texts)} texts of {words[0]} to {words[-1]} words, median "
+        f"{words[len(words) // 2]}; medians of {len(seconds[bare])} rounds."
+    )
+    header = ["system", "texts/s", "time, (a) = 1", "speed, (b) = 1"]
+    return Result(f"Encoding, {shape} model", note, header, rows, {"seconds": seconds})
 
 
 def main() -> None:
@@ -167,10 +171,9 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=512, help="how many texts")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds")
     parser.add_argument("--batch-size", type=int, default=32, help="of this package and of (a)")
-    parser.add_argument("--output", type=Path, help="Markdown file to write")
+    parser.add_argument("--output", type=Path, help="Markdown or JSON file to write")
     options = parser.parse_args()
     texts = mixed_texts(options.texts)
-    lines = [f"# Encoding speed\n\n{machine()}, float32, batch size {options.batch_size}.\n"]
     for shape in options.shapes:
         with tempfile.TemporaryDirectory() as work:
             base = base_folder(shape, Path(work))
@@ -181,12 +184,8 @@ def main() -> None:
                 "(a) with tokenisation": bare_forward(base, options.batch_size, tokenize=True),
                 "(b) release's pipeline": release_pipeline(base),
             }
-            lines += report(shape, measure(systems, texts, options.rounds), texts)
-    text = "\n".join(lines)
-    Console().print(text, markup=False)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text, encoding="utf-8")
+            seconds = measure(systems, texts, options.rounds)
+        result(shape, seconds, texts, options.batch_size).show(options.output)
 
 
 if __name__ == "__main__":
