@@ -1,0 +1,83 @@
+"""What all tests share: no network, tiny models made once, varied texts."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TQDM_DISABLE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+from tiny import FAMILIES, TOP_C, save_model
+
+import ssmoe_embed
+
+torch.set_num_threads(1)  # matrices this small are slower on several threads, and many times so on a busy machine
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """Given a family, the folder of its tiny language model."""
+    made = {}
+
+    def folder(family):
+        if family not in made:
+            made[family] = save_model(tmp_path_factory.mktemp("models") / family, family)
+        return made[family]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """The environment of a subprocess."""
+    return dict(os.environ)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def olmoe(model_folder):
+    return model_folder("olmoe")
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """Forty texts of many lengths and kinds, no two alike."""
+    short = ["a", "Why?", "42", "hello world", "It rains.", "café au lait", "git reset --soft HEAD~1", "東京は晴れです"]
+    sentences = [
+        f"{who} {did} {what} {when}."
+        for who, what in [("The cook", "a soup"), ("My neighbour", "the old gate"), ("Nobody", "three letters")]
+        for did in ("made", "forgot", "never liked")
+        for when in ("on Monday", "before the war", "in 1999")
+    ]
+    longer = [" ".join(sentences[start : start + size]) for start, size in [(0, 3), (4, 5), (10, 8), (2, 15), (1, 26)]]
+    return [*short, *sentences, *longer]
+
+
+@pytest.fixture(scope="session")
+def calibrated_module(olmoe, texts):
+    """An SSMoE module of the OLMoE model, whose calibrations are fitted for all methods; never change it."""
+    module = ssmoe_embed.SSMoE.from_base(olmoe, top_c=TOP_C, calibration="none", progress=False)
+    variants = [
+        module.settings.changed(method=method, calibration=calibration)
+        for method in ("router", "smoe", "moee", "ev", "ssmoe")
+        for calibration in ("standardize", "whiten")
+    ]
+    return module.fit_calibration(texts, variants=variants, progress=False)
+
+
+@pytest.fixture(scope="session")
+def built(olmoe, texts, tmp_path_factory):
+    """The folder of an embedding model, built with a fitted calibration for every method; never change it."""
+    output = tmp_path_factory.mktemp("built") / "model"
+    return ssmoe_embed.build(olmoe, output, top_c=TOP_C, calibration_texts=texts, license="apache-2.0", progress=False)
+
+
+@pytest.fixture
+def loaded(built):
+    """A fresh model from that folder."""
+    return ssmoe_embed.load(built, progress=False)
