@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from ssmoe_embed.spectral import decomposition
+from ssmoe_embed.spectral import decomposition, eigenvectors
 from ssmoe_embed.spectral.eigenvectors import spectral_embedding, spectral_embeddings
 from ssmoe_embed.spectral.settings import Selection, Sign, SpectralSettings
 
@@ -75,6 +75,16 @@ def test_equals_the_formulas(select, sign, shape, spectrum):
     matrices = [matrix(shape, spectrum, seed) for seed in (1, 2, 3)]
     atol = 1e-5 if spectrum == "steep" else 2e-6  # beyond what float32 weights can hold
     assert_same(spectral_embedding(matrices, row(shape[1]), how), by_svd(matrices, row(shape[1]), how), atol)
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (32, 32), (56, 20)])
+@pytest.mark.parametrize("sign", [Sign.ALIGNED, Sign.CANONICAL])
+@pytest.mark.parametrize("spectrum", ["flat", "rank-deficient"])
+def test_the_way_of_a_gpu_equals_the_formulas(spectrum, sign, shape, monkeypatch):
+    monkeypatch.setattr(eigenvectors, "ImplicitVectors", decomposition.DenseVectors.from_eigh)
+    how = SpectralSettings(top_c=5, sign=sign)
+    W = [matrix(shape, spectrum, seed) for seed in (1, 2)]
+    assert_same(spectral_embedding(W, row(shape[1]), how), by_svd(W, row(shape[1]), how))
 
 
 @pytest.mark.parametrize("shape", [(24, 40), (32, 32), (56, 20)])

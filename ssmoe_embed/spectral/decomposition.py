@@ -25,9 +25,16 @@ from ssmoe_embed.spectral.lapack import (
 BLOCK = 512
 """Columns that are widened to float64 at a time, and eigenvectors that are formed at a time."""
 TAIL = 1e-5
-"""Singular values below this share of the largest are computed again without the larger ones (see `_Refined`)."""
+"""Singular values below this share of the largest are computed again without the larger ones (see `_Refined`).
+
+Measured on 1024x2048 with singular values decaying to 1e-6: the mean of 50 vectors has 1 - cosine 3e-10 without, 5e-12
+with 1e-5, 2e-15 with 1e-4, at 1.00, 1.24 and 1.46 times the time; trained and random weights seldom have such a tail.
+"""
 RANK = 1e-10
-"""Singular values below this share of the largest count as zero: their vectors are arbitrary."""
+"""Singular values below this share of the largest count as zero: their vectors are arbitrary.
+
+Measured: exact zeros come out at up to 1.4e-11; what float32 rounding leaves of a zero is above 1e-8.
+"""
 
 
 class Vectors(Protocol):
@@ -101,7 +108,7 @@ class ImplicitVectors:
 
     def similarities(self, row: torch.Tensor) -> torch.Tensor:
         """`r·v_j = (Zᵀ Qᵀ W r)_j / s_j`, or `(Zᵀ Qᵀ r)_j` for a tall matrix: `[m]`."""
-        r = row.to(torch.float64).numpy()  # [H]
+        r = row.to("cpu", torch.float64).numpy()  # [H]
         if self._tall:
             return torch.from_numpy(self._left.project(r))
         return torch.from_numpy(self._left.project(_times(self._X, r)) / self._left.values)
