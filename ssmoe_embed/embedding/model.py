@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
@@ -16,15 +17,13 @@ class EmbeddingModel(SentenceTransformer):
     So an error can name the position in the list that the caller gave. Everything else is inherited.
     """
 
-    def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """See `SentenceTransformer.encode`.
-
-        Raises:
-            TextError: An input is not a string; the message names its position.
-        """
+    @wraps(SentenceTransformer.encode)
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        """See `SentenceTransformer.encode`; an input that is not a string is a `TextError` that names its position."""
+        inputs = args[0] if args else kwargs.get("inputs")
         if isinstance(inputs, list | tuple):
             check_texts(inputs, "the inputs")
-        return super().encode(inputs, *args, **kwargs)
+        return super().encode(*args, **kwargs)
 
 
 def register() -> None:
@@ -33,5 +32,5 @@ def register() -> None:
     Sentence-transformers imports module classes of other packages only with `trust_remote_code=True`, to keep a model's
     files from choosing what code runs. Whoever has imported this package has made that choice for this one class.
     """
-    known = SentenceTransformer._module_classes
-    SentenceTransformer._module_classes = {**known, f"{SSMoE.__module__}.{SSMoE.__name__}": SSMoE}
+    name = f"{SSMoE.__module__}.{SSMoE.__name__}"
+    SentenceTransformer._module_classes = {**SentenceTransformer._module_classes, name: SSMoE}  # no public registry
