@@ -203,6 +203,7 @@ def measured(row: Row, tasks: list[OfflineTask], progress: Any) -> Iterator[tupl
         scores = row.measure(task)
         progress.update()
         if scores is not None:
+            progress.write(f"{row.name}: {task.name} {cell(scores, task.main_metric)}", file=sys.stderr)
             yield task.name, scores
 
 
