@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +165,20 @@ def test_two_builds_with_an_embedded_base_give_identical_bytes(olmoe, texts, tmp
     assert files(tmp_path / "first") == files(tmp_path / "second")
 
 
+ANOTHER_RUN = """
+import json, sys, torch, ssmoe_embed
+torch.set_num_threads(1)
+base, output, texts = sys.argv[1:]
+ssmoe_embed.build(base, output, calibration_texts=json.loads(texts), top_c=5, license="apache-2.0", progress=False)
+"""
+
+
+def test_another_run_gives_identical_bytes(built, olmoe, texts, tmp_path, environment):
+    command = [sys.executable, "-c", ANOTHER_RUN, str(olmoe), str(tmp_path / "out"), json.dumps(texts)]
+    subprocess.run(command, env=environment | {"PYTHONHASHSEED": "1"}, check=True)
+    assert files(tmp_path / "out") == files(built)
+
+
 def test_only_a_local_base_can_be_embedded(tmp_path, texts):
     with pytest.raises(ValueError, match="'some/model' is none"):
         build("some/model", tmp_path / "out", texts, embed_base=True)
@@ -262,6 +278,26 @@ def test_the_base_model_is_not_overwritten_by_what_is_built_from_it(olmoe, texts
     with pytest.raises((ValueError, FileExistsError)):
         build(tmp_path / "base", tmp_path / "base", texts, overwrite=True)
     assert files(tmp_path / "base") == files(olmoe)
+
+
+def test_a_folder_that_holds_the_base_model_is_not_overwritten(olmoe, texts, tmp_path):
+    shutil.copytree(olmoe, tmp_path / "models/base")
+    with pytest.raises((ValueError, FileExistsError)):
+        build(tmp_path / "models/base", tmp_path / "models", texts, overwrite=True)
+    assert files(tmp_path / "models/base") == files(olmoe)
+
+
+def test_a_base_is_embedded_into_a_folder_inside_itself_without_the_folder_being_copied_too(olmoe, texts, tmp_path):
+    shutil.copytree(olmoe, tmp_path / "base")
+    before = set(files(tmp_path / "base"))
+    try:
+        build(tmp_path / "base", tmp_path / "base/embedder", texts[:5], embed_base=True)
+    except ValueError:
+        assert set(files(tmp_path / "base")) == before
+    except shutil.Error:
+        pytest.fail("the folder was copied into itself, until its name was too long", pytrace=False)
+    else:
+        assert set(files(tmp_path / "base/embedder/base")) == before
 
 
 REFUSED = [

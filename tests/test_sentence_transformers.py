@@ -418,6 +418,15 @@ def test_a_halved_model_can_be_made_whole_again(built, vectors):
     assert np.isfinite(model.encode(PROBES, **QUIET)).all()
 
 
+@pytest.mark.parametrize("method", ["smoe", "moee", "ssmoe"])
+def test_a_vector_that_is_not_finite_is_an_error_that_says_what_to_do(method, built):
+    model = ssmoe_embed.load(built, method=method, calibration="none", progress=False).half()
+    with torch.no_grad():
+        model[0].model.norm.weight.fill_(60_000)
+    with pytest.raises(ValueError, match=r"not finite in torch\.float16.*dtype"):
+        model.encode(PROBES, **QUIET)
+
+
 def test_a_model_may_move_to_another_device_and_back(built, vectors):
     model = ssmoe_embed.load(built, progress=False)
     model.to("cpu")
@@ -499,9 +508,10 @@ def test_a_model_that_was_trained_as_a_whole_routers_included_is_loaded_again(bu
     model = ssmoe_embed.load(built, progress=False)
     model[0].model.requires_grad_(True)
     train(model, model.parameters())
+    generator = torch.Generator().manual_seed(6)
     with torch.no_grad():
         for layer in model[0].model.layers:
-            layer.mlp.gate.weight += 0.1 * torch.randn(layer.mlp.gate.weight.shape)
+            layer.mlp.gate.weight += 0.1 * torch.randn(layer.mlp.gate.weight.shape, generator=generator)
     trained = model.encode(PROBES, **QUIET)
     model.save_pretrained(str(tmp_path))
     again = SentenceTransformer(str(tmp_path))

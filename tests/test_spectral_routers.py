@@ -170,6 +170,15 @@ def test_a_checkpoint_without_the_router_of_a_sparse_layer_is_refused(olmoe, tmp
         SpectralRouters.from_checkpoint(tmp_path, top_c=TOP_C, progress=False)
 
 
+def test_packed_experts_are_refused_with_the_way_to_load_them(model_folder, tmp_path):
+    shutil.copytree(model_folder("gpt_oss"), tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    packed = {name.replace("experts.gate_up_proj", "experts.gate_up_proj_blocks"): t for name, t in tensors.items()}
+    save_file(packed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"MXFP4.*Mxfp4Config\(dequantize=True\)"):
+        SpectralRouters.from_checkpoint(tmp_path, top_c=TOP_C, progress=False)
+
+
 def test_a_missing_shard_is_named(model_folder, tmp_path):
     shutil.copytree(model_folder(SHARDED), tmp_path, dirs_exist_ok=True)
     [*_, last] = sorted(tmp_path.glob("*.safetensors"))

@@ -129,6 +129,13 @@ def test_a_text_at_the_limit_is_kept_whole(extra, module, tokenizer):
     assert ids(module, text) == tokenizer(text)["input_ids"][:limit]
 
 
+def test_a_model_reads_no_more_than_its_base_can(tmp_path):
+    folder = save_model(tmp_path, "olmoe", max_position_embeddings=32)
+    module = SSMoE.from_base(folder, method="moee", calibration="none", max_seq_length=100, progress=False)
+    assert module.max_seq_length == 32
+    assert len(ids(module, "many words " * 50)) == 32
+
+
 def test_a_template_that_leaves_no_room_for_a_text_is_refused_with_the_least_that_works(module):
     least = len(ids(module.configure(prompt="prompteol"), "")) + 1
     module.configure(max_seq_length=least)
