@@ -13,6 +13,8 @@ from transformers import AutoModel, AutoTokenizer
 
 import ssmoe_embed
 from ssmoe_embed import SSMoE
+from ssmoe_embed.embedding.calibration import BlockCalibration
+from ssmoe_embed.embedding.settings import Calibration
 
 METHODS = ("router", "smoe", "moee", "ev", "ssmoe")
 CALIBRATIONS = ("none", "standardize", "whiten")
@@ -338,6 +340,17 @@ def test_an_interrupted_fit_leaves_the_settings_as_they_were(fresh, monkeypatch)
         fresh.fit_calibration(["a", "b"], variants=[variant], progress=False)
     assert fresh.settings == before
     assert fresh.calibrations == {}
+
+
+@pytest.mark.parametrize("kind", [Calibration.STANDARDIZE, Calibration.WHITEN])
+def test_factors_placed_on_another_device_while_encoding_can_be_used_in_training(kind):
+    """Tensors made in inference mode cannot be saved for a backward pass."""
+    calibration = BlockCalibration.fit(torch.randn(20, 4, generator=torch.Generator().manual_seed(7)), kind)
+    with torch.inference_mode():
+        calibration.apply(torch.ones(2, 4, device="meta"))
+    block = torch.ones(2, 4, device="meta", requires_grad=True)
+    calibration.apply(block).sum().backward()
+    assert block.grad.shape == block.shape
 
 
 # --- an earlier layer -------------------------------------------------------------------------------------------------

@@ -309,6 +309,16 @@ def test_routers_fit_their_model_in_any_dtype(dtype, routers, olmoe):
     routers.check(AutoModel.from_pretrained(olmoe, dtype=dtype))
 
 
+def test_what_was_placed_on_another_device_while_encoding_can_be_used_in_training(model):
+    """Tensors made in inference mode cannot be saved for a backward pass."""
+    routers = SpectralRouters.from_model(model, top_c=TOP_C, progress=False)
+    with torch.inference_mode():
+        routers.logits(0, torch.ones(2, HIDDEN, device="meta"))
+    hidden = torch.ones(2, HIDDEN, device="meta", requires_grad=True)
+    routers.logits(0, hidden).sum().backward()
+    assert hidden.grad.shape == hidden.shape
+
+
 def test_a_refused_policy_leaves_the_model_as_it_was(routers):
     other = make_model("olmoe", seed=1)
     with pytest.raises(ValueError, match="differ"):
