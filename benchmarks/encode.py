@@ -156,8 +156,8 @@ def result(shape: str, seconds: dict[str, list[float]], texts: Sequence[str], ba
         rows.append([name, f"{len(texts) / median(runs):.1f}", f"{against_bare:.2f}", f"{against_release:.2f}"])
     words = sorted(len(text.split()) for text in texts)
     note = (
-        f"{machine('torch', 'transformers', 'sentence-transformers')}; {torch.get_num_threads()} threads, float32, batches of "
-        f"{batch_size} (release: {RELEASE_BATCH}); {len(texts)} texts of {words[0]} to {words[-1]} words, median "
+        f"{machine('torch', 'transformers', 'sentence-transformers')}; {torch.get_num_threads()} threads, float32, "
+        f"batches of {batch_size} (release: {RELEASE_BATCH}); {len(texts)} texts of {words[0]} to {words[-1]} words, median "
         f"{words[len(words) // 2]}; medians of {len(seconds[bare])} rounds."
     )
     header = ["system", "texts/s", "time, (a) = 1", "speed, (b) = 1"]
