@@ -126,7 +126,8 @@ def toy_training():
     settings = Settings(steps=10, warmup=2, layout=(Block(2, 32), Block(3, 16)), prose_rows=1, bank=16)
 
     def make():
-        sampler = Sampler(texts, prose, ToyTemplates(), layout=settings.layout, prose_rows=1, seed=1)
+        partners = np.arange(60) ^ 1
+        sampler = Sampler(texts, prose, ToyTemplates(), partners=partners, layout=settings.layout, prose_rows=1, seed=1)
         return Trainer(FastOlmoe(small_model()), sampler, targets, settings)
 
     return make

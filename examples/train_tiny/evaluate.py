@@ -16,11 +16,12 @@ import metrics
 import numpy as np
 import torch
 from baselines import count_perplexities, random_model, tfidf_vectors
+from data import Data
 from fast_model import FastOlmoe
 from packing import TEMPLATES
 from targets import fit_basis, project
 from teacher import load_vectors
-from train import Data, Settings
+from train import Settings
 
 CORRELATION_TEXTS = 2000
 
@@ -86,10 +87,16 @@ def report(work: Path, model: Path) -> str:
     table += reference_rows(work, data)
     loss, loads = metrics.language_model_loss(trained, data.held_prose, 10**9)
     counted = count_perplexities(data.prose, data.held_prose, trained.config.vocab_size)
-    shares = [metrics.describe_load(load) for load in loads]
+    short = [data.held_texts.text(int(i)) for i in rows]
+    shares = {"prose": loads, "texts": metrics.text_loads(trained, data.templates, short, 0)}
+    shares["both"] = [a + b for a, b in zip(shares["prose"], shares["texts"], strict=True)]
     state = training_facts(work)
     perplexities = [["ssmoe/tiny", f"{np.exp(loss):.1f}"], *([name, f"{value:.1f}"] for name, value in counted.items())]
-    loads_table = [[str(i), *(f"{s[key]:.3f}" for key in ("entropy", "min", "max"))] for i, s in enumerate(shares)]
+    loads_table = [
+        [kind, str(layer), *(f"{value:.3f}" for value in metrics.describe_load(load).values())]
+        for kind, layers in shares.items()
+        for layer, load in enumerate(layers)
+    ]
     epochs = state["sampler"]["epoch"] + state["sampler"]["cursor"] / len(data.targets)
     hours = state["elapsed"] / 3600
     settings = {**asdict(Settings()), **state.get("settings", {})}
@@ -115,10 +122,11 @@ At most 256 tokens of context.
 
 ## Routers
 
-Expert choices on the same passages: entropy relative to even use, least and most loaded of the 24 experts relative to
-the mean.
+Expert choices on the same passages, on {CORRELATION_TEXTS} held-out short texts, and on both together (about the mixture
+of the training, over which the balance was asked): entropy relative to even use, and the least and most loaded of the
+24 experts relative to the mean.
 
-{markdown(["layer", "entropy", "min", "max"], loads_table)}
+{markdown(["tokens of", "layer", "entropy", "min", "max"], loads_table)}
 
 ## Training
 

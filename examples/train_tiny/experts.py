@@ -6,6 +6,7 @@ written by hand, because autograd's backward of the gathers (an `index_add`) is 
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -33,6 +34,11 @@ def _outer_per_expert(a: Tensor, b: Tensor, ends: list[int]) -> Tensor:
             torch.mm(a[start:end].t(), b[start:end], out=out[expert])
         start = end
     return out
+
+
+def _sum_choices(rows: Tensor, k: int) -> Tensor:
+    """Add the `k` rows of each token: `[N·k,H]` → `[N,H]`; plain additions are faster than a sum over a middle axis."""
+    return reduce(torch.add, rows.view(-1, k, rows.shape[1]).unbind(1))
 
 
 class SortedExperts(torch.autograd.Function):
@@ -64,25 +70,24 @@ class SortedExperts(torch.autograd.Function):
         token = order // k
         xs = x.index_select(0, token)  # [S,H], S = N·k
         ws = weight.reshape(-1).index_select(0, order).unsqueeze(1).to(x.dtype)  # [S,1]
-        gate_up_out = _per_expert(xs, gate_up.transpose(1, 2), ends)  # [S,2I]
-        gate, up = gate_up_out.chunk(2, dim=1)
+        both = _per_expert(xs, gate_up.transpose(1, 2), ends)  # [S,2I]
+        gate, up = (half.contiguous() for half in both.chunk(2, dim=1))  # contiguous halves: 2.5 times faster below
         act = functional.silu(gate) * up  # [S,I]
         ys = _per_expert(act * ws, down.transpose(1, 2), ends)  # [S,H]
-        ctx.save_for_backward(xs, ws, gate_up_out, act, gate_up, down, inverse, token)
+        ctx.save_for_backward(xs, ws, gate, up, act, gate_up, down, inverse, token)
         ctx.ends, ctx.shape = ends, (N, k)
-        return ys.index_select(0, inverse).view(N, k, -1).sum(1)  # [N,k,H] → [N,H]
+        return _sum_choices(ys.index_select(0, inverse), k)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, Tensor]:
         """Return the gradients of `x`, `gate_up`, `down` and `weight`."""
-        xs, ws, gate_up_out, act, gate_up, down, inverse, token = ctx.saved_tensors
+        xs, ws, gate, up, act, gate_up, down, inverse, token = ctx.saved_tensors
         ends, (N, k) = ctx.ends, ctx.shape
         gys = grads[0].to(xs.dtype).index_select(0, token)  # [S,H]
         g_down = _outer_per_expert(gys, act * ws, ends)
         g_scaled = _per_expert(gys, down, ends)  # [S,I]
         g_weight = (g_scaled * act).sum(1, dtype=torch.float32).index_select(0, inverse).view(N, k)
         g_act = g_scaled * ws
-        gate, up = gate_up_out.chunk(2, dim=1)
         g_gate_up = torch.cat((torch.ops.aten.silu_backward(g_act * up, gate), g_act * functional.silu(gate)), dim=1)
-        gx = _per_expert(g_gate_up, gate_up, ends).index_select(0, inverse).view(N, k, -1).sum(1)
+        gx = _sum_choices(_per_expert(g_gate_up, gate_up, ends).index_select(0, inverse), k)
         return gx, _outer_per_expert(g_gate_up, xs, ends), g_down, None, g_weight

@@ -32,6 +32,7 @@ def export(model: Any, tokenizer: Any, output: Path) -> int:
     size = (part / "model.safetensors").stat().st_size
     if size > LARGEST:
         raise ValueError(f"the weights take {size:,} bytes, more than {LARGEST:,}: choose a smaller architecture")
+    (part / "model.safetensors").chmod(0o644)
     shutil.rmtree(output, ignore_errors=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     os.replace(part, output)  # noqa: PTH105  atomic on every system

@@ -38,6 +38,25 @@ def distillation(hidden: Tensor, targets: Tensor, bank: Tensor, weights: Tensor)
     return cosine + (weights * (divergence + contrast)).sum() + 20 * (weights * matrix.mean(1)).sum()
 
 
+def pair_contrast(hidden: Tensor, bank: Tensor, partners: Tensor) -> Tensor:
+    """Find each text's partner among the batch and a bank of other texts (InfoNCE).
+
+    Args:
+        hidden: `[B,H]` read-out hidden states.
+        bank: `[M,H]` unit vectors of other texts.
+        partners: `[B]` the partner's row, or -1.
+
+    Returns:
+        A scalar, zero when nobody has a partner.
+    """
+    vectors = functional.normalize(hidden.float(), dim=-1)
+    own = torch.eye(len(vectors), dtype=torch.bool)
+    scores = torch.cat(((vectors @ vectors.T).masked_fill(own, -1), vectors @ bank.T), dim=1) / TEMPERATURE
+    paired = partners >= 0
+    total = functional.cross_entropy(scores[paired], partners[paired], reduction="sum")
+    return total / paired.sum().clamp_min(1)
+
+
 def balance(logits: list[Tensor], chosen: list[Tensor], real: Tensor) -> tuple[Tensor, Tensor]:
     """Return the balance loss and the z-loss, each a mean over layers.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from fast_model import Block, FastOlmoe
-from packing import IGNORED, Packer, Templates, TokenStore
+from fast_model import Block, FastOlmoe, Output
+from packing import IGNORED, Batch, Packer, Templates, TokenStore
 from scipy.stats import spearmanr
 from tokenizer import EOS_ID
 from torch.nn import functional
@@ -18,24 +18,47 @@ LAYOUT = (Block(16, LENGTH),)
 ROWS = range(16)
 
 
+def pack(pieces: Sequence[np.ndarray]) -> Iterator[Batch]:
+    """Pack token sequences into batches, the longest first; `Batch.texts` holds their numbers."""
+    packer = Packer(LAYOUT)
+    for number in sorted(range(len(pieces)), key=lambda i: -len(pieces[i])):
+        if not packer.add_text(pieces[number], ROWS, number, 1.0):
+            yield packer.batch()
+            packer = Packer(LAYOUT)
+            packer.add_text(pieces[number], ROWS, number, 1.0)
+    if packer.texts:
+        yield packer.batch()
+
+
 @torch.no_grad()
 def encode(fast: FastOlmoe, templates: Templates, pieces: Sequence[np.ndarray], template: int) -> np.ndarray:
     """Return the unit vectors `[texts,H]` of token sequences, read out in one template."""
-    made = [templates.apply(piece, template, LENGTH) for piece in pieces]
-    order = sorted(range(len(made)), key=lambda i: -len(made[i]))
-    vectors = np.zeros((len(made), fast.config.hidden_size), np.float32)
-    packer, waiting = Packer(LAYOUT), False
-    for i in [*order, -1]:
-        if i >= 0 and packer.add_text(made[i], ROWS, i, 1.0):
-            waiting = True
-            continue
-        if waiting:
-            batch = packer.batch()
-            hidden = fast.forward(batch.ids, batch.segments, batch.layout).hidden[batch.readout]
-            vectors[batch.texts] = functional.normalize(hidden, dim=-1).numpy()
-        packer = Packer(LAYOUT)
-        waiting = i >= 0 and packer.add_text(made[i], ROWS, i, 1.0)
+    vectors = np.zeros((len(pieces), fast.config.hidden_size), np.float32)
+    for batch in pack([templates.apply(piece, template, LENGTH) for piece in pieces]):
+        hidden = fast.forward(batch.ids, batch.segments, batch.layout).hidden[batch.readout]
+        vectors[batch.texts] = functional.normalize(hidden, dim=-1).numpy()
     return vectors
+
+
+def add_choices(loads: list[np.ndarray], out: Output, batch: Batch) -> None:
+    """Count which experts the real tokens of a batch chose, `[E]` for each layer."""
+    real = batch.segments >= 0
+    for load, chosen in zip(loads, out.chosen, strict=True):
+        load += np.bincount(chosen[real].reshape(-1).numpy(), minlength=len(load))
+
+
+def no_choices(fast: FastOlmoe) -> list[np.ndarray]:
+    """Return a zero count for each layer and expert."""
+    return [np.zeros(fast.config.num_experts, np.int64) for _ in range(fast.config.num_hidden_layers)]
+
+
+@torch.no_grad()
+def text_loads(fast: FastOlmoe, templates: Templates, pieces: Sequence[np.ndarray], template: int) -> list[np.ndarray]:
+    """Return how often each layer chose each expert on short texts."""
+    loads = no_choices(fast)
+    for batch in pack([templates.apply(piece, template, LENGTH) for piece in pieces]):
+        add_choices(loads, fast.forward(batch.ids, batch.segments, batch.layout), batch)
+    return loads
 
 
 def similarity_correlation(mine: np.ndarray, theirs: np.ndarray) -> float:
@@ -57,9 +80,8 @@ def language_model_loss(fast: FastOlmoe, prose: TokenStore, tokens: int) -> tupl
 
     Every passage ends in EOS; long ones are cut into pieces of 256 tokens that see only themselves.
     """
-    config = fast.config
     total, count, index = 0.0, 0, 0
-    loads = [np.zeros(config.num_experts, np.int64) for _ in range(config.num_hidden_layers)]
+    loads = no_choices(fast)
     while count < tokens and index < len(prose):
         packer = Packer(LAYOUT)
         room = True
@@ -75,9 +97,7 @@ def language_model_loss(fast: FastOlmoe, prose: TokenStore, tokens: int) -> tupl
         logits = fast.next_token_logits(out.hidden[asked])
         total += float(functional.cross_entropy(logits, batch.labels[asked], reduction="sum"))
         count += int(asked.sum())
-        real = batch.segments >= 0
-        for load, chosen in zip(loads, out.chosen, strict=True):
-            load += np.bincount(chosen[real].reshape(-1).numpy(), minlength=len(load))
+        add_choices(loads, out, batch)
     return total / max(count, 1), loads
 
 

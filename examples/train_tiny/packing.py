@@ -143,6 +143,7 @@ class Sampler:
         texts: the texts to distil.
         prose: the passages for the language model.
         templates: how texts are read out.
+        partners: for each text the number of another that means the same, or -1; drawn together with it.
         layout: the rows of a batch, the longest first.
         prose_rows: how many of the first rows hold prose.
         seed: fixes everything.
@@ -154,11 +155,12 @@ class Sampler:
         prose: TokenStore,
         templates: Templates,
         *,
+        partners: np.ndarray,
         layout: tuple[Block, ...],
         prose_rows: int,
         seed: int,
     ) -> None:
-        self.texts, self.prose, self.templates = texts, prose, templates
+        self.texts, self.prose, self.templates, self.partners = texts, prose, templates, partners
         self.layout, self.prose_rows, self.seed = layout, prose_rows, seed
         rows = sum(block.rows for block in layout)
         self._text_rows = range(rows - 1, prose_rows - 1, -1)  # short rows first: the long ones are for long texts
@@ -189,10 +191,12 @@ class Sampler:
                 self.epoch, self.cursor = self.epoch + 1, 0
                 self._order = self._shuffled()
             text = int(self._order[self.cursor])
-            template = int(rng.choice(len(TEMPLATES), p=SHARES))
-            piece = self.templates.apply(self.texts.text(text), template, self.layout[0].length)
             self.cursor += 1
-            misses += not packer.add_text(piece, self._text_rows, text, WEIGHTS[template])
+            for one in (text, int(self.partners[text])):
+                if one >= 0 and one not in packer.texts:
+                    template = int(rng.choice(len(TEMPLATES), p=SHARES))
+                    piece = self.templates.apply(self.texts.text(one), template, self.layout[0].length)
+                    misses += not packer.add_text(piece, self._text_rows, one, WEIGHTS[template])
         self.drawn += 1
         return packer.batch()
 

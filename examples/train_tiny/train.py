@@ -14,6 +14,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,11 @@ import metrics
 import numpy as np
 import torch
 from architecture import make_model
+from data import Data
 from fast_model import Block, FastOlmoe
 from initialise import fit_bag, initialise
-from losses import balance, distillation, language_modelling
-from packing import IGNORED, Batch, Sampler, Templates, TokenStore
-from targets import fit_basis, project
-from teacher import load_vectors
+from losses import balance, distillation, language_modelling, pair_contrast
+from packing import IGNORED, Batch, Sampler
 from torch import Tensor
 from tqdm import tqdm
 
@@ -36,9 +36,9 @@ from tqdm import tqdm
 class Settings:
     """What the training is made of."""
 
-    steps: int = 7000
+    steps: int = 3500
     warmup: int = 150
-    decay: float = 0.35
+    decay: float = 0.5
     """The last part of the steps, in which the learning rate falls linearly to zero."""
     rate: float = 1.5e-3
     embedding_rate: float = 0.5
@@ -50,40 +50,16 @@ class Settings:
     """Rows of one worker's half of the batch; the first `prose_rows` are prose for the language model."""
     prose_rows: int = 3
     bank: int = 1024
+    pair_weight: float = 1.0
     language_weight: float = 0.5
     language_share: float = 0.25
     """Share of positions whose next token is asked, to save the head's cost."""
-    balance_weight: float = 0.1
+    balance_weight: float = 1.0
     z_weight: float = 1e-3
     bag_steps: int = 2000
     seed: int = 20261122
-    evaluate_every: int = 300
+    evaluate_every: int = 500
     save_every: int = 150
-
-
-class Data:
-    """Texts, prose, targets and held-out material of one work folder."""
-
-    def __init__(self, work: Path) -> None:
-        from transformers import AutoTokenizer
-
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(work / "tokenizer")
-        self.templates = Templates(self.tokenizer)
-        self.texts, self.prose = TokenStore(work / "texts.npz"), TokenStore(work / "passages.npz")
-        self.held_texts, self.held_prose = (
-            TokenStore(work / "heldout_texts.npz"),
-            TokenStore(work / "heldout_passages.npz"),
-        )
-        vectors = load_vectors(work / "teacher" / "texts")
-        self.targets = project(vectors, fit_basis(vectors, 256))
-        self.texts.limit(len(self.targets))  # the teacher may still be at work on the rest
-        self.held_vectors = load_vectors(work / "teacher" / "heldout_texts").astype(np.float32)
-        with (work / "heldout_pairs.jsonl").open(encoding="utf-8") as stream:
-            pairs = [json.loads(line) for line in stream]
-        self.pairs = [[self._tokens(pair[source]) for pair in pairs] for source in ("wordnet", "webster1913")]
-
-    def _tokens(self, text: str) -> np.ndarray:
-        return np.array(self.tokenizer(text, add_special_tokens=False)["input_ids"], np.uint16)
 
 
 def learning_rate(settings: Settings, step: int) -> float:
@@ -130,15 +106,18 @@ class Trainer:
         out = self.fast.forward(batch.ids, batch.segments, batch.layout)
         wanted = torch.from_numpy(self.targets[batch.texts].astype(np.float32))
         bank = torch.from_numpy(self.targets[rng.integers(0, len(self.targets), settings.bank)].astype(np.float32))
-        distil = distillation(out.hidden[batch.readout], wanted, bank, batch.weights)
+        read = out.hidden[batch.readout]
+        distil = distillation(read, wanted, bank, batch.weights)
+        pair = pair_contrast(read, bank, partner_rows(batch.texts, self.sampler.partners))
         asked = torch.nonzero(batch.labels != IGNORED).squeeze(1)
         asked = asked[torch.from_numpy(rng.permutation(len(asked))[: int(len(asked) * settings.language_share)])]
         language = language_modelling(self.fast.next_token_logits(out.hidden[asked]), batch.labels[asked])
         even, size = balance(out.router_logits, out.chosen, batch.segments >= 0)
-        loss = distil + settings.language_weight * language
+        loss = distil + settings.pair_weight * pair + settings.language_weight * language
         loss = loss + settings.balance_weight * even + settings.z_weight * size
-        grads = torch.autograd.grad(loss, self.parameters)
-        return grads, {"distil": distil.item(), "lm": language.item(), "balance": even.item(), "z": size.item()}
+        grads = torch.autograd.grad(loss / settings.workers, self.parameters)
+        parts = {"distil": distil, "pair": pair, "lm": language, "balance": even, "z": size}
+        return grads, {name: part.item() for name, part in parts.items()}
 
     def advance(self) -> dict[str, float]:
         """Make one step and return the mean losses."""
@@ -147,7 +126,7 @@ class Trainer:
         seeds = range(self.step * settings.workers, (self.step + 1) * settings.workers)
         halves = list(self.pool.map(self._half, batches, seeds))
         for parameter, *grads in zip(self.parameters, *(grads for grads, _ in halves), strict=True):
-            parameter.grad = torch.stack(grads).mean(0) if len(grads) > 1 else grads[0]
+            parameter.grad = reduce(Tensor.add_, grads)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
         rate = learning_rate(settings, self.step)
         for group in self.optimizer.param_groups:
@@ -171,12 +150,18 @@ class Trainer:
         return state
 
 
+def partner_rows(texts: np.ndarray, partners: np.ndarray) -> Tensor:
+    """Return the row of each text's partner in the batch, or -1."""
+    rows = {int(text): row for row, text in enumerate(texts)}
+    return torch.tensor([rows.get(int(partners[text]), -1) for text in texts])
+
+
 def settings_seed(settings: Settings) -> int:
     """Return the seed of the random choices made inside a step."""
     return settings.seed + 1
 
 
-def evaluate(fast: FastOlmoe, data: Data, texts: int = 1500, tokens: int = 40_000) -> dict[str, Any]:
+def evaluate(fast: FastOlmoe, data: Data, texts: int = 1000, tokens: int = 25_000) -> dict[str, Any]:
     """Measure on held-out material, quickly."""
     rows = np.random.default_rng(0).permutation(len(data.held_texts))[:texts]
     pieces = [data.held_texts.text(int(i)) for i in rows]
@@ -199,6 +184,7 @@ def make_sampler(data: Data, settings: Settings) -> Sampler:
         data.texts,
         data.prose,
         data.templates,
+        partners=data.partners,
         layout=settings.layout,
         prose_rows=settings.prose_rows,
         seed=settings.seed,
@@ -217,6 +203,7 @@ def prepare(data: Data, settings: Settings) -> Any:
 
 def run(work: Path, settings: Settings) -> None:
     """Train until `settings.steps`, continuing from `last.safetensors` when there is one."""
+    torch.set_num_threads(settings.workers)  # for the optimizer and the measurements
     data = Data(work)
     last, log = work / "last.safetensors", work / "log.jsonl"
     model = make_model() if last.exists() else prepare(data, settings)
