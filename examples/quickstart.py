@@ -1,6 +1,6 @@
 """Sentence embeddings from a Mixture-of-Experts language model, offline, in a few lines.
 
-    python examples/quickstart.py
+Run it with `python examples/quickstart.py`.
 """
 
 from sentence_transformers import SentenceTransformer

@@ -53,14 +53,17 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
         raise FileExistsError(f"{path} exists already; choose another output or pass overwrite=True (--overwrite).")
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    new, old = work / "new", work / "old"
     try:
-        (work / "new").mkdir()
-        yield work / "new"
-        _sync(work / "new")
+        new.mkdir()
+        yield new
+        _sync(new)
         if path.exists():
-            path.replace(work / "old")
-        (work / "new").replace(path)
+            path.replace(old)
+        new.replace(path)
     finally:
+        if old.exists() and not path.exists():  # interrupted between the two renames
+            old.replace(path)
         shutil.rmtree(work, ignore_errors=True)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -116,18 +117,22 @@ def spectral_routers(model: PreTrainedModel, source: BaseModelSource, **settings
 
 def _loaded(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
     """The model without its head, or an error where the library would fill a gap with random weights and a warning."""
+    advice = (
+        f"The checkpoint {name_or_path} is incomplete or corrupted, or does not fit its config.json; download it again"
+    )
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would report the head and the layers that are left out on purpose
     try:
-        model, report = AutoModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+        model, report = AutoModel.from_pretrained(
+            name_or_path, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{advice}. ({str(error).strip().splitlines()[0]})") from error
     finally:
         logging.set_verbosity(verbosity)
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"The checkpoint {name_or_path} lacks {len(missing)} of the model's weights, {missing[0]} for one; it is "
-            "incomplete or does not fit its config.json. Copy or download it again."
-        )
+    wrong = sorted(report["missing_keys"]) + [name for name, *_ in report["mismatched_keys"]]
+    if wrong:
+        raise ValueError(f"{len(wrong)} of the model's weights are missing or cut short, such as {wrong[0]}. {advice}.")
     return model
 
 

@@ -26,7 +26,7 @@ def read_blocks(
 
 def forward_pass(settings: EmbeddingSettings) -> str:
     """What names the forward pass that settings take: those of one name can share it."""
-    routing = f"ssmoe({settings.alpha:g},{settings.mix})" if settings.reroutes else "original"
+    routing = f"ssmoe({settings.alpha!r},{settings.mix})" if settings.reroutes else "original"
     return f"{routing}/layer {settings.hidden_layer}/{settings.prompt}"
 
 
@@ -36,7 +36,7 @@ def block_names(settings: EmbeddingSettings) -> dict[str, str]:
     end = f"{forward_pass(settings)}"
     names = {HIDDEN: f"{settings.calibration}/{HIDDEN}/{end}"} if chosen.hidden else {}
     if chosen.signal is RoutingSignal.WEIGHTS:
-        names[ROUTING] = f"{settings.calibration}/weights({settings.alpha:g},{settings.mix})/{end}"
+        names[ROUTING] = f"{settings.calibration}/weights({settings.alpha!r},{settings.mix})/{end}"
     elif chosen.signal is not None:
         names[ROUTING] = f"{settings.calibration}/{chosen.signal}/{end}"
     return names

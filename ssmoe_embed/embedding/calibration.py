@@ -14,7 +14,7 @@ import torch
 from ssmoe_embed.embedding.settings import Calibration
 
 _PREFIX = "calibration."
-_MINIMUM_TEXTS = 2
+MINIMUM_TEXTS = 2
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class BlockCalibration:
         Raises:
             ValueError: There are fewer than two texts.
         """
-        if len(features) < _MINIMUM_TEXTS:
+        if len(features) < MINIMUM_TEXTS:
             raise ValueError(
                 f"{len(features)} calibration text(s) are too few to fit calibration={str(kind)!r}; pass at least "
-                f"{_MINIMUM_TEXTS}, better about 2,000, or choose calibration='none'."
+                f"{MINIMUM_TEXTS}, better about 2,000, or choose calibration='none'."
             )
         features = features.double().cpu()
         factor = _inverse_deviation(features) if kind is Calibration.STANDARDIZE else _whitening(features)
@@ -55,7 +55,8 @@ class BlockCalibration:
     def apply(self, block: torch.Tensor) -> torch.Tensor:
         """The calibrated features, `[B,D] → [B,D]`."""
         if block.device not in self._placed:
-            self._placed[block.device] = (self.mean.to(block.device), self.factor.to(block.device))
+            with torch.inference_mode(False):  # the copies must serve training too
+                self._placed[block.device] = (self.mean.to(block.device), self.factor.to(block.device))
         mean, factor = self._placed[block.device]
         centred = block - mean
         return centred * factor if factor.ndim == 1 else centred @ factor
@@ -71,13 +72,21 @@ def calibration_tensors(calibrations: Mapping[str, BlockCalibration]) -> dict[st
 
 
 def calibrations_from(tensors: Mapping[str, torch.Tensor]) -> dict[str, BlockCalibration]:
-    """The inverse of `calibration_tensors`; tensors of other names are ignored."""
-    names = [name.removeprefix(_PREFIX).removesuffix(".mean") for name in tensors if name.startswith(_PREFIX)]
-    return {
-        name: BlockCalibration(tensors[f"{_PREFIX}{name}.mean"], tensors[f"{_PREFIX}{name}.factor"])
-        for name in names
-        if f"{_PREFIX}{name}.mean" in tensors
-    }
+    """The inverse of `calibration_tensors`; tensors of other names are ignored.
+
+    Raises:
+        ValueError: One of a pair of factors is missing, or not finite.
+    """
+    names = sorted({name.removeprefix(_PREFIX).rpartition(".")[0] for name in tensors if name.startswith(_PREFIX)})
+    found = {}
+    for name in names:
+        pair = [tensors.get(f"{_PREFIX}{name}.{part}") for part in ("mean", "factor")]
+        if any(part is None or not torch.isfinite(part).all() for part in pair):
+            raise ValueError(
+                f"The calibration {name!r} is incomplete or not finite; build the model anew with `ssmoe build`."
+            )
+        found[name] = BlockCalibration(*pair)  # type: ignore[arg-type]  # none is None here
+    return found
 
 
 def standardize_batch(block: torch.Tensor) -> torch.Tensor:
@@ -86,7 +95,7 @@ def standardize_batch(block: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: The batch has one text, whose features have no spread.
     """
-    if len(block) < _MINIMUM_TEXTS:
+    if len(block) < MINIMUM_TEXTS:
         raise ValueError(
             "calibration='batch' standardises over the texts of one batch and this batch has one; encode at least two texts "
             "at once with batch_size of at least 2 (their number should not leave a remainder of 1), or choose "

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.embedding.blocks import block_names, forward_pass
-from ssmoe_embed.embedding.calibration import BlockCalibration
+from ssmoe_embed.embedding.calibration import MINIMUM_TEXTS, BlockCalibration
 from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.embedding.tokenization import check_texts
 
@@ -36,8 +36,7 @@ def fit_calibrations(
         batch_size: Texts a forward pass.
         progress: Show a progress bar.
     """
-    sample = calibration_texts() if texts is None else list(texts)
-    check_texts(sample, "the calibration texts")
+    sample = check_sample(calibration_texts() if texts is None else texts)
     sample.sort(key=lambda text: (len(text), text))
     passes: defaultdict[str, list[EmbeddingSettings]] = defaultdict(list)
     for variant in variants:
@@ -52,6 +51,24 @@ def fit_calibrations(
         finally:
             module.configure(**before.as_dict())
     return fitted
+
+
+def check_sample(texts: Iterable[str]) -> list[str]:
+    """The calibration texts as a list.
+
+    Raises:
+        ValueError: They are one string, fewer than two, or not all strings.
+    """
+    if isinstance(texts, str):
+        raise ValueError("The calibration texts are one string; pass a list of texts.")
+    sample = list(texts)
+    check_texts(sample, "the calibration texts")
+    if len(sample) < MINIMUM_TEXTS:
+        raise ValueError(
+            f"{len(sample)} calibration text(s) are too few to fit calibration factors; pass at least {MINIMUM_TEXTS}, "
+            "better about 2,000, or choose calibration='none'."
+        )
+    return sample
 
 
 @torch.inference_mode()

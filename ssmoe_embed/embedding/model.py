@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import update_wrapper
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
@@ -17,13 +17,21 @@ class EmbeddingModel(SentenceTransformer):
     So an error can name the position in the list that the caller gave. Everything else is inherited.
     """
 
-    @wraps(SentenceTransformer.encode)
     def encode(self, *args: Any, **kwargs: Any) -> Any:
         """See `SentenceTransformer.encode`; an input that is not a string is a `TextError` that names its position."""
-        inputs = args[0] if args else kwargs.get("inputs")
-        if isinstance(inputs, list | tuple):
+        inputs: Any = args[0] if args else kwargs.get("inputs")
+        if not isinstance(inputs, str | bytes | dict) and hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
             check_texts(inputs, "the inputs")
         return super().encode(*args, **kwargs)
+
+    def _update_default_model_id(self, model_card: str) -> str:
+        """Name the model in its card, whose example uses the plain class."""
+        if not self.model_card_data.model_id:
+            return model_card
+        return model_card.replace(self._model_card_model_id_placeholder, self.model_card_data.model_id)
+
+
+update_wrapper(EmbeddingModel.encode, SentenceTransformer.encode)  # its signature and documentation
 
 
 def register() -> None:

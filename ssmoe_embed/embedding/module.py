@@ -15,7 +15,7 @@ from typing_extensions import Self
 from ssmoe_embed.embedding.base_model import BaseModelSource, spectral_routers
 from ssmoe_embed.embedding.blocks import block_names, read_blocks
 from ssmoe_embed.embedding.calibration import BlockCalibration, standardize_batch
-from ssmoe_embed.embedding.card import model_card
+from ssmoe_embed.embedding.card import GENERATED, model_card
 from ssmoe_embed.embedding.combination import combine
 from ssmoe_embed.embedding.fitting import fit_calibrations
 from ssmoe_embed.embedding.persistence import load_module, save_module
@@ -82,7 +82,7 @@ class SSMoE(InputModule):
         self._reader = Reader(model, family_of(model.config))
         self._rerouting: Rerouting | None = None
         self._owner: tuple[Any, ...] = ()  # a tuple, or torch would take it for a submodule
-        self._card: str | None = None
+        self._seen_training = False
         self.tokenizer = tokenizer
         self._adopt(settings or EmbeddingSettings())
 
@@ -241,6 +241,8 @@ class SSMoE(InputModule):
             ValueError: The calibration is missing, or a vector is not finite.
         """
         del kwargs
+        if torch.is_grad_enabled() and not self._seen_training:
+            self._seen_training = self.is_trained
         reading = self.read(features)
         raw = read_blocks(reading, self.settings, self._reader, self.routers)
         blocks = {name: self._calibrated(name, block) for name, block in raw.items()}
@@ -283,6 +285,11 @@ class SSMoE(InputModule):
                 "load it with ssmoe_embed.load(...), which does so, or choose calibration='none'."
             )
         return self.calibrations[key].apply(block)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the base model may differ from what it was loaded from: it is unfrozen, or was in a training step."""
+        return self._seen_training or any(parameter.requires_grad for parameter in self.model.parameters())
 
     # --- calibration --------------------------------------------------------------------------------------------------
 
@@ -351,11 +358,10 @@ class SSMoE(InputModule):
         self._refresh_card()
 
     def _refresh_card(self) -> None:
-        """Bring the owner's model card up to date, if it is this module's; an edited one is left alone."""
-        written, self._card = self._card, model_card(self)
+        """Bring the owner's model card up to date, unless it was written by hand."""
         for owner in self._owner:
-            if owner._model_card_text in (None, "", written, self._card):
-                owner._model_card_text = self._card  # what sentence-transformers writes as README.md
+            if not owner._model_card_text or GENERATED in owner._model_card_text:
+                owner._model_card_text = model_card(self)  # what sentence-transformers writes as README.md
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write the module: configuration, spectral routers and calibration, and the base model only if it was trained.

@@ -26,7 +26,7 @@ _REFERENCE_KEYS = ("base_model_name_or_path", "base_revision", "base_license", "
 
 def save_module(module: SSMoE, folder: Path) -> None:
     """Write a module into a folder; the base model too if it was trained or belongs to the repository."""
-    embedded = module.source.embedded or any(parameter.requires_grad for parameter in module.model.parameters())
+    embedded = module.source.embedded or module.is_trained
     if embedded:
         module.model.save_pretrained(folder / OWN_BASE)
         module.tokenizer.save_pretrained(folder / OWN_BASE)
@@ -46,6 +46,8 @@ def save_references(module: SSMoE, folder: Path, *, embedded: bool) -> None:
     if embedded:
         config |= {"base_model_name_or_path": OWN_BASE, "base_revision": None}
     routers = module.routers
+    if routers and embedded:
+        routers = routers.adopted_by(module.model)  # training may have moved the learned routers beside them
     tensors = calibration_tensors(module.calibrations) | (routers.tensors() if routers else {})
     reference = {"base_model": config["base_model_name_or_path"], "base_revision": config["base_revision"]}
     save_tensors(folder / TENSORS, tensors, (routers.metadata() if routers else {}) | reference)
@@ -76,7 +78,12 @@ def load_module(
         "revision": revision,
         "local_files_only": local_files_only,
     }
-    config = cls.load_config(model_name_or_path, **place)
+    try:
+        config = cls.load_config(model_name_or_path, **place)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{cls.config_file_name} of {model_name_or_path} is broken ({error}); copy or download it again."
+        ) from None
     if not config:
         raise FileNotFoundError(f"{model_name_or_path} has no {cls.config_file_name}; build it with `ssmoe build`.")
     tensors_path = cls.load_file_path(model_name_or_path, TENSORS, **place)

@@ -68,7 +68,7 @@ def template(prompt: str) -> Template:
     Raises:
         ValueError: It is neither.
     """
-    if prompt in TEMPLATES:
+    if isinstance(prompt, str) and prompt in TEMPLATES:
         return TEMPLATES[prompt]
     if isinstance(prompt, str) and prompt.count(_PLACE) == 1:
         prefix, suffix = prompt.split(_PLACE)

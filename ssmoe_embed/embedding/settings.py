@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from typing import Any
 
 from ssmoe_embed.choices import Choice, unknown
@@ -158,6 +159,6 @@ class EmbeddingSettings:
 
 def _positive(weight: object) -> float:
     """`routing_weight` as a float."""
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight <= 0:
+    if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight) or weight <= 0:
         raise ValueError(f"routing_weight={weight!r} is not a positive number; 1.0 weighs both blocks alike.")
     return float(weight)

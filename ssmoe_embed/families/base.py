@@ -116,10 +116,11 @@ class MoEFamily(ABC):
 
     def stored_layers(self, source: TensorSource) -> dict[int, str]:
         """The sparse layers' indices, each with the prefix that precedes `layers.` in its tensors' names."""
-        head, tail = map(re.escape, self.router_name.split("{layer}"))
-        pattern = re.compile(rf"(?P<prefix>(?:.*\.)?){head}(?P<layer>\d+){tail}")
-        matches = filter(None, map(pattern.fullmatch, source.names()))
-        return dict(sorted((int(match["layer"]), match["prefix"]) for match in matches))
+        return dict(sorted(_stored(self.router_name, source)))
+
+    def stored_expert_layers(self, source: TensorSource) -> set[int]:
+        """The indices of the layers that have expert matrices, which should be those that have routers."""
+        return {layer for name in self.matrix_names for layer, _ in _stored(name, source)}
 
     def stored_router(self, source: TensorSource, prefix: str, layer: int) -> torch.Tensor:
         """`R [E,H]`."""
@@ -129,3 +130,10 @@ class MoEFamily(ABC):
         """The expert's matrices with rows in hidden space: gate, up, downᵀ, each `[I,H]`."""
         gate, up, down = (source.read(prefix + n.format(layer=layer, expert=expert)) for n in self.matrix_names)
         return gate, up, down.T
+
+
+def _stored(template: str, source: TensorSource) -> set[tuple[int, str]]:
+    """Layer index and prefix of every tensor whose name follows the template."""
+    escaped = re.escape(template).replace(r"\{layer\}", r"(?P<layer>\d+)").replace(r"\{expert\}", r"\d+")
+    pattern = re.compile(rf"(?P<prefix>(?:.*\.)?){escaped}")
+    return {(int(match["layer"]), match["prefix"]) for match in map(pattern.fullmatch, source.names()) if match}

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ssmoe_embed.choices import unknown
 from ssmoe_embed.embedding.card import model_card
+from ssmoe_embed.embedding.fitting import check_sample
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
@@ -73,9 +75,15 @@ def build(
     """
     spectral = {name: settings.pop(name) for name in SpectralSettings.__dataclass_fields__ if name in settings}
     SpectralSettings(**spectral)
+    for name in settings:
+        if name not in EmbeddingSettings.__dataclass_fields__:
+            known = [*EmbeddingSettings.__dataclass_fields__, *SpectralSettings.__dataclass_fields__]
+            raise ValueError(unknown("setting", name, known))
     chosen = EmbeddingSettings.of(**settings)
-    if embed_base and not Path(base).is_dir():
-        raise ValueError(f"embed_base copies a local folder, and {str(base)!r} is none; download the model first.")
+    variants = _variants(chosen, prompts)
+    if calibration_texts is not None:
+        check_sample(calibration_texts)
+    _check_places(Path(base), Path(output), embed_base)
     hub: dict[str, Any] = {"revision": revision, "token": token, "local_files_only": local_files_only}
     with atomic_folder(output, overwrite=overwrite) as folder:
         routers = SpectralRouters.from_checkpoint(
@@ -93,9 +101,7 @@ def build(
             **hub,
             **(chosen.as_dict() | {"calibration": "none"}),
         ).configure(calibration=chosen.calibration)
-        module.fit_calibration(
-            calibration_texts, variants=_variants(chosen, prompts), batch_size=batch_size, progress=progress
-        )
+        module.fit_calibration(calibration_texts, variants=variants, batch_size=batch_size, progress=progress)
         EmbeddingModel(modules=[module]).save_pretrained(str(folder))
         if embed_base:
             shutil.copytree(base, folder / OWN_BASE)
@@ -103,6 +109,19 @@ def build(
             save_references(module, folder, embedded=True)
             (folder / "README.md").write_text(model_card(module), encoding="utf-8")
     return Path(output)
+
+
+def _check_places(base: Path, output: Path, embed_base: bool) -> None:
+    """Make sure that writing the output cannot touch the base model."""
+    if not base.is_dir():
+        if embed_base:
+            raise ValueError(f"embed_base copies a local folder, and {str(base)!r} is none; download the model first.")
+        return
+    source, target = base.resolve(), output.resolve()
+    if source == target or target in source.parents or source in target.parents:
+        raise ValueError(
+            f"The output {output} and the base model's folder {base} lie in one another; choose another output."
+        )
 
 
 def _variants(chosen: EmbeddingSettings, prompts: Sequence[str]) -> list[EmbeddingSettings]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from huggingface_hub import model_info, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from platformdirs import user_cache_path
 
+from ssmoe_embed.choices import unknown
 from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
+from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.hub.building import build
 from ssmoe_embed.hub.recipes import EMBEDDED, RECIPES, recipe
+from ssmoe_embed.spectral.settings import SpectralSettings
 
 _MODULES = "modules.json"
 _TIMEOUT = 10.0
@@ -68,6 +72,7 @@ def load(
         "model_kwargs": model_kwargs,
     }
     place, found = _resolve(str(name), revision, hub)
+    _check_names(settings, fixed=() if found is _Found.BASE else SpectralSettings.__dataclass_fields__)
     if found is _Found.BASE:
         module = SSMoE.from_base(place, revision=revision, progress=progress, **hub, **settings)
         return EmbeddingModel(modules=[module], device=device)
@@ -77,6 +82,16 @@ def load(
     model = EmbeddingModel(place, device=device, revision=revision, config_kwargs=settings, **hub)
     model[0].fit_calibration(progress=progress)
     return model
+
+
+def _check_names(settings: dict[str, Any], fixed: Collection[str]) -> None:
+    """Refuse keywords that are no setting, and settings that are fixed in a built model."""
+    known = {*EmbeddingSettings.__dataclass_fields__, *SpectralSettings.__dataclass_fields__}
+    for name in settings:
+        if name not in known:
+            raise ValueError(unknown("setting", name, sorted(known)))
+        if name in fixed:
+            raise ValueError(f"{name} is fixed when a model is built; build another one with `ssmoe build BASE`.")
 
 
 class _Found(Enum):

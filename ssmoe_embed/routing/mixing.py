@@ -9,6 +9,7 @@ routers that are not shift-invariant need, and α = 0 changes no bit.
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch.nn import functional as F
@@ -32,7 +33,7 @@ def checked_alpha(alpha: object) -> float:
     Raises:
         ValueError: It is no such number.
     """
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= float(alpha) <= 1:
         raise ValueError(
             f"alpha={alpha!r} is outside [0, 1]; 0 is the model's own router, 1 the spectral router alone, "
             "0.5 to 0.9 is the paper's best range."

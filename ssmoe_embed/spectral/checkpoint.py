@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -46,7 +47,7 @@ class Checkpoint:
             index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
             return cls(folder, dict(index["weight_map"]))
         if (folder / _SINGLE).is_file():
-            with safe_open(str(folder / _SINGLE), framework="pt") as file:
+            with _opened(folder / _SINGLE) as file:
                 return cls(folder, dict.fromkeys(file.keys(), _SINGLE))
         raise FileNotFoundError(
             f"{folder} holds neither {_INDEX} nor {_SINGLE}; from_checkpoint reads safetensors only. "
@@ -63,12 +64,12 @@ class Checkpoint:
 
     def read(self, name: str) -> torch.Tensor:
         """The whole tensor."""
-        with safe_open(str(self._shard(name)), framework="pt") as file:
+        with _opened(self._shard(name)) as file:
             return file.get_tensor(name).clone()
 
     def read_row(self, name: str, row: int) -> torch.Tensor:
         """`tensor[row]`, without reading the others."""
-        with safe_open(str(self._shard(name)), framework="pt") as file:
+        with _opened(self._shard(name)) as file:
             return file.get_slice(name)[row].clone()
 
     def _shard(self, name: str) -> Path:
@@ -78,3 +79,15 @@ class Checkpoint:
                 f"The checkpoint in {self.folder} has no tensor {name!r}; it does not fit its config.json."
             )
         return self.folder / self.shards[name]
+
+
+@contextmanager
+def _opened(shard: Path) -> Iterator[Any]:
+    """One shard, mapped while the block runs; what is wrong with it is said with its name."""
+    try:
+        with safe_open(str(shard), framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{shard} is missing, truncated or corrupted ({error}); copy or download the checkpoint again."
+        ) from error

@@ -6,7 +6,7 @@ Source: SSMoE, steps 1 to 4 of section 3.2, https://arxiv.org/abs/2605.30992.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,11 @@ class SpectralRouters:
         family = family_of(config)
         checkpoint = Checkpoint.open(path_or_id, **hub_kwargs)
         prefixes = family.stored_layers(checkpoint)
+        lacking = sorted(family.stored_expert_layers(checkpoint) - prefixes.keys())
+        if lacking:
+            raise ValueError(
+                f"The checkpoint {path_or_id} has experts but no router in layers {lacking}; it is incomplete."
+            )
 
         made = _make(
             {index: family.stored_router(checkpoint, prefix, index) for index, prefix in prefixes.items()},
@@ -147,7 +152,8 @@ class SpectralRouters:
         """
         key = (layer, hidden.device)
         if key not in self._placed:
-            self._placed[key] = self.weights[layer].to(hidden.device)
+            with torch.inference_mode(False):  # the copy must serve training too
+                self._placed[key] = self.weights[layer].to(hidden.device)
         return nn.functional.linear(hidden.float(), self._placed[key])
 
     def check(self, model: nn.Module) -> None:
@@ -172,6 +178,12 @@ class SpectralRouters:
             if not router.is_meta and not same_router(fingerprint(router), self.fingerprints[index]):
                 raise ValueError(f"{origin}, not from {name}: the learned routers of layer {index} differ. {advice}")
 
+    def adopted_by(self, model: nn.Module) -> SpectralRouters:
+        """The same spectral routers, belonging to the model as it is now, whose learned routers training has changed."""
+        family = family_of(model.config)
+        routers = {layer.index: family.router_weight(layer.router) for layer in family.layers(model)}
+        return replace(self, fingerprints={index: fingerprint(router) for index, router in routers.items()}, _placed={})
+
     # --- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
@@ -189,7 +201,10 @@ class SpectralRouters:
         tensors, metadata = load_tensors(path)
         if "spectral" not in metadata:
             raise ValueError(f"{path} holds no spectral routers; make them with SpectralRouters.from_model(model).")
-        return cls.from_tensors(tensors, metadata)
+        try:
+            return cls.from_tensors(tensors, metadata)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything that is a tensor, by its name on disk."""
@@ -206,14 +221,27 @@ class SpectralRouters:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> SpectralRouters:
-        """The inverse of `tensors` and `metadata`; tensors of other names are ignored."""
+        """The inverse of `tensors` and `metadata`; tensors of other names are ignored.
+
+        Raises:
+            ValueError: A tensor is missing or not finite, or a setting is not known.
+        """
         parts: dict[str, dict[int, torch.Tensor]] = {"weight": {}, "fingerprint": {}}
         for name, tensor in tensors.items():
             if name.startswith(_PREFIX):
                 index, part = name.removeprefix(_PREFIX).split(".")
                 parts[part][int(index)] = tensor
         weights, fingerprints = (dict(sorted(part.items())) for part in parts.values())
-        settings = SpectralSettings(**metadata["spectral"])
+        broken = [index for index, weight in weights.items() if not torch.isfinite(weight).all()]
+        if broken or weights.keys() != fingerprints.keys():
+            layers = broken or sorted(weights.keys() ^ fingerprints.keys())
+            raise ValueError(f"The spectral routers of layers {layers} are incomplete or not finite; make them anew.")
+        try:
+            settings = SpectralSettings(**metadata["spectral"])
+        except TypeError as error:
+            raise ValueError(
+                f"The settings of the spectral routers are not known here ({error}); make them anew."
+            ) from None
         return cls(weights, fingerprints, settings, metadata.get("base_model"), metadata.get("base_revision"))
 
 

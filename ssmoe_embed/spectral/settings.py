@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from ssmoe_embed.choices import Choice
@@ -85,12 +86,13 @@ class SpectralSettings:
 def _checked_top_c(top_c: object) -> int | float:
     """`top_c` as an int count or a float fraction."""
     allowed = "a count of at least 1 (such as 50) or a fraction in (0, 1] (such as 0.05)"
-    if isinstance(top_c, bool) or not isinstance(top_c, int | float) or not math.isfinite(top_c):
+    if isinstance(top_c, bool) or not isinstance(top_c, Real) or not math.isfinite(top_c):
         raise ValueError(f"top_c={top_c!r} is not a number; choose {allowed}.")
-    if isinstance(top_c, int):
+    if isinstance(top_c, Integral):
         if top_c < 1:
             raise ValueError(f"top_c={top_c} keeps no eigenvector; choose {allowed}.")
-        return top_c
-    if not 0 < top_c <= 1:
+        return int(top_c)
+    fraction = float(top_c)
+    if not 0 < fraction <= 1:
         raise ValueError(f"top_c={top_c} is not a fraction; choose {allowed}.")
-    return top_c
+    return fraction
