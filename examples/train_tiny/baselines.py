@@ -33,8 +33,8 @@ def count_perplexities(train: TokenStore, held: TokenStore, vocabulary: int) -> 
     trust = contexts[previous] / (contexts[previous] + 5.0)
     bigram = trust * count / np.maximum(contexts[previous], 1) + (1 - trust) * unigram[following]
     return {
-        "bigram counts": float(np.exp(-np.log(bigram).mean())),
-        "unigram counts": float(np.exp(-np.log(unigram[following]).mean())),
+        "bigram": float(np.exp(-np.log(bigram).mean())),
+        "unigram": float(np.exp(-np.log(unigram[following]).mean())),
     }
 
 

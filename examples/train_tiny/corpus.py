@@ -90,6 +90,18 @@ def dictionary_texts(entries: Iterable[Entry], rng: random.Random) -> Iterator[T
                 yield Text(entry.source, "question", word_questions(word, rng))
 
 
+def split_sentences(text: str) -> list[str]:
+    """Cut a paragraph after full stops, question and exclamation marks that a capital follows."""
+    return _SENTENCE_END.split(text)
+
+
+def passage_sentences(passage: str) -> Iterator[str]:
+    """Yield the sentences of a passage, and of an entry's definition without its headword."""
+    for line in passage.split("\n"):
+        yield from split_sentences(line)
+        yield from split_sentences(line.partition(": ")[2])
+
+
 def document_texts(document: Document, rng: random.Random) -> Iterator[Text]:
     """Yield headings, sentences, pairs of sentences and short paragraphs of a document."""
     heading = ""
@@ -98,7 +110,7 @@ def document_texts(document: Document, rng: random.Random) -> Iterator[Text]:
             heading = block.text
             yield Text(document.source, "heading", heading)
         elif block.kind == "paragraph" and len(block.text) > 24:
-            sentences = _SENTENCE_END.split(block.text)
+            sentences = split_sentences(block.text)
             yield from (Text(document.source, "sentence", sentence) for sentence in sentences if len(sentence) > 20)
             if len(sentences) > 1:
                 yield Text(document.source, "paragraph", block.text)
@@ -185,19 +197,23 @@ def build(root: Path, work: Path) -> dict[str, int]:
 
     # Texts of manuals are held out with the passage that holds them; dictionary texts by their headword.
     unseen = [p for p in passages if is_held_out_passage(p[1])]
-    blocked = Forbidden([line for _, p in unseen for line in p.split("\n") if len(normalise(line)) >= _WINDOW])
+    blocked = Forbidden(x for _, p in unseen for x in passage_sentences(p) if len(normalise(x)) >= _WINDOW)
     kept = [t for t in unique(texts) if not forbidden.contains(t.text) and not blocked.contains(t.text)]
     kept = [t for t in kept if not is_held_out_passage(t.text) or t.source in ("wordnet", "webster1913")]
     held = [Text(e.source, "gloss", e.gloss) for e in hidden]
     held += [Text(e.source, "example", x) for e in hidden for x in e.examples]
-    held += [Text(s, "sentence", x) for s, p in unseen for line in p.split("\n") for x in _SENTENCE_END.split(line)]
+    held += [Text(s, "sentence", x) for s, p in unseen for line in p.split("\n") for x in split_sentences(line)]
     known = {normalise(t.text) for t in kept}
     rng.shuffle(kept)
     return {
         "texts.jsonl": write_jsonl(work / "texts.jsonl", map(asdict, kept)),
         "passages.jsonl": write_jsonl(
             work / "passages.jsonl",
-            ({"source": s, "text": p} for s, p in passages if not is_held_out_passage(p) and not forbidden.contains(p)),
+            (
+                {"source": s, "text": p}
+                for s, p in passages
+                if not (is_held_out_passage(p) or forbidden.contains(p) or blocked.contains(p))
+            ),
         ),
         "heldout_texts.jsonl": write_jsonl(
             work / "heldout_texts.jsonl", (asdict(t) for t in unique(held) if normalise(t.text) not in known)

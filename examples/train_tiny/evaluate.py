@@ -18,6 +18,7 @@ import torch
 from baselines import count_perplexities, random_model, tfidf_vectors
 from data import Data
 from fast_model import FastOlmoe
+from leakage import held_out_definitions, unseen_passages
 from packing import TEMPLATES
 from targets import fit_basis, project
 from teacher import load_vectors
@@ -80,18 +81,23 @@ def report(work: Path, model: Path) -> str:
     from transformers import AutoModelForCausalLM
 
     data = Data(work)
-    rows = np.random.default_rng(1).permutation(len(data.held_texts))[:CORRELATION_TEXTS]
+    rows = np.random.default_rng(1).permutation(held_out_definitions(work))[:CORRELATION_TEXTS]
     trained = FastOlmoe(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), torch.float32)
     untrained = FastOlmoe(random_model(0), torch.float32)
     table = embedder_rows("ssmoe/tiny", trained, data, rows) + embedder_rows("random weights", untrained, data, rows)
     table += reference_rows(work, data)
-    loss, loads = metrics.language_model_loss(trained, data.held_prose, 10**9)
-    counted = count_perplexities(data.prose, data.held_prose, trained.config.vocab_size)
+    unseen = {kind: data.held_prose.select(n) for kind, n in unseen_passages(work, len(data.targets)).items()}
+    perplexities, loads = [], metrics.no_choices(trained)
+    for kind, store in unseen.items():
+        loss, chosen = metrics.language_model_loss(trained, store, 10**9)
+        counted = count_perplexities(data.prose, store, trained.config.vocab_size)
+        values = [np.exp(loss), counted["bigram"], counted["unigram"]]
+        perplexities.append([kind, f"{len(store.ids):,}", *(f"{value:.1f}" for value in values)])
+        loads = [a + b for a, b in zip(loads, chosen, strict=True)]
     short = [data.held_texts.text(int(i)) for i in rows]
     shares = {"prose": loads, "texts": metrics.text_loads(trained, data.templates, short, 0)}
     shares["both"] = [a + b for a, b in zip(shares["prose"], shares["texts"], strict=True)]
     state = training_facts(work)
-    perplexities = [["ssmoe/tiny", f"{np.exp(loss):.1f}"], *([name, f"{value:.1f}"] for name, value in counted.items())]
     loads_table = [
         [kind, str(layer), *(f"{value:.3f}" for value in metrics.describe_load(load).values())]
         for kind, layers in shares.items()
@@ -102,23 +108,26 @@ def report(work: Path, model: Path) -> str:
     settings = {**asdict(Settings()), **state.get("settings", {})}
     return f"""# ssmoe/tiny: held-out results
 
-Written by `evaluate.py`. Everything below is measured on text that the tokenizer, the language model and the
-distillation never saw (`holdout.py`), with the exported bfloat16 weights run in float32.
+Written by `evaluate.py`, with the exported bfloat16 weights run in float32. No definition and no example of a held-out
+word was seen by the tokenizer, the language model or the distillation (`holdout.py`).
 
 ## Sentence vectors
 
 Last hidden state at the last token of each read-out template. *Teacher correlation*: Spearman correlation of the
-cosines of all pairs among {CORRELATION_TEXTS} held-out texts with the teacher's. *Definitions*: finding the Webster
-(1913) definition of a held-out word by its WordNet gloss among {len(data.pairs[0])}, and the reverse (mean of both).
+cosines of all pairs among {CORRELATION_TEXTS} glosses and examples of held-out words with the teacher's.
+*Definitions*: finding the Webster (1913) definition of a held-out word by its WordNet gloss among
+{len(data.pairs[0])}, and the reverse (mean of both). One sense of each dictionary is taken, so a perfect score is
+impossible where they differ. Definitions of other words were trained on in pairs.
 
 {markdown(["vectors", "read-out", "teacher correlation", "definitions R@1", "R@10"], table)}
 
 ## Language model
 
-Perplexity per token on held-out passages ({int(data.held_prose.offsets[-1]):,} tokens; manuals and dictionary entries).
-At most 256 tokens of context.
+Perplexity per token on held-out passages of which no sentence occurs in the texts that were read or distilled
+(`leakage.py` compares them; the tokenizer may have met them); at most 256 tokens of context. The count models were
+fitted on the same training prose.
 
-{markdown(["model", "perplexity"], perplexities)}
+{markdown(["held-out", "tokens", "ssmoe/tiny", "bigram counts", "unigram counts"], perplexities)}
 
 ## Routers
 
@@ -132,6 +141,7 @@ of the training, over which the balance was asked): entropy relative to even use
 
 {state["step"]:,} steps, {state["tokens"]:,} tokens, {hours:.2f} hours on two CPU cores shared with other work
 ({state["tokens"] / state["elapsed"]:,.0f} tokens/s); {len(data.targets):,} distilled texts, {epochs:.2f} epochs.
+Settings of the last part (`CARD.md` tells what was changed on the way):
 
 ```json
 {json.dumps(settings, indent=2)}

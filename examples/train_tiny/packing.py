@@ -40,6 +40,14 @@ class TokenStore:
         """Forget all but the first texts."""
         self.offsets = self.offsets[: count + 1]
 
+    def select(self, numbers: list[int]) -> TokenStore:
+        """Return a store of some of the texts."""
+        chosen = TokenStore.__new__(TokenStore)
+        pieces = [self.text(number) for number in numbers]
+        chosen.ids = np.concatenate([*pieces, np.zeros(0, np.uint16)])
+        chosen.offsets = np.cumsum([0, *map(len, pieces)])
+        return chosen
+
     def text(self, index: int) -> np.ndarray:
         """Return the ids of one text."""
         piece: np.ndarray = self.ids[self.offsets[index] : self.offsets[index + 1]]

@@ -36,9 +36,9 @@ from tqdm import tqdm
 class Settings:
     """What the training is made of."""
 
-    steps: int = 3500
+    steps: int = 3600
     warmup: int = 150
-    decay: float = 0.5
+    decay: float = 0.6
     """The last part of the steps, in which the learning rate falls linearly to zero."""
     rate: float = 1.5e-3
     embedding_rate: float = 0.5
@@ -50,7 +50,7 @@ class Settings:
     """Rows of one worker's half of the batch; the first `prose_rows` are prose for the language model."""
     prose_rows: int = 3
     bank: int = 1024
-    pair_weight: float = 1.0
+    pair_weight: float = 0.25
     language_weight: float = 0.5
     language_share: float = 0.25
     """Share of positions whose next token is asked, to save the head's cost."""
