@@ -108,8 +108,9 @@ def report(work: Path, model: Path) -> str:
     settings = {**asdict(Settings()), **state.get("settings", {})}
     return f"""# ssmoe/tiny: held-out results
 
-Written by `evaluate.py`, with the exported bfloat16 weights run in float32. No definition and no example of a held-out
-word was seen by the tokenizer, the language model or the distillation (`holdout.py`).
+Written by `evaluate.py`, with the exported bfloat16 weights run in float32. No definition of a held-out
+word was in any text that the tokenizer, the language model or the distillation saw, and none of its examples was one of
+those texts (`holdout.py`); a short example may occur inside another text.
 
 ## Sentence vectors
 
