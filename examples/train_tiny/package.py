@@ -1,0 +1,52 @@
+"""Make the embedded model of a trained base: `ssmoe build` with its settings, and one card for both.
+
+python examples/train_tiny/package.py --base build/base --output ssmoe_embed/data/tiny
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import ssmoe_embed
+from ssmoe_embed.embedding.card import GENERATED
+
+SETTINGS = {
+    "method": "smoe",
+    "prompt": "{text}<|endoftext|>",
+    "calibration": "standardize",
+    "top_c": 0.05,
+    "max_seq_length": 256,
+}
+"""The prompt is the read-out it was trained for; `top_c` is the paper's share of eigenvectors, 50 of 1,024."""
+ALSO_PROMPTS = ("none", "prompteol")
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description="Make the embedded model of a trained base.")
+    parser.add_argument("--base", type=Path, required=True, help="what export.py wrote")
+    parser.add_argument("--output", type=Path, required=True, help="folder to make; an old one is replaced")
+    options = parser.parse_args()
+    ssmoe_embed.build(
+        options.base,
+        options.output,
+        prompts=ALSO_PROMPTS,
+        dtype="float32",
+        license="apache-2.0",
+        embed_base=True,
+        overwrite=True,
+        **SETTINGS,
+    )
+    card = options.output / "README.md"
+    training = Path(__file__).with_name("CARD.md").read_text(encoding="utf-8").split("---\n", 2)[2]
+    text = card.read_text(encoding="utf-8").replace(f"{GENERATED}\n\n", "")
+    text = text.replace("sentence_transformers_model_id", "ssmoe/tiny").replace(
+        "SentenceTransformer(", "ssmoe_embed.load("
+    )
+    text = text.replace("from sentence_transformers import SentenceTransformer\n", "")
+    card.write_text(text + training.replace("\n# ssmoe/tiny\n", "\n# The enclosed language model\n"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
