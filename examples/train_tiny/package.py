@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 
 import ssmoe_embed
-from ssmoe_embed.embedding.card import GENERATED
+from ssmoe_embed.embedding.card import GENERATED, model_card
+from ssmoe_embed.embedding.persistence import save_references
 
 SETTINGS = {
     "method": "smoe",
@@ -20,6 +21,8 @@ SETTINGS = {
 }
 """The prompt is the read-out it was trained for; `top_c` is the paper's share of eigenvectors, 50 of 1,024."""
 ALSO_PROMPTS = ("none", "prompteol")
+CALIBRATION = "none"
+"""Its hidden state was trained for the cosine of the features as they are. The fitted factors ship with it all the same."""
 
 
 def main() -> None:
@@ -38,9 +41,11 @@ def main() -> None:
         overwrite=True,
         **SETTINGS,
     )
+    module = ssmoe_embed.load(options.output)[0].configure(calibration=CALIBRATION)
+    save_references(module, options.output, embedded=True)
     card = options.output / "README.md"
     training = Path(__file__).with_name("CARD.md").read_text(encoding="utf-8").split("---\n", 2)[2]
-    text = card.read_text(encoding="utf-8").replace(f"{GENERATED}\n\n", "")
+    text = model_card(module).replace(f"{GENERATED}\n\n", "")
     text = text.replace("sentence_transformers_model_id", "ssmoe/tiny").replace(
         "SentenceTransformer(", "ssmoe_embed.load("
     )
