@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import ssmoe_embed
 from ssmoe_embed.embedding.card import GENERATED, model_card
 from ssmoe_embed.embedding.persistence import save_references
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "method": "smoe",
     "prompt": "{text}<|endoftext|>",
     "calibration": "standardize",
@@ -43,14 +44,17 @@ def main() -> None:
     )
     module = ssmoe_embed.load(options.output)[0].configure(calibration=CALIBRATION)
     save_references(module, options.output, embedded=True)
-    card = options.output / "README.md"
-    training = Path(__file__).with_name("CARD.md").read_text(encoding="utf-8").split("---\n", 2)[2]
+    write_card(module, options.output / "README.md")
+
+
+def write_card(module: ssmoe_embed.SSMoE, path: Path) -> None:
+    """Write the card of the embedding model, followed by that of its base."""
     text = model_card(module).replace(f"{GENERATED}\n\n", "")
-    text = text.replace("sentence_transformers_model_id", "ssmoe/tiny").replace(
-        "SentenceTransformer(", "ssmoe_embed.load("
-    )
+    text = text.replace("sentence_transformers_model_id", "ssmoe/tiny")
+    text = text.replace("SentenceTransformer(", "ssmoe_embed.load(")
     text = text.replace("from sentence_transformers import SentenceTransformer\n", "")
-    card.write_text(text + training.replace("\n# ssmoe/tiny\n", "\n# The enclosed language model\n"), encoding="utf-8")
+    training = Path(__file__).with_name("CARD.md").read_text(encoding="utf-8").split("---\n", 2)[2]
+    path.write_text(text + training.replace("\n# ssmoe/tiny\n", "\n# The enclosed language model\n"), encoding="utf-8")
 
 
 if __name__ == "__main__":
