@@ -98,3 +98,12 @@ def test_the_readmes_query_finds_its_answer_first(tiny, tmp_path):
     documents = [document for document in search_corpus() if document.id.startswith("git-")]
     search = CorpusSearch(tiny, documents, cache=tmp_path, progress=False)
     assert search.search("how do I undo the last commit")[0].document.id == "git-undo-last-commit"
+
+
+def test_the_corpus_comes_with_its_vectors(tiny, tmp_path):
+    """They are those that the model makes, and are taken from the package: nothing is written to the cache."""
+    documents = search_corpus()
+    search = CorpusSearch(tiny, documents, cache=tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+    vectors = tiny.encode([documents[i].full_text for i in (0, 700, -1)])
+    np.testing.assert_allclose(search._vectors[[0, 700, -1]].numpy(), vectors, atol=1e-4)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import ssmoe_embed
+from ssmoe_embed.data import search_corpus, search_folder
 from ssmoe_embed.embedding.card import GENERATED, model_card
 from ssmoe_embed.embedding.persistence import save_references
+from ssmoe_embed.retrieval.search import CorpusSearch
 
 SETTINGS: dict[str, Any] = {
     "method": "smoe",
@@ -31,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the embedded model of a trained base.")
     parser.add_argument("--base", type=Path, required=True, help="what export.py wrote")
     parser.add_argument("--output", type=Path, required=True, help="folder to make; an old one is replaced")
+    parser.add_argument("--corpus-vectors", type=Path, default=search_folder(), help="where to put the search corpus's")
     options = parser.parse_args()
     ssmoe_embed.build(
         options.base,
@@ -45,6 +48,9 @@ def main() -> None:
     module = ssmoe_embed.load(options.output)[0].configure(calibration=CALIBRATION)
     save_references(module, options.output, embedded=True)
     write_card(module, options.output / "README.md")
+    for old in options.corpus_vectors.glob("*.safetensors"):
+        old.unlink()
+    CorpusSearch(ssmoe_embed.load(options.output), search_corpus(), cache=options.corpus_vectors)
 
 
 def write_card(module: ssmoe_embed.SSMoE, path: Path) -> None:

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Document", "calibration_texts", "read_records", "search_corpus", "tiny_folder"]
+__all__ = ["Document", "calibration_texts", "read_records", "search_corpus", "search_folder", "tiny_folder"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ def calibration_texts() -> list[str]:
 def search_corpus() -> list[Document]:
     """The search example's corpus: short how-to answers, in a fixed order."""
     return [Document(**record) for record in read_records("search/corpus.jsonl")]
+
+
+def search_folder() -> Path:
+    """Folder of the search corpus, where the vectors that ``ssmoe/tiny`` makes of it lie too."""
+    return Path(str(resources.files(__name__))) / "search"
 
 
 def tiny_folder() -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from huggingface_hub import model_info, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from platformdirs import user_cache_path
+from transformers.utils import logging
 
 from ssmoe_embed.choices import unknown
 from ssmoe_embed.data import tiny_folder
@@ -79,9 +81,23 @@ def load(
     if found is _Found.RECIPE:
         place, revision = _built(place, hub, progress), None
     hub["local_files_only"] = local_files_only or Path(place).is_dir()
-    model = EmbeddingModel(place, device=device, revision=revision, config_kwargs=settings, **hub)
+    with _loading_bar(progress and place != str(tiny_folder())):
+        model = EmbeddingModel(place, device=device, revision=revision, config_kwargs=settings, **hub)
     model[0].fit_calibration(progress=progress)
     return model
+
+
+@contextmanager
+def _loading_bar(wanted: bool) -> Iterator[None]:
+    """Leave transformers' own progress bar for loading weights as it is, or hide it."""
+    hidden = not wanted and logging.is_progress_bar_enabled()
+    if hidden:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            logging.enable_progress_bar()
 
 
 def _check_names(settings: dict[str, Any], fixed: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from platformdirs import user_cache_path
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import semantic_search
 
-from ssmoe_embed.data import Document
+from ssmoe_embed.data import Document, search_folder
 from ssmoe_embed.files import load_tensors, save_tensors
 
 _PROBE = "Which of these two models made the vectors?"
@@ -44,7 +44,9 @@ class CorpusSearch:
         batch_size: int = 32,
         progress: bool = True,
     ) -> None:
-        """Encode the documents, or read their vectors from the cache if the same model made them.
+        """Encode the documents, or read their vectors from disk if the same model made them.
+
+        The vectors of the package's own corpus and model come with it.
 
         Args:
             model: Any sentence-transformers model.
@@ -57,15 +59,17 @@ class CorpusSearch:
         self._documents = list(documents)
         texts = [f"{document.title}. {document.text}" if document.title else document.text for document in documents]
         digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        path = (
-            cache or user_cache_path("ssmoe_embed") / "search"
-        ) / f"{digest}-{model.get_embedding_dimension()}.safetensors"
-        self._vectors = self._cached(path)
-        if self._vectors is None:
-            self._vectors = model.encode_document(
+        name = f"{digest}-{model.get_embedding_dimension()}.safetensors"
+        folder = cache or user_cache_path("ssmoe_embed") / "search"
+        found = self._kept(folder / name)
+        if found is None:
+            found = self._kept(search_folder() / name)
+        if found is None:
+            found = model.encode_document(
                 texts, batch_size=batch_size, show_progress_bar=progress, convert_to_tensor=True
             ).cpu()
-            save_tensors(path, {"vectors": self._vectors, "probe": self._probe()}, {})
+            save_tensors(folder / name, {"vectors": found, "probe": self._probe()}, {})
+        self._vectors = found
 
     def search(self, query: str, top: int = 5) -> list[Hit]:
         """The documents nearest in meaning to a query, best first.
@@ -85,7 +89,7 @@ class CorpusSearch:
         """A vector that tells one model and its settings from others."""
         return self._model.encode_document(_PROBE, show_progress_bar=False, convert_to_tensor=True).cpu()
 
-    def _cached(self, path: Path) -> torch.Tensor | None:
+    def _kept(self, path: Path) -> torch.Tensor | None:
         """The vectors on disk, if there are any and this model made them."""
         try:
             tensors, _ = load_tensors(path)
