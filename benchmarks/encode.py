@@ -167,7 +167,7 @@ def result(shape: str, seconds: dict[str, list[float]], texts: Sequence[str], ba
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=sorted(SHAPES), default=["tiny", "small"])
+    parser.add_argument("--shapes", nargs="+", choices=sorted(SHAPES), default=["tiny"], help="models to measure")
     parser.add_argument("--texts", type=int, default=512, help="how many texts")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds")
     parser.add_argument("--batch-size", type=int, default=32, help="of this package and of (a)")
