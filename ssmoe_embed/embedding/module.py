@@ -146,18 +146,18 @@ class SSMoE(InputModule):
         """
         chosen = EmbeddingSettings.of(**(_max_length(processor_kwargs) | settings))
         source = BaseModelSource(
-            str(Path(base).resolve()) if Path(base).is_dir() else str(base),
-            revision,
-            dtype,
-            license,
-            embedded,
-            token,
-            cache_folder,
-            local_files_only,
-            trust_remote_code,
-            model_kwargs,
-            processor_kwargs,
-            config_kwargs,
+            name_or_path=str(Path(base).resolve()) if Path(base).is_dir() else str(base),
+            revision=revision,
+            dtype=dtype,
+            license=license,
+            embedded=embedded,
+            token=token,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            config_kwargs=config_kwargs,
         )
         model, tokenizer = source.load(chosen.hidden_layer)
         made = SpectralRouters.load(routers) if isinstance(routers, str | Path) else routers

@@ -101,18 +101,18 @@ def load_module(
                 f"{model_name_or_path} lacks its folder {OWN_BASE!r} with the base model; copy it again."
             )
     source = BaseModelSource(
-        base,
-        None if embedded else config.get("base_revision"),
-        config.get("dtype"),
-        config.get("base_license"),
-        embedded,
-        token,
-        cache_folder,
-        local_files_only,
-        trust_remote_code,
-        model_kwargs,
-        processor_kwargs,
-        base_config_kwargs,
+        name_or_path=base,
+        revision=None if embedded else config.get("base_revision"),
+        dtype=config.get("dtype"),
+        license=config.get("base_license"),
+        embedded=embedded,
+        token=token,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        trust_remote_code=trust_remote_code,
+        model_kwargs=model_kwargs,
+        processor_kwargs=processor_kwargs,
+        config_kwargs=base_config_kwargs,
     )
     model, tokenizer = source.load(settings.hidden_layer)
     routers = SpectralRouters.from_tensors(tensors, metadata) if "spectral" in metadata else None
