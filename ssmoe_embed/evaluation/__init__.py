@@ -1,1 +1,5 @@
-"""Measuring embeddings: the project's own offline tasks."""
+"""Measuring embeddings with mteb: the offline tasks, the corruption of texts, peers and statistics."""
+
+from ssmoe_embed.evaluation.corruption import Corruption, corrupt, ladder
+
+__all__ = ["Corruption", "corrupt", "ladder"]
