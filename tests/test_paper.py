@@ -92,6 +92,14 @@ def test_the_ablation_has_every_value_for_every_task():
         assert values[dataset.task, "alpha"] == {0, 0.3, 0.5, 0.7, 0.9, 1}
 
 
+def test_no_alpha_of_the_ablation_gives_the_score_that_the_same_model_has_at_the_papers_top_c(printed):
+    """Emotion: 37.4 at top_c=50, in table 9 and in table 6, but at most 32.7 in table 6's row over alpha."""
+    emotion = [number for number in ablations() if number.task == "EmotionClassification"]
+    (at_50,) = (number.score for number in emotion if (number.setting, number.value) == ("top_c", 50))
+    assert at_50 == printed["OLMoE-7B", "Classification", "EmotionClassification", "ssmoe", "none", "clean"] == 37.4
+    assert max(number.score for number in emotion if number.setting == "alpha") == 32.7
+
+
 def test_tasks_and_metrics_are_those_of_mteb():
     mteb = pytest.importorskip("mteb")
     benchmark = {task.metadata.name for task in mteb.get_benchmark("MTEB(eng, v1)").tasks}

@@ -222,5 +222,5 @@ def _tasks() -> Iterator[Published]:
 
 def _rows(name: str) -> Iterator[dict[str, str]]:
     """The lines of one table."""
-    with resources.files("ssmoe_embed.data").joinpath("paper", name).open(encoding="utf-8", newline="") as lines:
-        yield from csv.DictReader(lines)
+    table = resources.files("ssmoe_embed.data").joinpath("paper", name).read_text(encoding="utf-8")
+    yield from csv.DictReader(table.splitlines())
