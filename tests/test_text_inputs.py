@@ -14,7 +14,17 @@ from ssmoe_embed import SSMoE
 from ssmoe_embed.embedding.prompts import TEMPLATES
 
 QUIET = {"show_progress_bar": False}
-ONE_WORD = ("style", "sentiment", "tone", "intent", "complexity", "subjectivity", "language-style", "grammar-structure")
+ONE_WORD = (
+    "style",
+    "sentiment",
+    "tone",
+    "intent",
+    "complexity",
+    "subjectivity",
+    "topic",
+    "language-style",
+    "grammar-structure",
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +80,8 @@ WRAPPED = [
     ("Topic: {text} Answer:", 'a_"b', 'Topic: a_"b Answer:'),
     ("{text}", "bare", "bare"),
     ("{text} {other}", "braces", "braces {other}"),
+    ("{text} and {text}", 'a_"b', 'a_"b and a_"b'),
+    ("echo", "A cat", "Rewrite the sentence: A cat\nThe rewritten sentence: A cat"),
 ]
 
 
@@ -91,10 +103,55 @@ def test_a_one_word_template_names_its_aspect_and_ends_ready_for_the_word(name, 
     assert text.endswith(':"')
 
 
+@pytest.mark.parametrize("method", ["router", "smoe", "moee", "ev", "ssmoe"])
+@pytest.mark.parametrize("calibration", ["none", "standardize"])
+def test_metaeol_is_the_mean_of_the_one_word_templates_features(method, calibration, built, texts):
+    model = ssmoe_embed.load(built, method=method, prompt="metaeol", calibration="none", progress=False)
+    single = [ssmoe_embed.load(built, method=method, prompt=p, calibration="none", progress=False) for p in ONE_WORD]
+    mean = np.mean([other.encode(texts, **QUIET) for other in single], axis=0)
+    if calibration == "standardize":
+        model[0].configure(calibration=calibration).fit_calibration(texts, progress=False)
+        mean = (mean - mean.mean(axis=0)) / mean.std(axis=0)
+    np.testing.assert_allclose(model.encode(texts, **QUIET), mean, rtol=0, atol=1e-3 if calibration != "none" else 2e-5)
+
+
+def test_a_metaeol_vector_does_not_depend_on_its_batch(built, texts):
+    model = ssmoe_embed.load(built, method="moee", prompt="metaeol", calibration="none", progress=False)
+    alone = np.stack([model.encode(text, **QUIET) for text in texts[:6]])
+    np.testing.assert_allclose(model.encode(texts[:6], batch_size=4, **QUIET), alone, rtol=0, atol=1e-5)
+
+
+def test_token_embeddings_under_metaeol_are_those_of_its_first_template(built, texts):
+    both = [
+        ssmoe_embed.load(built, prompt=prompt, calibration="none", progress=False).encode(
+            texts[:3], output_value="token_embeddings", **QUIET
+        )
+        for prompt in ("metaeol", ONE_WORD[0])
+    ]
+    for found, expected in zip(*both, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 def test_a_text_with_the_placeholder_in_it_is_left_alone(module, tokenizer):
     module.configure(prompt="prompteol")
     whole = 'This sentence : "a {text} in braces {}." means in one word:"'
     assert ids(module, "a {text} in braces {}") == tokenizer(whole)["input_ids"]
+
+
+@pytest.mark.parametrize("limit", [47, 48, 64])
+def test_a_text_given_twice_is_cut_alike_in_both_places(limit, module, tokenizer):
+    module.configure(prompt="first {text} then {text} end", max_seq_length=limit)
+    kept = ids(module, "some quite long text about many things " * 50)
+    assert limit - 4 <= len(kept) <= limit
+    first, second = tokenizer.decode(kept).removeprefix("first ").removesuffix(" end").split(" then ")
+    assert first == second != ""
+
+
+def test_a_template_with_two_places_needs_room_for_both(module):
+    least = len(ids(module.configure(prompt="first {text} then {text} end"), "")) + 2
+    module.configure(max_seq_length=least)
+    with pytest.raises(ValueError, match=rf"max_seq_length={least - 1} leaves no room.*at least {least}"):
+        module.configure(max_seq_length=least - 1)
 
 
 @pytest.mark.parametrize("prompt", ["prompteol", "sentiment", "release-none", "Topic: {text} Answer:", "{text} END"])
@@ -159,14 +216,17 @@ def test_a_sentence_transformers_prompt_comes_before_the_template(module, tokeni
     assert kept.endswith('" means in one word:"')
 
 
-@pytest.mark.parametrize("prompt", ["{text} and {text}", "no place for it", "", None, 3, ["prompteol"], "{ text }"])
+@pytest.mark.parametrize("prompt", ["no place for it", "", None, 3, ["prompteol"], "{ text }"])
 def test_a_prompt_that_is_no_template_is_refused(prompt, module):
     with pytest.raises(ValueError, match=r"prompt="):
         module.configure(prompt=prompt)
 
 
 def test_an_unknown_prompt_lists_the_known_ones(module):
-    with pytest.raises(ValueError, match=r"'sentimnt'.*'none', 'prompteol', 'release-none'.*Did you mean 'sentiment'"):
+    with pytest.raises(
+        ValueError,
+        match=r"'sentimnt'.*'none', 'prompteol', 'release-none', 'echo'.*'metaeol'.*Did you mean 'sentiment'",
+    ):
         module.configure(prompt="sentimnt")
 
 

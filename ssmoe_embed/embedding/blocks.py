@@ -6,6 +6,7 @@ import torch
 
 from ssmoe_embed.embedding.combination import HIDDEN, ROUTING
 from ssmoe_embed.embedding.methods import RoutingSignal
+from ssmoe_embed.embedding.prompts import templates
 from ssmoe_embed.embedding.reading import Reader, Reading
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.routing import SpectralRouting
@@ -15,13 +16,19 @@ from ssmoe_embed.spectral.routers import SpectralRouters
 def read_blocks(
     reading: Reading, settings: EmbeddingSettings, reader: Reader, routers: SpectralRouters | None
 ) -> dict[str, torch.Tensor]:
-    """The blocks of one reading: `"hidden" [B,H]` and `"routing" [B,ΣE]`, or one of them, float32."""
+    """The blocks of one reading: `"hidden" [B,H]` and `"routing" [B,ΣE]`, or one of them, float32.
+
+    A text that stands in several templates has as many rows in the reading; its features are their mean.
+    """
     chosen = settings.representation
     blocks = {HIDDEN: reading.hidden} if chosen.hidden else {}
     if chosen.signal is not None:
         spectral = SpectralRouting(routers, settings.alpha, settings.mix) if routers else None
         blocks[ROUTING] = reader.signal(reading, chosen.signal, spectral)
-    return blocks
+    count = len(templates(settings.prompt))
+    if count == 1:
+        return blocks
+    return {name: block.reshape(-1, count, block.shape[-1]).mean(dim=1) for name, block in blocks.items()}  # → [B,D]
 
 
 def forward_pass(settings: EmbeddingSettings) -> str:

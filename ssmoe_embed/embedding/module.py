@@ -19,7 +19,7 @@ from ssmoe_embed.embedding.card import GENERATED, model_card
 from ssmoe_embed.embedding.combination import combine
 from ssmoe_embed.embedding.fitting import fit_calibrations
 from ssmoe_embed.embedding.persistence import load_module, save_module
-from ssmoe_embed.embedding.prompts import template
+from ssmoe_embed.embedding.prompts import templates
 from ssmoe_embed.embedding.reading import Reader, Reading
 from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.embedding.tokenization import TemplateTokenizer, check_texts
@@ -79,7 +79,7 @@ class SSMoE(InputModule):
         self.calibrations = dict(calibrations or {})
         if routers is not None:
             routers.check(model)
-        self._reader = Reader(model, family_of(model.config))
+        self._reader = Reader(model, family_of(model))
         self._rerouting: Rerouting | None = None
         self._owner: tuple[Any, ...] = ()  # a tuple, or torch would take it for a submodule
         self._seen_training = False
@@ -193,7 +193,7 @@ class SSMoE(InputModule):
         """Put settings into effect; a refused one leaves the module as it was."""
         longest = getattr(self.model.config, "max_position_embeddings", None) or settings.max_seq_length
         limit = min(settings.max_seq_length, longest)
-        tokenize = TemplateTokenizer(self.tokenizer, template(settings.prompt), limit)
+        tokenize = TemplateTokenizer(self.tokenizer, templates(settings.prompt), limit)
         if settings.needs_spectral_routers and self.routers is None:
             raise ValueError(
                 f"method={str(settings.method)!r} needs spectral routers and the model has none; build it with "
@@ -218,7 +218,7 @@ class SSMoE(InputModule):
             **kwargs: Ignored, for other input modules.
 
         Returns:
-            `input_ids` and `attention_mask`, `[B,T]`.
+            `input_ids` and `attention_mask`, `[B,T]`; `P` rows a text for an ensemble of `P` prompts.
 
         Raises:
             TextError: An input is not a string.
@@ -235,7 +235,8 @@ class SSMoE(InputModule):
             **kwargs: Ignored.
 
         Returns:
-            The features with `sentence_embedding` (float32 `[B,D]`) and `token_embeddings` (`[B,T,H]`).
+            The features with `sentence_embedding` (float32 `[B,D]`) and `token_embeddings` (`[B,T,H]`), those of the first
+            template for an ensemble of prompts.
 
         Raises:
             ValueError: The calibration is missing, or a vector is not finite.
@@ -253,7 +254,10 @@ class SSMoE(InputModule):
                 f"The vectors of texts {rows} of the batch are not finite in {self.model.dtype}; "
                 "load the model with model_kwargs={'dtype': 'bfloat16'} or 'float32'."
             )
-        return features | {"token_embeddings": reading.tokens, "sentence_embedding": embedding}
+        count = len(templates(self.settings.prompt))  # P
+        first = {name: features[name][::count] for name in ("input_ids", "attention_mask")}  # [B·P,T] → [B,T]
+        tokens = reading.tokens[::count]  # [B·P,T,H] → [B,T,H]
+        return features | first | {"token_embeddings": tokens, "sentence_embedding": embedding}
 
     def read(self, features: dict[str, torch.Tensor]) -> Reading:
         """What one forward pass tells about the texts of a batch, before any representation is made of it.

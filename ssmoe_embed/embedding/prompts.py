@@ -1,7 +1,7 @@
 """Templates that a text is put into before it is read; the model's state is taken where the template ends.
 
-Sources: PromptEOL, https://arxiv.org/abs/2307.16645; one-word templates for several aspects after MetaEOL,
-https://arxiv.org/abs/2402.18458.
+Sources: PromptEOL, https://arxiv.org/abs/2307.16645; one-word templates for several aspects, and their mean, after
+MetaEOL, https://arxiv.org/abs/2402.18458; the text given twice, https://arxiv.org/abs/2402.15449.
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ _ENDINGS = (".", "?", "!", '"', "'")
 
 @dataclass(frozen=True)
 class Template:
-    """What stands before and after a text.
+    """What stands around a text.
 
     Attributes:
-        prefix: Before it.
-        suffix: After it.
+        pattern: The template, with `{text}` wherever the text goes, once or more often.
         quoted: The text stands in double quotes, so its own become single ones, underscores become spaces and it gets
             a full stop if it ends without punctuation, as the paper's release does.
     """
 
-    prefix: str = ""
-    suffix: str = ""
+    pattern: str = _PLACE
     quoted: bool = False
 
     def clean(self, text: str) -> str:
@@ -36,16 +34,22 @@ class Template:
         text = text.replace('"', "'").replace("_", " ")
         return text if text.endswith(_ENDINGS) else f"{text}."
 
+    def wrap(self, text: str) -> str:
+        """The template with a cleaned text in it."""
+        return self.pattern.replace(_PLACE, text)
+
+    @property
+    def repeats(self) -> int:
+        """How often the text stands in it."""
+        return self.pattern.count(_PLACE)
+
 
 def _one_word(aspect: str) -> Template:
     """A template that asks for one aspect of the text in one word."""
-    return Template(f'The {aspect} of this sentence : "', '" in one word is:"', quoted=True)
+    return Template(f'The {aspect} of this sentence : "{_PLACE}" in one word is:"', quoted=True)
 
 
-TEMPLATES = {
-    "none": Template(),
-    "prompteol": Template('This sentence : "', '" means in one word:"', quoted=True),
-    "release-none": Template('"', '"', quoted=True),
+_ASPECTS = {
     "style": _one_word("style"),
     "sentiment": _one_word("sentiment"),
     "tone": _one_word("tone"),
@@ -56,26 +60,37 @@ TEMPLATES = {
     "language-style": _one_word("language style"),
     "grammar-structure": _one_word("grammatical structure"),
 }
-"""The templates that have a name."""
+TEMPLATES = {
+    "none": Template(),
+    "prompteol": Template(f'This sentence : "{_PLACE}" means in one word:"', quoted=True),
+    "release-none": Template(f'"{_PLACE}"', quoted=True),
+    "echo": Template(f"Rewrite the sentence: {_PLACE}\nThe rewritten sentence: {_PLACE}"),
+    **_ASPECTS,
+}
+"""The templates that have a name. `echo` is read at the end of the second copy, where the model has seen all of the text."""
+ENSEMBLES = {"metaeol": tuple(_ASPECTS.values())}
+"""Names of several templates, whose features are averaged at the price of as many forward passes."""
 
 
-def template(prompt: str) -> Template:
-    """The template of that name, or the custom one that `prompt` spells out.
+def templates(prompt: str) -> tuple[Template, ...]:
+    """The templates of that name, or the custom one that `prompt` spells out.
 
     Args:
-        prompt: A name from `TEMPLATES`, or a string that holds `{text}` once.
+        prompt: A name from `TEMPLATES` or `ENSEMBLES`, or a string that holds `{text}`.
+
+    Returns:
+        One template; several for an ensemble.
 
     Raises:
         ValueError: It is neither.
     """
+    if isinstance(prompt, str) and prompt in ENSEMBLES:
+        return ENSEMBLES[prompt]
     if isinstance(prompt, str) and prompt in TEMPLATES:
-        return TEMPLATES[prompt]
-    if isinstance(prompt, str) and prompt.count(_PLACE) == 1:
-        prefix, suffix = prompt.split(_PLACE)
-        return Template(prefix, suffix)
-    if isinstance(prompt, str) and prompt.count(_PLACE) > 1:
-        raise ValueError(f"prompt={prompt!r} holds {_PLACE} more than once; a template takes the text at one place.")
+        return (TEMPLATES[prompt],)
+    if isinstance(prompt, str) and _PLACE in prompt:
+        return (Template(prompt),)
     raise ValueError(
-        f"{unknown('prompt', prompt, TEMPLATES)} Or pass a template of your own that holds {_PLACE}, such as "
-        f"'Topic of \"{_PLACE}\":'."
+        f"{unknown('prompt', prompt, [*TEMPLATES, *ENSEMBLES])} Or pass a template of your own that holds {_PLACE}, such "
+        f"as 'Topic of \"{_PLACE}\":'."
     )

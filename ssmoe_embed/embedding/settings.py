@@ -9,7 +9,7 @@ from typing import Any
 
 from ssmoe_embed.choices import Choice, unknown
 from ssmoe_embed.embedding.methods import REPRESENTATIONS, Method, Representation, RoutingSignal
-from ssmoe_embed.embedding.prompts import template
+from ssmoe_embed.embedding.prompts import templates
 from ssmoe_embed.routing.mixing import Mix, checked_alpha
 
 
@@ -65,7 +65,7 @@ class EmbeddingSettings:
         combination: How hidden state and routing are joined.
         routing_weight: The routing block's weight in a `sum`; the hidden state's is 1.
         calibration: How features are brought to one scale.
-        prompt: A template's name, or a template with `{text}`.
+        prompt: A name from `prompts.TEMPLATES` or `prompts.ENSEMBLES`, or a template with `{text}`.
         hidden_layer: Whose output is the hidden state: an index into the model's `hidden_states` (0 the embeddings, -1 the
             last layer, after the final norm). Layers after it are not run, so they give no routing signal either.
         max_seq_length: Tokens read of a text, template included.
@@ -107,7 +107,7 @@ class EmbeddingSettings:
             raise ValueError(
                 "method='smoe' has no routing block, so it takes no routing_signal; choose 'moee' or 'ssmoe'."
             )
-        template(self.prompt)
+        templates(self.prompt)
         if isinstance(self.hidden_layer, bool) or not isinstance(self.hidden_layer, int):
             raise ValueError(f"hidden_layer={self.hidden_layer!r} is not a whole number; -1 is the last layer.")
         if isinstance(self.max_seq_length, bool) or not isinstance(self.max_seq_length, int) or self.max_seq_length < 1:

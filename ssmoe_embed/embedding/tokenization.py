@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,18 +38,18 @@ def clean_unicode(text: str) -> str:
 
 
 class TemplateTokenizer:
-    """Puts texts into a template and makes token ids of at most a given number."""
+    """Puts texts into templates and makes token ids of at most a given number."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, limit: int) -> None:
-        """Bind a tokenizer to a template.
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, templates: Sequence[Template], limit: int) -> None:
+        """Bind a tokenizer to templates.
 
         Args:
             tokenizer: The base model's; a fast one, since long texts are cut by its character offsets.
-            template: What stands around each text.
-            limit: The most tokens of one input, template included.
+            templates: What stands around each text; each of them makes a row.
+            limit: The most tokens of one row, template included.
 
         Raises:
-            ValueError: The tokenizer is slow, or the template alone fills the limit.
+            ValueError: The tokenizer is slow, or a template alone fills the limit.
         """
         if not tokenizer.is_fast:
             raise ValueError(
@@ -56,7 +57,7 @@ class TemplateTokenizer:
                 "processor_kwargs={'use_fast': True} or convert the tokenizer to a fast one."
             )
         self._tokenizer = tokenizer
-        self._template = template
+        self._templates = tuple(templates)
         self._limit = limit
         self._before = _leading_special_tokens(tokenizer)
         self._check_budget("")
@@ -72,45 +73,51 @@ class TemplateTokenizer:
             prompt: Put before each template, a sentence-transformers prompt.
 
         Returns:
-            `input_ids` and `attention_mask`, both `[B,T]`, padded on the tokenizer's own side.
+            `input_ids` and `attention_mask`, both `[B·P,T]` for `P` templates (the rows of one text stand together),
+            padded on the tokenizer's own side.
         """
         if prompt:
             self._check_budget(prompt)
-        texts = [self._template.clean(clean_unicode(text)) for text in texts]
-        rows = self._ids([self._wrapped(text, prompt) for text in texts])
+        texts = [clean_unicode(text) for text in texts]
+        inputs = [(template, template.clean(text)) for text in texts for template in self._templates]
+        rows = self._ids([prompt + template.wrap(text) for template, text in inputs])
         rows = [
-            row if len(row) <= self._limit else self._cut(text, prompt) for row, text in zip(rows, texts, strict=True)
+            row if len(row) <= self._limit else self._cut(template, text, prompt)
+            for row, (template, text) in zip(rows, inputs, strict=True)
         ]
         return self._padded([row or [self._placeholder()] for row in rows])
-
-    def _wrapped(self, text: str, prompt: str) -> str:
-        return f"{prompt}{self._template.prefix}{text}{self._template.suffix}"
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of texts as they are, with the leading special tokens."""
         encoded = self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
         return [self._before + list(row) for row in encoded["input_ids"]]
 
-    def _cut(self, text: str, prompt: str) -> list[int]:
+    def _cut(self, template: Template, text: str, prompt: str) -> list[int]:
         """Ids of a text too long, cut at its end so that the whole template fits."""
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         offsets = encoded["offset_mapping"]
-        keep = self._limit - len(self._ids([self._wrapped("", prompt)])[0])
+        keep = (self._limit - self._size(template, prompt)) // template.repeats
         while keep > 0:
-            [row] = self._ids([self._wrapped(text[: offsets[keep - 1][1]], prompt)])
+            [row] = self._ids([prompt + template.wrap(text[: offsets[keep - 1][1]])])
             if len(row) <= self._limit:
                 return row
-            keep -= len(row) - self._limit
-        return self._ids([self._wrapped("", prompt)])[0]
+            keep -= math.ceil((len(row) - self._limit) / template.repeats)
+        return self._ids([prompt + template.wrap("")])[0]
+
+    def _size(self, template: Template, prompt: str) -> int:
+        """Tokens of a template without a text."""
+        return len(self._ids([prompt + template.wrap("")])[0])
 
     def _check_budget(self, prompt: str) -> None:
-        """Make sure that at least one token of the text itself fits."""
-        taken = len(self._ids([self._wrapped("", prompt)])[0])
-        if taken >= self._limit:
-            raise ValueError(
-                f"max_seq_length={self._limit} leaves no room for a text: the prompt template takes {taken} tokens. "
-                f"Set max_seq_length to at least {taken + 1}, better {taken + 64}."
-            )
+        """Make sure that at least one token of the text itself fits, wherever it stands."""
+        for template in self._templates:
+            taken = self._size(template, prompt)
+            least = taken + template.repeats
+            if least > self._limit:
+                raise ValueError(
+                    f"max_seq_length={self._limit} leaves no room for a text: the prompt template takes {taken} tokens. "
+                    f"Set max_seq_length to at least {least}, better {taken + 64 * template.repeats}."
+                )
 
     def _placeholder(self) -> int:
         """What stands for a text without any token."""
