@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -245,15 +245,7 @@ class SSMoE(InputModule):
         if torch.is_grad_enabled() and not self._seen_training:
             self._seen_training = self.is_trained
         reading = self.read(features)
-        raw = read_blocks(reading, self.settings, self._reader, self.routers)
-        blocks = {name: self._calibrated(name, block) for name, block in raw.items()}
-        embedding = combine(blocks, self.settings.combination, self.settings.routing_weight)  # [B,D]
-        if not bool(torch.isfinite(embedding).all()):
-            rows = [int(row) for row in (~torch.isfinite(embedding)).any(dim=1).nonzero().flatten()]
-            raise ValueError(
-                f"The vectors of texts {rows} of the batch are not finite in {self.model.dtype}; "
-                "load the model with model_kwargs={'dtype': 'bfloat16'} or 'float32'."
-            )
+        embedding = self.vectors(self.blocks(reading))  # [B,D]
         count = len(templates(self.settings.prompt))  # P
         first = {name: features[name][::count] for name in ("input_ids", "attention_mask")}  # [B·P,T] → [B,T]
         tokens = reading.tokens[::count]  # [B·P,T,H] → [B,T,H]
@@ -275,14 +267,38 @@ class SSMoE(InputModule):
         """
         return read_blocks(reading, settings or self.settings, self._reader, self.routers)
 
-    def _calibrated(self, name: str, block: torch.Tensor) -> torch.Tensor:
+    def vectors(self, blocks: Mapping[str, torch.Tensor], settings: EmbeddingSettings | None = None) -> torch.Tensor:
+        """The vectors that settings (by default the current ones) make of blocks: calibrated and joined.
+
+        Args:
+            blocks: What `blocks` gives for the same settings.
+            settings: Their forward pass may be another one than the current settings'.
+
+        Returns:
+            float32 `[B,D]`.
+
+        Raises:
+            ValueError: The calibration is missing, or a vector is not finite.
+        """
+        chosen = settings or self.settings
+        calibrated = {name: self._calibrated(name, block, chosen) for name, block in blocks.items()}
+        embedding = combine(calibrated, chosen.combination, chosen.routing_weight)  # [B,D]
+        if not bool(torch.isfinite(embedding).all()):
+            rows = [int(row) for row in (~torch.isfinite(embedding)).any(dim=1).nonzero().flatten()]
+            raise ValueError(
+                f"The vectors of texts {rows} of the batch are not finite in {self.model.dtype}; "
+                "load the model with model_kwargs={'dtype': 'bfloat16'} or 'float32'."
+            )
+        return embedding
+
+    def _calibrated(self, name: str, block: torch.Tensor, settings: EmbeddingSettings) -> torch.Tensor:
         """One block `[B,D]` on the calibrated scale."""
-        kind = self.settings.calibration
+        kind = settings.calibration
         if kind is Calibration.NONE:
             return block
         if kind is Calibration.BATCH:
             return standardize_batch(block)
-        key = block_names(self.settings)[name]
+        key = block_names(settings)[name]
         if key not in self.calibrations:
             raise ValueError(
                 f"This model has no calibration for {key!r}; call .fit_calibration() on the module (model[0]), "
