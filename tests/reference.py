@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from layouts import LAYOUTS
 from safetensors.torch import load_file
 from sklearn.covariance import ledoit_wolf
 
@@ -15,31 +16,6 @@ def stored_tensors(folder):
     for shard in sorted(Path(folder).glob("*.safetensors")):
         tensors |= load_file(shard)
     return tensors
-
-
-def sparse_layers(family, tensors):
-    """The indices of the layers with a router."""
-    return [layer for layer in range(10) if router_name(family, layer) in tensors]
-
-
-def router_name(family, layer):
-    part = {"mixtral": "block_sparse_moe.gate", "gpt_oss": "mlp.router"}.get(family, "mlp.gate")
-    return f"model.layers.{layer}.{part}.weight"
-
-
-def stored_matrices(family, tensors, layer, expert):
-    """One expert's gate, up and down with rows in hidden space, float64 `[I,H]` each."""
-    start = f"model.layers.{layer}."
-    if family == "gpt_oss":
-        gate_up = tensors[f"{start}mlp.experts.gate_up_proj"][expert].double()  # [H,2I]
-        down = tensors[f"{start}mlp.experts.down_proj"][expert].double()  # [I,H]
-        return gate_up[:, 0::2].T, gate_up[:, 1::2].T, down
-    names = ("gate_proj", "up_proj", "down_proj")
-    block = "mlp"
-    if family == "mixtral":
-        names, block = ("w1", "w3", "w2"), "block_sparse_moe"
-    gate, up, down = (tensors[f"{start}{block}.experts.{expert}.{name}.weight"].double() for name in names)
-    return gate, up, down.T
 
 
 def spectral_row(matrices, router_row, top_c, select="router", sign="aligned"):
@@ -58,12 +34,12 @@ def spectral_row(matrices, router_row, top_c, select="router", sign="aligned"):
 
 def spectral_weights(folder, family, top_c, *, select="router", sign="aligned", scale="none"):
     """`W_EV [E,H]` of every sparse layer, float64."""
-    tensors = stored_tensors(folder)
+    tensors, layout = stored_tensors(folder), LAYOUTS[family]
     weights = {}
-    for layer in sparse_layers(family, tensors):
-        router = tensors[router_name(family, layer)].double()
+    for layer in layout.sparse:
+        router = layout.router(tensors, layer)
         rows = [
-            spectral_row(stored_matrices(family, tensors, layer, expert), row, top_c, select, sign)
+            spectral_row(layout.matrices(tensors, layer, expert), row, top_c, select, sign)
             for expert, row in enumerate(router)
         ]
         weight = torch.stack(rows)
@@ -75,12 +51,7 @@ def spectral_weights(folder, family, top_c, *, select="router", sign="aligned", 
 
 def routers_of(model):
     """The live routers by layer index."""
-    found = {}
-    for index, layer in enumerate(getattr(model, "model", model).layers):
-        router = getattr(layer.mlp, "router", getattr(layer.mlp, "gate", None))
-        if router is not None and hasattr(layer.mlp, "experts"):
-            found[index] = router
-    return found
+    return LAYOUTS[model.config.model_type].routers(model)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from reference import sparse_layers, spectral_weights, stored_tensors
+from layouts import LAYOUTS
+from reference import spectral_weights
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import EXPERTS, HIDDEN, SHARDED, TOP_C, make_model
@@ -73,7 +74,7 @@ def test_it_equals_the_formulas_in_every_combination_of_settings(select, sign, s
 def test_it_equals_the_formulas_in_every_family(family, model_folder):
     ours = SpectralRouters.from_checkpoint(model_folder(family), top_c=TOP_C, progress=False)
     expected = spectral_weights(model_folder(family), family, TOP_C)
-    assert list(ours.weights) == sparse_layers(family, stored_tensors(model_folder(family)))
+    assert list(ours.weights) == list(LAYOUTS[family].sparse)
     assert all(weight.shape == (EXPERTS, HIDDEN) for weight in ours.weights.values())
     assert_close(ours.weights, expected)
 

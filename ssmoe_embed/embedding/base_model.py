@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoTokenizer,
     PretrainedConfig,
@@ -18,7 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ssmoe_embed.families import family_of
+from ssmoe_embed.families import MoEFamily, family_of, load_config
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 
@@ -38,7 +36,7 @@ class BaseModelSource:
         trust_remote_code: Allow code that comes with the base model.
         model_kwargs: For `AutoModel.from_pretrained`: `dtype`, `device_map`, `attn_implementation`, ….
         processor_kwargs: For `AutoTokenizer.from_pretrained`.
-        config_kwargs: For `AutoConfig.from_pretrained`.
+        config_kwargs: For the base model's configuration.
     """
 
     name_or_path: str
@@ -67,7 +65,7 @@ class BaseModelSource:
     def load_config(self) -> PretrainedConfig:
         """The base model's configuration."""
         kwargs = self.hub_kwargs | {"trust_remote_code": self.trust_remote_code} | (self.config_kwargs or {})
-        return AutoConfig.from_pretrained(self.name_or_path, **kwargs)
+        return load_config(self.name_or_path, **kwargs)
 
     def load(self, hidden_layer: int = -1) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The base model, frozen and in evaluation mode, and its tokenizer.
@@ -81,15 +79,15 @@ class BaseModelSource:
         """
         config = self.load_config()
         family = family_of(config)
-        kept = _kept_layers(config, hidden_layer)
-        whole = kept == config.num_hidden_layers
-        if not whole:
-            _shorten(config, kept)
+        total = family.text_config(config).num_hidden_layers
+        kept = _kept_layers(total, hidden_layer)
+        if kept < total:
+            family.shorten(config, kept)
         shared = self.hub_kwargs | {"trust_remote_code": self.trust_remote_code}
         defaults = {"config": config} | ({"dtype": self.dtype} if self.dtype else {})
-        model = _loaded(self.name_or_path, **(defaults | shared | (self.model_kwargs or {})))
-        if not whole:
-            _drop_final_norm(family.decoder(model))
+        model = _text_part(_loaded(self.name_or_path, **(defaults | shared | (self.model_kwargs or {}))), family)
+        if kept < total:
+            family.drop_final_norm(model)  # it was trained for the last layer's output
         tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **(shared | (self.processor_kwargs or {})))
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -136,9 +134,23 @@ def _loaded(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
     return model
 
 
-def _kept_layers(config: PretrainedConfig, hidden_layer: int) -> int:
+def _text_part(model: PreTrainedModel, family: MoEFamily) -> PreTrainedModel:
+    """The decoder of a model that does more than read text, with what is known of the whole; any other as it is."""
+    decoder = family.decoder(model)
+    if decoder is not model:
+        decoder.config.name_or_path = model.config.name_or_path
+        for owner, other, name in (
+            (decoder.config, model.config, "_commit_hash"),
+            (decoder, model, "is_quantized"),
+            (decoder, model, "hf_device_map"),
+        ):
+            if hasattr(other, name):
+                setattr(owner, name, getattr(other, name))
+    return decoder
+
+
+def _kept_layers(total: int, hidden_layer: int) -> int:
     """How many decoder layers run to get `hidden_states[hidden_layer]`, of which there are one more than layers."""
-    total = config.num_hidden_layers
     kept = hidden_layer if hidden_layer >= 0 else total + 1 + hidden_layer
     if not 1 <= kept <= total:
         raise ValueError(
@@ -146,16 +158,3 @@ def _kept_layers(config: PretrainedConfig, hidden_layer: int) -> int:
             f"{-total}."
         )
     return kept
-
-
-def _shorten(config: PretrainedConfig, layers: int) -> None:
-    """Make the configuration that of its first `layers` layers."""
-    config.num_hidden_layers = layers
-    for name in ("layer_types", "mlp_layer_types"):
-        if getattr(config, name, None):
-            setattr(config, name, getattr(config, name)[:layers])
-
-
-def _drop_final_norm(decoder: Any) -> None:
-    """An earlier layer's hidden state is the residual stream as it is; the final norm was trained for the last one."""
-    decoder.norm = nn.Identity()

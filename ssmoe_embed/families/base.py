@@ -58,6 +58,22 @@ class TensorSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class FamilyNotes:
+    """What people want to know of a family before they use it; `ssmoe families` prints it."""
+
+    models: str
+    """Well-known models."""
+    weights: str
+    """How scores become expert weights."""
+    beside: str = "–"
+    """What no router chooses: shared experts and dense layers."""
+    layout: str = "`gate_proj`, `up_proj`, `down_proj` of each expert"
+    """How a checkpoint keeps its experts."""
+    unsupported: str = "–"
+    """What is refused; `MoEFamily.refusal` does it."""
+
+
 class MoEFamily(ABC):
     """One family of MoE decoders. The defaults fit the most common layout; a family overrides what differs.
 
@@ -65,8 +81,11 @@ class MoEFamily(ABC):
     """
 
     model_types: ClassVar[tuple[str, ...]]
-    """The `config.model_type` values it covers."""
+    """The `config.model_type` values it covers: the whole model's, and its text part's where that has its own."""
+    notes: ClassVar[FamilyNotes]
     score: ClassVar[Score] = Score.SOFTMAX
+    float32_router: ClassVar[bool] = False
+    """Whether the router's logits are computed in float32 whatever the model's dtype."""
     block_attribute: ClassVar[str] = "mlp"
     """Attribute of a decoder layer that holds its MoE block (or its dense MLP)."""
     router_attribute: ClassVar[str] = "gate"
@@ -79,12 +98,56 @@ class MoEFamily(ABC):
         "layers.{layer}.mlp.experts.{expert}.down_proj.weight",
     )
     """On disk, below the model's prefix: gate `[I,H]`, up `[I,H]`, down `[H,I]`."""
+    final_norm_attribute: ClassVar[str] = "norm"
+    """Attribute of the decoder that holds the norm after its last layer."""
+    layer_lists: ClassVar[tuple[str, ...]] = ("layer_types", "mlp_layer_types")
+    """Names in the configuration of lists with one entry a decoder layer."""
+
+    # --- its configuration --------------------------------------------------------------------------------------------
+
+    def register(self) -> None:  # noqa: B027 (most families have nothing to do)
+        """Tell transformers of classes that it lacks; called once, before any configuration is loaded."""
+
+    def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
+        """Why a model of this family is not supported, and the way out; None if it is.
+
+        Args:
+            config: Its configuration.
+            model: The live model, if there is one.
+        """
+        del config, model
+        return None
+
+    def text_config(self, config: Any) -> Any:
+        """The decoder's part of a configuration: all of it, unless the model does more than read text."""
+        return config.get_text_config()
+
+    def shorten(self, config: Any, layers: int) -> None:
+        """Make the configuration, in place, that of the model's first `layers` decoder layers."""
+        text = self.text_config(config)
+        text.num_hidden_layers = layers
+        for name in self.layer_lists:
+            if getattr(text, name, None):
+                setattr(text, name, getattr(text, name)[:layers])
 
     # --- a live model -------------------------------------------------------------------------------------------------
 
     def decoder(self, model: nn.Module) -> Any:
-        """The stack of decoder layers: the model itself, or what its language-model head sits on."""
-        return getattr(model, "base_model", model)
+        """The stack of decoder layers: the model itself, what its language-model head sits on, or its text part."""
+        inner: Any = model
+        while not hasattr(inner, "layers"):
+            parts = [getattr(inner, name) for name in ("language_model", "model") if hasattr(inner, name)]
+            if not parts:
+                raise ValueError(f"{type(model).__name__} has no decoder layers; pass the language model itself.")
+            inner = parts[0]
+        return inner
+
+    def drop_final_norm(self, model: nn.Module) -> None:
+        """Let the model return the residual stream as its last layer leaves it."""
+        decoder = self.decoder(model)
+        if not hasattr(decoder, self.final_norm_attribute):
+            raise ValueError(f"{type(decoder).__name__} has no {self.final_norm_attribute!r} to drop.")
+        setattr(decoder, self.final_norm_attribute, nn.Identity())
 
     def layers(self, model: nn.Module) -> list[MoELayer]:
         """The sparse layers in order; dense ones are left out."""
@@ -101,7 +164,9 @@ class MoEFamily(ABC):
 
     def router_logits(self, router: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         """The router's logits `[N,E]` for hidden states `[N,H]`."""
-        return F.linear(hidden, self.router_weight(router), getattr(router, "bias", None))
+        weight, bias = self.router_weight(router), getattr(router, "bias", None)
+        dtype = torch.float32 if self.float32_router else weight.dtype
+        return F.linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
     def expert_count(self, layer: MoELayer) -> int:
         """`E` of that layer."""

@@ -6,13 +6,18 @@ from typing import Any
 
 import torch
 
-from ssmoe_embed.families.base import MoEFamily, TensorSource
+from ssmoe_embed.families.base import FamilyNotes, MoEFamily, TensorSource
 
 
 class GptOss(MoEFamily):
     """All experts of a layer in one tensor, gate and up columns interleaved; the router has a bias."""
 
     model_types = ("gpt_oss",)
+    notes = FamilyNotes(
+        models="gpt-oss-20b, gpt-oss-120b",
+        weights="top-k of the logits, with the router's bias → softmax of the chosen",
+        layout="all experts in one tensor, gate and up columns interleaved",
+    )
     router_attribute = "router"
     router_name = "layers.{layer}.mlp.router.weight"
     matrix_names = ("layers.{layer}.mlp.experts.gate_up_proj", "layers.{layer}.mlp.experts.down_proj")

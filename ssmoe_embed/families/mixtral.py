@@ -1,12 +1,17 @@
 """Mixtral (arXiv 2401.04088)."""
 
-from ssmoe_embed.families.base import MoEFamily
+from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 
 
 class Mixtral(MoEFamily):
     """The common layout in memory; older names on disk."""
 
     model_types = ("mixtral",)
+    notes = FamilyNotes(
+        models="Mixtral-8x7B, Mixtral-8x22B",
+        weights="softmax → top-k ÷ sum",
+        layout="`w1`, `w3`, `w2` of each expert, in `block_sparse_moe`",
+    )
     router_name = "layers.{layer}.block_sparse_moe.gate.weight"
     matrix_names = (
         "layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight",

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from typing_extensions import Self
 
-from ssmoe_embed.families import MoEFamily, Score, family_of
+from ssmoe_embed.families import MoEFamily, family_of
 from ssmoe_embed.routing.policies import RoutingPolicy
 
 
@@ -41,7 +41,7 @@ class Rerouting:
     """A policy installed on a model; see `reroute`."""
 
     def __init__(self, model: nn.Module, policy: RoutingPolicy) -> None:
-        family = family_of(model.config)
+        family = family_of(model)
         policy.check(model)
         layers = family.layers(model)
         if any(isinstance(layer.router.forward, _PolicyForward) for layer in layers):
@@ -87,30 +87,47 @@ class _PolicyForward:
         self.family = family
 
     def __call__(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        weight = self.family.router_weight(self.router)
-        with _ReplacedLogits(weight, self.layer, self.policy, self.family.score):
+        with _ReplacedLogits(self.router, self.layer, self.policy, self.family) as replaced:
             if self.shadowed is not None:
-                return self.shadowed(hidden, *args, **kwargs)
-            return type(self.router).forward(self.router, hidden, *args, **kwargs)
+                result = self.shadowed(hidden, *args, **kwargs)
+            else:
+                result = type(self.router).forward(self.router, hidden, *args, **kwargs)
+        if replaced.count != 1:
+            raise ValueError(
+                f"The router of layer {self.layer} ({type(self.router).__name__}) computed its logits {replaced.count} "
+                "times where once was expected, so it cannot be re-routed; load the model without replaced kernels."
+            )
+        return result
 
 
 class _ReplacedLogits(TorchFunctionMode):
-    """Replaces the result of the one `F.linear` by the router's weight; whatever follows it stays the family's own."""
+    """Replaces the result of the one `F.linear` by the router's weight; whatever follows it stays the family's own.
 
-    def __init__(self, weight: torch.Tensor, layer: int, policy: RoutingPolicy, score: Score) -> None:
+    The weight is known by identity, not by shape, and so is what the router makes of it first, such as a copy in float32.
+    """
+
+    def __init__(self, router: nn.Module, layer: int, policy: RoutingPolicy, family: MoEFamily) -> None:
         super().__init__()
-        self.weight = weight
+        self.router = router
         self.layer = layer
         self.policy = policy
-        self.score = score
+        self.family = family
+        self.count = 0
+        self._copies: list[torch.Tensor] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is F.linear and len(args) > 1 and args[1].shape == self.weight.shape:
-            hidden = args[0].reshape(-1, self.weight.shape[-1])  # [N,H] or [B,T,H] → [N,H]
-            logits = result.reshape(-1, self.weight.shape[0])  # → [N,E]
-            replaced = self.policy.logits(self.layer, hidden, logits, self.score)
-            return replaced.reshape(result.shape)
+        if func is F.linear and len(args) > 1 and self._is_weight(args[1]):
+            self.count += 1
+            hidden = args[0].reshape(-1, args[1].shape[1])  # [N,H] or [B,T,H] → [N,H]
+            logits = result.reshape(-1, args[1].shape[0])  # → [N,E]
+            return self.policy.logits(self.layer, hidden, logits, self.family.score).reshape(result.shape)
+        if isinstance(result, torch.Tensor) and args and self._is_weight(args[0]) and result.shape == args[0].shape:
+            self._copies.append(result)
         return result
+
+    def _is_weight(self, tensor: Any) -> bool:
+        """Whether a tensor is the router's weight as it is now (offloading puts it in place late), or made from it."""
+        return tensor is self.family.router_weight(self.router) or any(tensor is copy for copy in self._copies)

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoConfig
 
-from ssmoe_embed.families import family_of
+from ssmoe_embed.families import family_of, load_config
 from ssmoe_embed.files import load_tensors, save_tensors
 from ssmoe_embed.spectral.checkpoint import Checkpoint
 from ssmoe_embed.spectral.eigenvectors import spectral_embeddings
@@ -75,7 +74,7 @@ class SpectralRouters:
         """
         settings = SpectralSettings(top_c, select, sign, scale)  # type: ignore[arg-type]  # parsed there
         config: Any = model.config
-        family = family_of(config)
+        family = family_of(model)
         layers = {layer.index: layer for layer in family.layers(model)}
         made = _make(
             {index: family.router_weight(layer.router) for index, layer in layers.items()},
@@ -119,7 +118,7 @@ class SpectralRouters:
             ValueError: A setting has a value that is not allowed, or the checkpoint does not fit its configuration.
         """
         settings = SpectralSettings(top_c, select, sign, scale)  # type: ignore[arg-type]  # parsed there
-        config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=trust_remote_code, **hub_kwargs)
+        config = load_config(path_or_id, trust_remote_code=trust_remote_code, **hub_kwargs)
         family = family_of(config)
         checkpoint = Checkpoint.open(path_or_id, **hub_kwargs)
         prefixes = family.stored_layers(checkpoint)
@@ -163,7 +162,7 @@ class SpectralRouters:
             ValueError: They were not; the message says what differs.
         """
         config: Any = model.config
-        family = family_of(config)
+        family = family_of(model)
         layers = {layer.index: family.router_weight(layer.router) for layer in family.layers(model)}
         name = config.name_or_path or type(model).__name__
         origin = f"These spectral routers were made from {self.base_model or 'an unnamed model'}"
@@ -180,7 +179,7 @@ class SpectralRouters:
 
     def adopted_by(self, model: nn.Module) -> SpectralRouters:
         """The same spectral routers, belonging to the model as it is now, whose learned routers training has changed."""
-        family = family_of(model.config)
+        family = family_of(model)
         routers = {layer.index: family.router_weight(layer.router) for layer in family.layers(model)}
         return replace(self, fingerprints={index: fingerprint(router) for index, router in routers.items()}, _placed={})
 

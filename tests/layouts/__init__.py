@@ -1,0 +1,23 @@
+"""One description a family, one small file each; a file put into this folder is found by itself.
+
+A description is written from the family's paper and from its published checkpoints. It shares no code with the package, so
+that the tests of `test_family_layouts.py`, which run over all descriptions, compare two independent accounts.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from layouts.base import Layout
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+
+def _described(kind):
+    for described in kind.__subclasses__():
+        if hasattr(described, "model_type"):
+            yield described
+        yield from _described(described)
+
+
+LAYOUTS = {described.model_type: described() for described in sorted(_described(Layout), key=lambda d: d.model_type)}
