@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from statistics import fmean
 
 from ssmoe_embed.choices import Choice, unknown
 from ssmoe_embed.embedding.methods import Method
@@ -147,6 +148,8 @@ DATASETS = (
 _PROMPTS = {"none": "none", "PromptEOL": "prompteol"}
 _SAME_PROMPT = {"release-none": "none"}
 """The paper's runs without a prompt put the text into quotes, as its release does; plain text is compared with them too."""
+_ROUNDING = 0.0501
+"""How far a mean of numbers of one decimal may be from its own print of one decimal."""
 _SETTINGS = {"topc": "top_c", "alpha": "alpha"}
 
 
@@ -177,6 +180,23 @@ def datasets(category: str) -> tuple[Dataset, ...]:
 def published() -> tuple[Published, ...]:
     """Every number of tables 2 and 9 to 11, as printed."""
     return (*_averages(), *_tasks())
+
+
+@cache
+def misprints(model: PaperModel) -> tuple[str, ...]:
+    """Where table 2 prints another mean than the tables of single tasks give, a sentence each."""
+    numbers = [number for number in published() if (number.model, number.condition) == (model.name, Condition.CLEAN)]
+    means = {(number.category, number.method): number.score for number in numbers if number.task is None}
+    sentences = []
+    for (category, method), stated in means.items():
+        key = (category, method, "none")
+        tasks = [n.score for n in numbers if n.task and (n.category, n.method, n.prompt) == key]
+        if tasks and abs(fmean(tasks) - stated) > _ROUNDING:
+            sentences.append(
+                f"The paper's table 2 prints {stated} for {category} with {method}; its tables of single tasks give "
+                f"{fmean(tasks):.2f}."
+            )
+    return tuple(sentences)
 
 
 @cache
