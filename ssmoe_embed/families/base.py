@@ -98,6 +98,8 @@ class MoEFamily(ABC):
         "layers.{layer}.mlp.experts.{expert}.down_proj.weight",
     )
     """On disk, below the model's prefix: gate `[I,H]`, up `[I,H]`, down `[H,I]`."""
+    packed_names: ClassVar[tuple[str, ...]] = ()
+    """Instead or besides, all experts of a layer in one tensor: gate rows before up rows `[E,2I,H]`, down `[E,H,I]`."""
     final_norm_attribute: ClassVar[str] = "norm"
     """Attribute of the decoder that holds the norm after its last layer."""
     layer_lists: ClassVar[tuple[str, ...]] = ("layer_types", "mlp_layer_types")
@@ -185,7 +187,7 @@ class MoEFamily(ABC):
 
     def stored_expert_layers(self, source: TensorSource) -> set[int]:
         """The indices of the layers that have expert matrices, which should be those that have routers."""
-        return {layer for name in self.matrix_names for layer, _ in _stored(name, source)}
+        return {layer for name in (*self.matrix_names, *self.packed_names) for layer, _ in _stored(name, source)}
 
     def stored_router(self, source: TensorSource, prefix: str, layer: int) -> torch.Tensor:
         """`R [E,H]`."""
@@ -193,12 +195,20 @@ class MoEFamily(ABC):
 
     def stored_matrices(self, source: TensorSource, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
         """The expert's matrices with rows in hidden space: gate, up, downᵀ, each `[I,H]`."""
+        packed = [prefix + name.format(layer=layer) for name in self.packed_names]
+        if packed and (packed[0] in source or not self.matrix_names):
+            gate_up, down = (source.read_row(name, expert) for name in packed)
+            gate, up = gate_up.chunk(2, dim=0)  # [2I,H] → 2 × [I,H]
+            return gate, up, down.T  # [H,I] → [I,H]
         gate, up, down = (source.read(prefix + n.format(layer=layer, expert=expert)) for n in self.matrix_names)
         return gate, up, down.T
 
 
 def _stored(template: str, source: TensorSource) -> set[tuple[int, str]]:
-    """Layer index and prefix of every tensor whose name follows the template."""
+    """Layer index and prefix of every tensor whose name follows the template.
+
+    Modules that predict tokens further ahead (`mtp.`) look like layers and are none: transformers does not load them.
+    """
     escaped = re.escape(template).replace(r"\{layer\}", r"(?P<layer>\d+)").replace(r"\{expert\}", r"\d+")
-    pattern = re.compile(rf"(?P<prefix>(?:.*\.)?){escaped}")
+    pattern = re.compile(rf"(?P<prefix>(?!mtp\.)(?:.*\.)?){escaped}")
     return {(int(match["layer"]), match["prefix"]) for match in map(pattern.fullmatch, source.names()) if match}
