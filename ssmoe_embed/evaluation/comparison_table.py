@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ssmoe_embed.evaluation.comparison import Comparison, Row, Setup
+from ssmoe_embed.evaluation.comparison_rows import Comparison, Row, Setup
 from ssmoe_embed.evaluation.paper import OVERALL
 
 NOTHING = "–"
