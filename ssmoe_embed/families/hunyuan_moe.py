@@ -1,0 +1,53 @@
+"""Hunyuan-A13B (https://huggingface.co/tencent/Hunyuan-A13B-Instruct)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ssmoe_embed.families.base import FamilyNotes, MoEFamily
+
+
+class HunyuanMoe(MoEFamily):
+    """The router's matrix sits in a linear layer of its own, which computes in the matrix's dtype."""
+
+    model_types = ("hunyuan_v1_moe",)
+    notes = FamilyNotes(
+        models="Hunyuan-A13B",
+        weights="softmax → top-k → ÷ sum",
+        beside="a shared expert",
+        unsupported="dense layers, no or several shared experts, attention shared by layers: transformers cannot build them",
+    )
+    router_name = "layers.{layer}.mlp.gate.wg.weight"
+
+    def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
+        """Refuse what the configuration asks for and the classes of transformers ignore; see `MoEFamily.refusal`."""
+        del model
+        built = {
+            "moe_layer_num_skipped": 0,
+            "num_shared_expert": 1,
+            "use_mixed_mlp_moe": True,
+            "use_cla": False,
+            "moe_intermediate_size": config.intermediate_size,
+        }
+        for name, value in built.items():
+            asked = getattr(config, name, None)
+            if asked is not None and any(one != value for one in (asked if isinstance(asked, list) else [asked])):
+                return (
+                    f"{name} is {asked!r} where transformers builds {value!r} whatever it says, so the model would be "
+                    "another one; choose one that it builds, such as tencent/Hunyuan-A13B-Instruct."
+                )
+        return None
+
+    def router_weight(self, router: Any) -> torch.Tensor:
+        """See `MoEFamily.router_weight`."""
+        weight: torch.Tensor = router.wg.weight
+        return weight
+
+    def router_logits(self, router: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        """See `MoEFamily.router_logits`."""
+        weight = self.router_weight(router)
+        return F.linear(hidden.to(weight.dtype), weight)

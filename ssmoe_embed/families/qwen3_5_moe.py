@@ -1,0 +1,19 @@
+"""Qwen3.5-MoE (https://huggingface.co/Qwen/Qwen3.5-35B-A3B)."""
+
+from __future__ import annotations
+
+from ssmoe_embed.families.base import FamilyNotes, MoEFamily
+
+
+class Qwen35Moe(MoEFamily):
+    """The text model alone or inside a vision-language model, whose vision part is neither loaded nor used."""
+
+    model_types = ("qwen3_5_moe", "qwen3_5_moe_text")
+    notes = FamilyNotes(
+        models="Qwen3.5-35B-A3B, Qwen3.5-122B-A10B, Qwen3.5-397B-A17B",
+        weights="softmax → top-k → ÷ sum",
+        beside="a shared expert with a sigmoid gate of its own",
+        layout="all experts in one tensor, gate rows before up rows; or `gate_proj`, `up_proj`, `down_proj` of each expert",
+        unsupported="images and videos",
+    )
+    packed_names = ("layers.{layer}.mlp.experts.gate_up_proj", "layers.{layer}.mlp.experts.down_proj")
