@@ -71,6 +71,16 @@ class CorpusSearch:
             save_tensors(folder / name, {"vectors": found, "probe": self._probe()}, {})
         self._vectors = found
 
+    @property
+    def documents(self) -> list[Document]:
+        """The documents, in the order of their vectors."""
+        return self._documents
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """Their vectors, `[N,D]`."""
+        return self._vectors
+
     def search(self, query: str, top: int = 5) -> list[Hit]:
         """The documents nearest in meaning to a query, best first.
 
