@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from transformers import (
 from transformers.utils import logging
 
 from ssmoe_embed.families import MoEFamily, family_of, load_config
+from ssmoe_embed.quantization.loading import load_quantized, unpacked_mxfp4
+from ssmoe_embed.quantization.settings import QuantizationSettings, requested
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 
@@ -28,13 +31,14 @@ class BaseModelSource:
         name_or_path: Folder or hub id that it is loaded from.
         revision: Hub revision; for a folder None.
         dtype: The dtype it is loaded in unless `model_kwargs` names one; None for the checkpoint's own.
+        quantization: A name of `Quantization` to load it in 4 bits, unless `model_kwargs` says otherwise; None for not.
         license: Its licence, as the model card tells it.
         embedded: It is part of the embedding model's own repository.
         token: Hub token.
         cache_folder: Hub cache.
         local_files_only: Never ask the hub.
         trust_remote_code: Allow code that comes with the base model.
-        model_kwargs: For `AutoModel.from_pretrained`: `dtype`, `device_map`, `attn_implementation`, ….
+        model_kwargs: For `AutoModel.from_pretrained`: `dtype`, `device_map`, `attn_implementation`, …; and `load_in_4bit`.
         processor_kwargs: For `AutoTokenizer.from_pretrained`.
         config_kwargs: For the base model's configuration.
     """
@@ -42,6 +46,7 @@ class BaseModelSource:
     name_or_path: str
     revision: str | None = None
     dtype: str | None = None
+    quantization: str | None = None
     license: str | None = None
     embedded: bool = False
     token: bool | str | None = None
@@ -84,8 +89,10 @@ class BaseModelSource:
         if kept < total:
             family.shorten(config, kept)
         shared = self.hub_kwargs | {"trust_remote_code": self.trust_remote_code}
-        defaults = {"config": config} | ({"dtype": self.dtype} if self.dtype else {})
-        model = _text_part(_loaded(self.name_or_path, **(defaults | shared | (self.model_kwargs or {}))), family)
+        four_bit, given = requested(self.model_kwargs, self.quantization)
+        dtype = self.dtype or (four_bit.dtype if four_bit else None)
+        defaults = {"config": config} | ({"dtype": dtype} if dtype else {})
+        model = _text_part(_loaded(self.name_or_path, four_bit, **(defaults | shared | given)), family)
         if kept < total:
             family.drop_final_norm(model)  # it was trained for the last layer's output
         tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **(shared | (self.processor_kwargs or {})))
@@ -113,17 +120,20 @@ def spectral_routers(model: PreTrainedModel, source: BaseModelSource, **settings
     return SpectralRouters.from_model(model, **settings)
 
 
-def _loaded(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
+def _loaded(name_or_path: str, four_bit: QuantizationSettings | None, **kwargs: Any) -> PreTrainedModel:
     """The model without its head, or an error where the library would fill a gap with random weights and a warning."""
     advice = (
         f"The checkpoint {name_or_path} is incomplete or corrupted, or does not fit its config.json; download it again"
     )
+    if four_bit is None:
+        load: Any = AutoModel.from_pretrained
+        kwargs |= unpacked_mxfp4(kwargs["config"], kwargs.get("quantization_config"))
+    else:
+        load = partial(load_quantized, settings=four_bit)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would report the head and the layers that are left out on purpose
     try:
-        model, report = AutoModel.from_pretrained(
-            name_or_path, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
+        model, report = load(name_or_path, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{advice}. ({str(error).strip().splitlines()[0]})") from error
     finally:

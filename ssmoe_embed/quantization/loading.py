@@ -1,0 +1,103 @@
+"""Loading a base model in 4 bits, with a peak of memory near the 4-bit size."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from copy import deepcopy
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModel, Mxfp4Config, PretrainedConfig, PreTrainedModel
+
+from ssmoe_embed.quantization.settings import QuantizationSettings
+from ssmoe_embed.spectral.checkpoint import Checkpoint
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_HUB = ("revision", "token", "cache_dir", "local_files_only")
+
+
+def load_quantized(
+    name_or_path: str, settings: QuantizationSettings, *, config: PretrainedConfig, **kwargs: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load the model of a checkpoint and pack its weights while they are read.
+
+    Tensors are read by `pread`: with mapped files, which is what `from_pretrained` uses, the pages of the whole checkpoint
+    count as the process's memory by the end.
+
+    Args:
+        name_or_path: Folder or hub id with safetensors.
+        settings: How to pack.
+        config: Its configuration.
+        **kwargs: For `AutoModel.from_pretrained`.
+
+    Returns:
+        The model and transformers' report on what was loaded.
+
+    Raises:
+        FileNotFoundError: There are no safetensors.
+    """
+    from ssmoe_embed.quantization.quantizer import FourBitConfig
+
+    hub = {name: kwargs.pop(name) for name in _HUB if name in kwargs}
+    trusted = {"trust_remote_code": kwargs.pop("trust_remote_code", False)}
+    checkpoint = Checkpoint.open(name_or_path, **hub)
+    packed = is_mxfp4(config)
+    if packed:
+        del config.quantization_config  # its experts stay as they are, and the rest is packed here
+    with torch.device("meta"):
+        kind = type(AutoModel.from_config(deepcopy(config), **trusted))
+    with ExitStack() as opened:
+        files = {
+            shard: opened.enter_context(safe_open(str(checkpoint.folder / shard), framework="pt", backend="pread"))
+            for shard in sorted(set(checkpoint.shards.values()))
+        }
+        tensors = {name: files[shard].get_slice(name) for name, shard in checkpoint.shards.items()}
+        wish = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        kwargs["dtype"] = _dtype(config, tensors) if wish in (None, "auto") else wish
+        name = config.name_or_path
+        model, report = kind.from_pretrained(
+            None, config=config, state_dict=tensors, quantization_config=FourBitConfig(settings, packed), **kwargs
+        )
+        model.config.name_or_path = name
+    return model, report
+
+
+def is_mxfp4(config: PretrainedConfig) -> bool:
+    """Whether the checkpoint's experts are packed in MXFP4."""
+    found = getattr(config, "quantization_config", None)
+    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    return str(getattr(method, "value", method)) == "mxfp4"
+
+
+def unpacked_mxfp4(config: PretrainedConfig, wish: Any) -> dict[str, Any]:
+    """The keywords that let transformers unpack an MXFP4 checkpoint; none for any other.
+
+    With kernels, a GPU computes the routing inside them: the router module never runs, so it can be neither read nor
+    re-routed.
+
+    Args:
+        config: The checkpoint's configuration.
+        wish: The user's `quantization_config`, if any.
+
+    Raises:
+        ValueError: The user asks for the kernels.
+    """
+    if not is_mxfp4(config):
+        return {}
+    if wish is not None and not getattr(wish, "dequantize", True):
+        raise ValueError(
+            "Mxfp4Config(dequantize=False) lets MXFP4 kernels compute the routing, and the router never runs, so it can be "
+            "neither read nor re-routed. Leave quantization_config out (the experts are unpacked to 16 bits), or pass "
+            "load_in_4bit=True (they stay packed in MXFP4, at a quarter of the memory, and the router runs)."
+        )
+    return {} if wish is not None else {"quantization_config": Mxfp4Config(dequantize=True)}
+
+
+def _dtype(config: PretrainedConfig, tensors: dict[str, Any]) -> torch.dtype:
+    """The checkpoint's own dtype."""
+    named = config.get_text_config().dtype or config.dtype
+    if named is not None:
+        return getattr(torch, named) if isinstance(named, str) else named
+    found = [_DTYPES[kind] for kind in (tensor.get_dtype() for tensor in tensors.values()) if kind in _DTYPES]
+    return found[0] if found else torch.float32

@@ -1,0 +1,109 @@
+"""What the parts of a model take in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from ssmoe_embed.choices import Choice
+from ssmoe_embed.families import MoEFamily, family_of
+
+
+class Component(Choice):
+    """A part of an embedding model."""
+
+    EMBEDDINGS = "embeddings"
+    ATTENTION = "attention"
+    """And what stands in its place, such as state-space layers."""
+    EXPERTS = "experts"
+    SHARED_EXPERTS = "shared experts"
+    """With their gates."""
+    DENSE = "dense layers"
+    """The MLPs of layers that have no experts."""
+    ROUTERS = "routers"
+    SPECTRAL_ROUTERS = "spectral routers"
+    """W_EV, its fingerprints and its copy on the model's device."""
+    CALIBRATION = "calibration"
+    OTHER = "norms and other"
+
+
+def memory_by_component(model: nn.Module) -> dict[Component, int]:
+    """Bytes of every part of a model, packed or not. A tensor that two parts share counts once.
+
+    Args:
+        model: A transformers MoE model, an `SSMoE` module, or a `SentenceTransformer` that begins with one.
+
+    Returns:
+        Bytes by component, all components included.
+
+    Raises:
+        UnsupportedModelError: The model's family has no adapter.
+    """
+    sizes = dict.fromkeys(Component, 0)
+    seen: set[int] = set()
+    for component, tensor in _tensors(model):
+        storage = tensor.untyped_storage()
+        if tensor.is_meta or storage.data_ptr() in seen:
+            continue
+        seen.add(storage.data_ptr())
+        sizes[component] += storage.nbytes()
+    return sizes
+
+
+def _tensors(model: Any) -> Iterator[tuple[Component, torch.Tensor]]:
+    """Every tensor with its component."""
+    if isinstance(model, nn.Sequential):
+        model = model[0]
+    routers, calibrations = getattr(model, "routers", None), getattr(model, "calibrations", {})
+    base = model.model if hasattr(model, "calibrations") else model
+    yield from _base_tensors(base)
+    if routers is not None:
+        for tensor in [*routers.tensors().values(), *routers._placed.values()]:
+            yield Component.SPECTRAL_ROUTERS, tensor
+    for calibration in calibrations.values():
+        for value in vars(calibration).values():
+            if isinstance(value, torch.Tensor):
+                yield Component.CALIBRATION, value
+
+
+def _base_tensors(model: Any) -> Iterator[tuple[Component, torch.Tensor]]:
+    """The base model's parameters and buffers, and the tensors that modules hold as plain attributes."""
+    family = family_of(model.config)
+    places = _places(model, family)
+    for path, module in model.named_modules():
+        owned = [*module._parameters.items(), *module._buffers.items(), *vars(module).items()]
+        for name, value in owned:
+            if isinstance(value, torch.Tensor):
+                yield _component(f"{path}.{name}", places), value
+
+
+def _places(model: Any, family: MoEFamily) -> list[tuple[str, Component]]:
+    """Prefixes of names with their components; the first that fits holds."""
+    names = {id(module): f"{name}." for name, module in model.named_modules()}
+    places = [(names[id(model.get_input_embeddings())], Component.EMBEDDINGS)]
+    head = model.get_output_embeddings()
+    if head is not None:
+        places.append((names[id(head)], Component.EMBEDDINGS))
+    layers = family.layers(model)
+    for layer in layers:
+        places.append((names[id(layer.router)], Component.ROUTERS))
+        places.append((names[id(layer.experts)], Component.EXPERTS))
+    sparse = {layer.index for layer in layers}
+    for index, layer in enumerate(family.decoder(model).layers):
+        for name, module in layer.named_children():
+            inside = name == family.block_attribute
+            for part, child in module.named_modules():
+                if "shared" in part.rsplit(".", 1)[-1] or (not inside and "shared" in name):
+                    places.append((names[id(child)], Component.SHARED_EXPERTS))
+            if inside and index not in sparse:
+                places.append((names[id(module)], Component.DENSE))
+            elif not inside and "norm" not in name:
+                places.append((names[id(module)], Component.ATTENTION))
+    return places
+
+
+def _component(name: str, places: list[tuple[str, Component]]) -> Component:
+    return next((component for prefix, component in places if name.startswith(prefix)), Component.OTHER)

@@ -1,0 +1,119 @@
+"""How a base model's weights are kept in 4 bits, and what users' keywords ask for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import BitsAndBytesConfig
+
+from ssmoe_embed.choices import Choice
+
+
+class Quantization(Choice):
+    """Named settings for keeping a base model's weights in 4 bits."""
+
+    NF4 = "nf4"
+    """NF4 with one float32 scale for each 64 weights (4.5 bits a weight), in the checkpoint's own dtype."""
+    PAPER_NF4 = "paper-nf4"
+    """What the paper runs: the scales are quantised too (4.13 bits a weight), bfloat16, batches of 128 texts."""
+
+
+class FourBit(Choice):
+    """The sixteen values that a weight can have, times its block's scale."""
+
+    NF4 = "nf4"
+    """Quantiles of a normal distribution (arXiv 2305.14314)."""
+    FP4 = "fp4"
+    """Floating-point numbers of four bits."""
+
+
+@dataclass(frozen=True)
+class QuantizationSettings:
+    """How weights are kept in 4 bits.
+
+    Attributes:
+        values: The sixteen values.
+        double: Quantise the blocks' scales to 8 bits as well.
+        block_size: Weights that share a scale.
+        dtype: The dtype to load the base model in, in which it also computes; None for the checkpoint's own.
+        batch_size: Texts a forward pass where the caller names no number; None for the library's default.
+    """
+
+    values: FourBit = FourBit.NF4
+    double: bool = False
+    block_size: int = 64
+    dtype: str | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", FourBit.parse(self.values, "values"))
+        allowed = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+        if self.block_size not in allowed:
+            raise ValueError(
+                f"block_size={self.block_size!r} is not possible; choose one of {', '.join(map(str, allowed))}."
+            )
+
+    @classmethod
+    def of(cls, name: str) -> QuantizationSettings:
+        """The settings of that name.
+
+        Raises:
+            ValueError: There are none; the message lists the names.
+        """
+        return PRESETS[Quantization.parse(name, "quantize")]
+
+
+PRESETS: dict[Quantization, QuantizationSettings] = {
+    Quantization.NF4: QuantizationSettings(),
+    Quantization.PAPER_NF4: QuantizationSettings(double=True, dtype="bfloat16", batch_size=128),
+}
+
+
+def requested(
+    model_kwargs: Mapping[str, Any] | None, recorded: str | None
+) -> tuple[QuantizationSettings | None, dict[str, Any]]:
+    """What 4-bit settings a model is to be loaded with, and the keywords that are left for transformers.
+
+    A user's own 4-bit `BitsAndBytesConfig` is taken over, values and double quantisation, and applied to the experts too:
+    bitsandbytes by itself leaves them, most of the model, as they are without a word, which nobody who asks for 4 bits
+    wants. Its 8-bit form and other methods are left to transformers, with a warning that experts stay as they are.
+
+    Args:
+        model_kwargs: What the user gave for the base model; `load_in_4bit` and `quantization_config` win over `recorded`.
+        recorded: A name of `Quantization` that the model was built with, or None.
+    """
+    rest = dict(model_kwargs or {})
+    wanted = rest.pop("load_in_4bit", None)
+    config = rest.get("quantization_config")
+    if isinstance(config, dict) and config.get("quant_method") in (None, "bitsandbytes"):
+        config = BitsAndBytesConfig.from_dict(config)
+    if isinstance(config, BitsAndBytesConfig) and config.load_in_4bit:
+        del rest["quantization_config"]
+        return _taken_over(config, rest), rest
+    if config is not None:
+        if isinstance(config, BitsAndBytesConfig):
+            warnings.warn(
+                "8-bit bitsandbytes does not reach the experts, which are most of the model and stay as they are; "
+                "model_kwargs={'load_in_4bit': True} quantises them too.",
+                stacklevel=2,
+            )
+        return None, rest
+    if wanted is False:
+        return None, rest
+    if recorded is not None:
+        return QuantizationSettings.of(recorded), rest
+    return (PRESETS[Quantization.NF4] if wanted else None), rest
+
+
+def _taken_over(config: BitsAndBytesConfig, rest: dict[str, Any]) -> QuantizationSettings:
+    """The settings that a configuration of bitsandbytes stands for; weights are unpacked to the dtype it computes in."""
+    compute = str(config.bnb_4bit_compute_dtype).removeprefix("torch.")
+    return QuantizationSettings(
+        values=config.bnb_4bit_quant_type,
+        double=config.bnb_4bit_use_double_quant,
+        # float32 is what the configuration says when its author said nothing
+        dtype=None if compute == "float32" or "dtype" in rest else compute,
+    )
