@@ -1,0 +1,147 @@
+"""Embedding models as mteb sees them: a name, a revision and a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mteb.models import ModelMeta
+
+from ssmoe_embed.embedding.model import EmbeddingModel
+from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
+from ssmoe_embed.evaluation.corruption import Corruption
+from ssmoe_embed.evaluation.encoders import MethodEncoder
+from ssmoe_embed.evaluation.passes import SharedPass, adopt
+from ssmoe_embed.evaluation.records import origin, similarity, size
+from ssmoe_embed.evaluation.revisions import revision_of
+from ssmoe_embed.evaluation.runs import Run, prompt_label
+from ssmoe_embed.hub.loading import load
+
+_LOADING = ("dtype", "load_in_4bit")
+"""Of the keywords a base model is loaded with, those that change its numbers."""
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A loaded model under the name and revision that its results are kept by.
+
+    Attributes:
+        name: `organisation/model`.
+        revision: Its hub commit, or a digest of what determines its vectors.
+        model: The model.
+        own: Its saved settings.
+        loading: How it was loaded, where that changes its numbers.
+    """
+
+    name: str
+    revision: str
+    model: EmbeddingModel
+    own: EmbeddingSettings
+    loading: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: EmbeddingModel, name: str | None = None, **loading: Any) -> EvaluatedModel:
+        """A model that is loaded already.
+
+        Args:
+            model: The model, with the settings that count as its own.
+            name: What it was loaded by, or `organisation/model`; by default the name of its base model.
+            **loading: See `EvaluatedModel.loading`.
+        """
+        chosen = name or model[0].source.name_or_path
+        settings = model[0].settings
+        return cls(model_name(chosen), revision_of(chosen, model[0], settings), model, settings, loading)
+
+    @classmethod
+    def load(cls, name: str | Path, *, hidden_layer: int | None = None, **kwargs: Any) -> EvaluatedModel:
+        """Load a model by folder, hub id or recipe name.
+
+        Args:
+            name: See `ssmoe_embed.load`.
+            hidden_layer: Read another layer than the model's own.
+            **kwargs: For `ssmoe_embed.load`.
+        """
+        model = load(name, **kwargs)
+        loading = {k: v for k, v in (kwargs.get("model_kwargs") or {}).items() if k in _LOADING}
+        made = cls.of(model, str(name), **loading)
+        if hidden_layer is None or hidden_layer == made.own.hidden_layer:
+            return made
+        del model
+        other = load(name, hidden_layer=hidden_layer, **kwargs)
+        return cls(made.name, made.revision, other, made.own, loading)
+
+    def settings(self, run: Run) -> EmbeddingSettings:
+        """The settings of a run of this model."""
+        return run.settings(self.own)
+
+    def meta(self, run: Run, *, batch_size: int = 32) -> ModelMeta:
+        """The record of one run for mteb.
+
+        Args:
+            run: The run.
+            batch_size: Counts only where vectors depend on it, that is with `calibration="batch"`.
+        """
+        settings = self.settings(run)
+        loading = dict(self.loading)
+        if settings.calibration is Calibration.BATCH:
+            loading["batch_size"] = batch_size
+        experiment = run.experiment(self.own, **loading)
+        own_template = prompt_label(settings.prompt) != settings.prompt
+        keywords = settings.as_dict() | ({"template": settings.prompt} if own_template else {})
+        adopt(self.model[0], settings)
+        return ModelMeta(
+            loader=load_encoder,
+            loader_kwargs=keywords,
+            name=self.name,
+            revision=self.revision,
+            experiment_kwargs=experiment,
+            embed_dim=self.model.get_embedding_dimension(),
+            max_tokens=self.model[0].max_seq_length,
+            similarity_fn_name=similarity(self.model),
+            **size(self.model),
+            **origin(self.name, self.model),
+        )
+
+
+def load_encoder(
+    name: str,
+    revision: str | None = None,
+    device: str | None = None,
+    *,
+    corruption: str | None = None,
+    template: str | None = None,
+    batch_size: int | None = None,
+    dtype: str | None = None,
+    load_in_4bit: bool | None = None,
+    **settings: Any,
+) -> MethodEncoder:
+    """The encoder that a record of `EvaluatedModel.meta` describes; what mteb calls to load the model by its name.
+
+    Args:
+        name: Folder, hub id or recipe name.
+        revision: Not used: models are found by name.
+        device: Where to run.
+        corruption: A corruption's name.
+        template: The prompt, where it is a template of one's own.
+        batch_size: Not used: mteb passes it when it encodes.
+        dtype: For the base model.
+        load_in_4bit: For the base model.
+        **settings: Fields of `EmbeddingSettings`.
+    """
+    del revision, batch_size
+    loading = {key: value for key, value in {"dtype": dtype, "load_in_4bit": load_in_4bit}.items() if value}
+    prompt = {"prompt": template} if template is not None else {}
+    model = load(name, device=device, model_kwargs=loading or None, progress=False, **(settings | prompt))
+    evaluated = EvaluatedModel.of(model, name, **loading)
+    run = Run(corruption=None if corruption is None else Corruption.parse(corruption))
+    shared = SharedPass(model, [evaluated.own])
+    return MethodEncoder(shared, model, evaluated.own, evaluated.meta(run), run.corruption)
+
+
+def model_name(name: str) -> str:
+    """The name that results are kept by, `organisation/model`: a folder's is `local/` and its last part."""
+    folder = Path(name)
+    if folder.is_dir():
+        return f"local/{folder.resolve().name}"
+    return name if "/" in name else f"hub/{name}"

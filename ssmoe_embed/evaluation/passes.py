@@ -1,0 +1,253 @@
+"""One forward pass, read for several methods at once.
+
+`router`, `smoe`, `moee` and `ev` differ only in what they take from the same forward pass. So all their features of a text
+are read when the first of them asks for it, and kept for the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from tqdm.auto import tqdm
+
+from ssmoe_embed.embedding.blocks import block_names, forward_pass
+from ssmoe_embed.embedding.module import SSMoE
+from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
+
+GIB = 2**30
+_CHUNK_BYTES = 2**24
+"""Rows are kept in pieces of about this size, so that a small task takes little."""
+
+
+def pass_key(settings: EmbeddingSettings) -> str:
+    """What names the forward pass of settings: those of one name read the same tokens by the same routing."""
+    return f"{forward_pass(settings)}/{settings.max_seq_length}"
+
+
+class FeatureStore:
+    """Rows of features by key: in memory up to a limit, then in a scratch file up to another, then not at all."""
+
+    def __init__(
+        self, width: int, *, memory: int = 2 * GIB, scratch: int = 16 * GIB, folder: str | Path | None = None
+    ) -> None:
+        """Make an empty store.
+
+        Args:
+            width: Numbers a row, float32.
+            memory: Bytes of rows to keep in memory.
+            scratch: Bytes of rows to keep on disk beyond that.
+            folder: Where the scratch file is; by default the system's folder for temporary files.
+        """
+        self._width = width
+        self._rows_a_chunk = max(1, _CHUNK_BYTES // (4 * width))
+        size = 4 * width * self._rows_a_chunk
+        self._in_memory = memory // size
+        self._limit = (self._in_memory + scratch // size) * self._rows_a_chunk
+        self._folder = folder
+        self._file: Any = None
+        self._chunks: list[NDArray[np.float32]] = []
+        self._places: dict[bytes, int] = {}
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no row more is kept."""
+        return len(self._places) >= self._limit
+
+    def put(self, keys: Sequence[bytes], rows: NDArray[np.float32]) -> None:
+        """Keep rows `[n,width]`, or as many of them as fit."""
+        for key, row in zip(keys, rows, strict=True):
+            if key in self._places or self.is_full:
+                continue
+            chunk, place = divmod(len(self._places), self._rows_a_chunk)
+            if chunk == len(self._chunks):
+                self._chunks.append(self._new_chunk())
+            self._chunks[chunk][place] = row
+            self._places[key] = len(self._places)
+
+    def get(self, key: bytes) -> NDArray[np.float32] | None:
+        """A row `[width]`; None if it is not kept."""
+        if key not in self._places:
+            return None
+        chunk, place = divmod(self._places[key], self._rows_a_chunk)
+        row: NDArray[np.float32] = self._chunks[chunk][place]
+        return row
+
+    def _new_chunk(self) -> NDArray[np.float32]:
+        shape, size = (self._rows_a_chunk, self._width), 4 * self._rows_a_chunk * self._width
+        on_disk = len(self._chunks) - self._in_memory
+        if on_disk < 0:
+            return np.empty(shape, dtype=np.float32)
+        if self._file is None:  # it has no name, so it goes when the process does, however that ends
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (lives as long as the store)
+        self._file.truncate((on_disk + 1) * size)
+        return np.memmap(self._file, dtype=np.float32, mode="r+", offset=on_disk * size, shape=shape)
+
+
+class SharedPass:
+    """Vectors of several settings of one model that share a forward pass; each text is read once.
+
+    Equal to `model.encode` with the same settings: bit for bit where the texts are all different and none was read before,
+    else up to float32 rounding, since a text's last bits depend on which texts share its batch.
+
+    Attributes:
+        texts_read: How many texts went through the model.
+        batches_read: How many forward passes that took.
+    """
+
+    def __init__(self, model: SentenceTransformer, variants: Sequence[EmbeddingSettings], **limits: Any) -> None:
+        """Bind a model to settings.
+
+        Args:
+            model: A model whose first module is `SSMoE`.
+            variants: The settings; they must take the same forward pass.
+            **limits: `memory`, `scratch` and `folder` of the `FeatureStore`.
+
+        Raises:
+            ValueError: They do not share a forward pass.
+        """
+        keys = sorted({pass_key(variant) for variant in variants})
+        if len(keys) != 1:
+            raise ValueError(f"These settings do not share a forward pass: {', '.join(keys)}.")
+        self._model, self._variants, self._limits = model, list(variants), limits
+        self._module = _module(model)
+        self._slices: dict[str, slice] = {}
+        self._store: FeatureStore | None = None
+        self.texts_read = 0
+        self.batches_read = 0
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        texts: Sequence[str],
+        settings: EmbeddingSettings,
+        *,
+        prompt: str = "",
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> NDArray[np.float32]:
+        """The vectors `[n,D]` of texts.
+
+        Args:
+            texts: `n` texts, at least one.
+            settings: One of the variants.
+            prompt: A sentence-transformers prompt, put before the template.
+            batch_size: Texts a forward pass.
+            progress: Show a progress bar.
+        """
+        self._model.eval()
+        keys = [_key(prompt, text) for text in texts]
+        self._read_new(texts, keys, prompt, batch_size, progress)
+        # sentence-transformers' order: standardising by batch depends on it
+        order = np.argsort([-len(text) for text in texts])
+        vectors: NDArray[np.float32] | None = None
+        for batch in _batches(order, batch_size):
+            rows = self._rows([texts[i] for i in batch], [keys[i] for i in batch], prompt)
+            made = self._vectors(rows, settings)
+            if vectors is None:
+                vectors = np.empty((len(texts), made.shape[1]), dtype=np.float32)
+            vectors[batch] = made
+        if vectors is None:
+            raise ValueError("There are no texts to encode.")
+        return vectors
+
+    def _read_new(
+        self, texts: Sequence[str], keys: Sequence[bytes], prompt: str, batch_size: int, progress: bool
+    ) -> None:
+        """Read and keep the texts that are not known, longest first, as far as the store has room."""
+        new = {
+            key: text for key, text in zip(keys, texts, strict=True) if self._store is None or key not in self._store
+        }
+        waiting = list(new.items())
+        order = np.argsort([-len(text) for _, text in waiting])
+        for batch in tqdm(_batches(order, batch_size), desc="Reading", unit="batch", leave=False, disable=not progress):
+            if self._store is not None and self._store.is_full:
+                return
+            rows = self._read([waiting[i][1] for i in batch], prompt)
+            if self._store is None:
+                self._store = FeatureStore(rows.shape[1], **self._limits)
+            self._store.put([waiting[i][0] for i in batch], rows)
+
+    def _rows(self, texts: Sequence[str], keys: Sequence[bytes], prompt: str) -> NDArray[np.float32]:
+        """The features of one batch `[b,F]`: kept ones, and the others read again."""
+        known = [None if self._store is None else self._store.get(key) for key in keys]
+        missing = [i for i, row in enumerate(known) if row is None]
+        again = iter(self._read([texts[i] for i in missing], prompt)) if missing else iter(())
+        return np.stack([next(again) if row is None else row for row in known])
+
+    def _read(self, texts: Sequence[str], prompt: str) -> NDArray[np.float32]:
+        """One forward pass: every block that a variant needs, side by side, `[b,F]`."""
+        adopt(self._module, self._variants[0])
+        features = self._module.preprocess(texts, prompt=prompt)
+        device = self._model.device
+        reading = self._module.read({name: value.to(device) for name, value in features.items()})
+        blocks: dict[str, torch.Tensor] = {}
+        for variant in self._variants:
+            names = _raw_names(variant)
+            if not set(names.values()) <= set(blocks):
+                blocks |= {names[name]: block for name, block in self._module.blocks(reading, variant).items()}
+        if not self._slices:
+            ends = np.cumsum([block.shape[1] for block in blocks.values()]).tolist()
+            self._slices = {name: slice(a, b) for name, a, b in zip(blocks, [0, *ends], ends, strict=False)}
+        self.texts_read += len(texts)
+        self.batches_read += 1
+        joined: NDArray[np.float32] = torch.cat([block.cpu() for block in blocks.values()], dim=1).numpy()
+        return joined
+
+    def _vectors(self, rows: NDArray[np.float32], settings: EmbeddingSettings) -> NDArray[np.float32]:
+        """Features `[b,F]` → vectors `[b,D]`."""
+        features = torch.from_numpy(rows).to(self._model.device)
+        blocks = {name: features[:, self._slices[raw]].contiguous() for name, raw in _raw_names(settings).items()}
+        output = {"sentence_embedding": self._module.vectors(blocks, settings)}
+        for module in list(self._model)[1:]:
+            output = module(output)
+        vectors: NDArray[np.float32] = output["sentence_embedding"][:, : self._model.truncate_dim].float().cpu().numpy()
+        return vectors
+
+
+def adopt(module: SSMoE, settings: EmbeddingSettings) -> None:
+    """Put settings into effect, unless they are."""
+    if module.settings != settings:
+        module.configure(**settings.as_dict())
+
+
+def _module(model: SentenceTransformer) -> SSMoE:
+    """The model's first module.
+
+    Raises:
+        ValueError: It is none of this package's.
+    """
+    module = model[0]
+    if not isinstance(module, SSMoE):
+        raise ValueError(
+            f"This is not a model of this package: its first module is {type(module).__name__}; evaluate it as a peer."
+        )
+    return module
+
+
+def _raw_names(settings: EmbeddingSettings) -> dict[str, str]:
+    """For each block of the settings, a name that is the same for all settings with that block before calibration."""
+    return block_names(settings.changed(calibration=Calibration.NONE))
+
+
+def _key(prompt: str, text: str) -> bytes:
+    content = f"{len(prompt)}:{prompt}{text}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _batches(order: Iterable[int], size: int) -> list[list[int]]:
+    indices = [int(i) for i in order]
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
