@@ -61,6 +61,10 @@ class Layout:
         """Write it in the layout in which the family's checkpoints are published."""
         model.save_pretrained(folder)
 
+    def write(self, folder, seed=0, **changes):
+        """Write a tiny checkpoint."""
+        self.save(self.make(seed, **changes), folder)
+
     def decoder(self, model):
         """The live decoder, which has `.layers`."""
         return getattr(model, "model", model)
@@ -68,7 +72,7 @@ class Layout:
     def routers(self, model):
         """The live routers by layer index."""
         layers = self.decoder(model).layers
-        return {index: getattr(getattr(layers[index], self.live_block), self.live_gate) for index in self.sparse}
+        return {index: getattr(getattr(layers[index], self.live_block), self.live_gate) for index in self.sparse if index < len(layers)}
 
     # --- the checkpoint -----------------------------------------------------------------------------------------------
 
@@ -143,13 +147,17 @@ def randomised(model, seed=0):
     tensors = sorted(model.named_parameters())
     tensors += sorted((name, buffer) for name, buffer in model.named_buffers() if name.endswith("bias"))
     for name, tensor in tensors:
-        noise = torch.randn(tensor.shape, generator=generator)
-        if "norm" in name:
-            tensor.copy_(1 + 0.1 * noise)
-        elif name.endswith(("gate.weight", "router.weight", "wg.weight")):
-            tensor.copy_(0.3 * noise)
-        elif "bias" in name or tensor.ndim == 1:
-            tensor.copy_(0.2 * noise)
-        else:
-            tensor.copy_((1.0 if "embed" in name else 0.15) * noise)
+        tensor.copy_(drawn(name, tensor.shape, generator))
     return model.eval()
+
+
+def drawn(name, shape, generator):
+    """Values for a weight of that name: routers have clear preferences, norms and biases all matter."""
+    noise = torch.randn(shape, generator=generator)
+    if "norm" in name:
+        return 1 + 0.1 * noise
+    if name.endswith(("gate.weight", "router.weight", "wg.weight")):
+        return 0.3 * noise
+    if "bias" in name or len(shape) == 1:
+        return 0.2 * noise
+    return (1.0 if "embed" in name else 0.15) * noise
