@@ -121,8 +121,10 @@ class SpectralRouters:
         config = load_config(path_or_id, trust_remote_code=trust_remote_code, **hub_kwargs)
         family = family_of(config)
         checkpoint = Checkpoint.open(path_or_id, **hub_kwargs)
-        prefixes = family.stored_layers(checkpoint)
-        lacking = sorted(family.stored_expert_layers(checkpoint) - prefixes.keys())
+        depth = family.text_config(config).num_hidden_layers  # beyond it lie layers that predict tokens further ahead
+        prefixes = {index: prefix for index, prefix in family.stored_layers(checkpoint).items() if index < depth}
+        experts = {index for index in family.stored_expert_layers(checkpoint) if index < depth}
+        lacking = sorted(experts - prefixes.keys())
         if lacking:
             raise ValueError(
                 f"The checkpoint {path_or_id} has experts but no router in layers {lacking}; it is incomplete."
