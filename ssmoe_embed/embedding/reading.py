@@ -46,8 +46,10 @@ class Reader:
         """Run the model on `[B,T]` token ids."""
         last = last_token(attention_mask)  # [B]
         batch = torch.arange(len(last), device=last.device)
+        # [B,T]; with padding on the left, models count it in, and Hunyuan's attention is not blind to where a text begins
+        positions = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
         with recording(batch * attention_mask.shape[1] + last) as taken:  # [B] rows of the N = B·T tokens
-            output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            output = model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
         tokens = output.last_hidden_state  # [B,T,H]
         return Reading(tokens, tokens[batch.to(tokens.device), last.to(tokens.device)].float(), taken.inputs)
 
