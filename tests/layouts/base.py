@@ -72,7 +72,11 @@ class Layout:
     def routers(self, model):
         """The live routers by layer index."""
         layers = self.decoder(model).layers
-        return {index: getattr(getattr(layers[index], self.live_block), self.live_gate) for index in self.sparse if index < len(layers)}
+        return {
+            index: getattr(getattr(layers[index], self.live_block), self.live_gate)
+            for index in self.sparse
+            if index < len(layers)
+        }
 
     # --- the checkpoint -----------------------------------------------------------------------------------------------
 
