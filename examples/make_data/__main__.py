@@ -10,6 +10,8 @@ from make_data.calibration import calibration
 from make_data.corpus import HERE, corpus
 from make_data.files import Record, read_lines, write_lines
 from make_data.offline import TASKS
+from make_data.ratings import review_sentiment, word_relatedness
+from make_data.verses import verse_reranking
 from make_data.wordnet import WordNet
 
 PACKAGE_DATA = HERE.parent.parent / "ssmoe_embed" / "data"
@@ -37,6 +39,9 @@ def main() -> None:
     jobs: dict[str, Callable[[], Iterable[Record]]] = {
         "search/corpus.jsonl": lambda: documents,
         "offline/howto_search.jsonl": lambda: howto_questions(documents),
+        "offline/review_sentiment.jsonl": lambda: review_sentiment(options.sources),
+        "offline/word_relatedness.jsonl": lambda: word_relatedness(options.sources),
+        "offline/verse_reranking.jsonl": lambda: verse_reranking(options.sources),
         "calibration.jsonl": lambda: calibration(options.sources, wordnet),
     }
     for name, make in TASKS.items():

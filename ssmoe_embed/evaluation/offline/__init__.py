@@ -1,18 +1,10 @@
-"""Tasks that run without a network, on data that ships, where meaning rather than shared words decides."""
+"""mteb tasks that need no network, on data that ships; importing them imports mteb."""
 
-from ssmoe_embed.evaluation.offline.classification import ClassificationTask, ClusteringTask
-from ssmoe_embed.evaluation.offline.pairs import PairClassificationTask, SimilarityTask
-from ssmoe_embed.evaluation.offline.registry import offline_tasks
-from ssmoe_embed.evaluation.offline.retrieval import RetrievalTask
-from ssmoe_embed.evaluation.offline.task import Encode, OfflineTask
+from ssmoe_embed.evaluation.dependencies import require_mteb
 
-__all__ = [
-    "ClassificationTask",
-    "ClusteringTask",
-    "Encode",
-    "OfflineTask",
-    "PairClassificationTask",
-    "RetrievalTask",
-    "SimilarityTask",
-    "offline_tasks",
-]
+require_mteb()
+
+from ssmoe_embed.evaluation.offline.registry import add_task, offline_task, offline_tasks
+from ssmoe_embed.evaluation.offline.retrieval import retrieval_task
+
+__all__ = ["add_task", "offline_task", "offline_tasks", "retrieval_task"]

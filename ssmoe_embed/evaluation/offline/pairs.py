@@ -1,84 +1,89 @@
 """Tasks on pairs of texts: how similar they are, and whether they mean the same."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from __future__ import annotations
+
 from typing import Any
 
-import numpy as np
-from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score, roc_auc_score
-from sklearn.preprocessing import normalize
+from datasets import Dataset, DatasetDict
+from mteb.abstasks import AbsTaskPairClassification, AbsTaskSTS
 
-from ssmoe_embed.evaluation.offline.bootstrap import with_interval
-from ssmoe_embed.evaluation.offline.task import Encode, embed
+from ssmoe_embed.data import read_records
+from ssmoe_embed.evaluation.offline.metadata import SPLIT, WORDNET, offline_metadata
 
 
-@dataclass(frozen=True)
-class SimilarityTask:
-    """Pairs of texts with a degree of similarity; the score is Spearman's correlation with the cosine."""
-
-    name: str
-    first: tuple[str, ...]
-    second: tuple[str, ...]
-    gold: tuple[float, ...]
-    main_metric: str = "spearman"
-
-    @classmethod
-    def from_records(cls, name: str, records: Iterable[dict[str, Any]]) -> "SimilarityTask":
-        """Read records ``{first, second, score}``."""
-        first, second, gold = _columns(records, "score")
-        return cls(name, first, second, gold)
-
-    def texts(self) -> list[str]:
-        """Both sides of all pairs."""
-        return [*self.first, *self.second]
-
-    def evaluate(self, encode: Encode) -> dict[str, float]:
-        """Correlate cosines with the gold similarities; constant cosines count as no correlation."""
-        cosines = paired_cosines(encode, self.first, self.second)
-        return with_interval("spearman", _spearman, np.asarray(self.gold), cosines)
+def _read(file: str, value: str, column: str) -> DatasetDict:
+    """A data set of the records ``{first, second, value}`` of a file."""
+    records = read_records(f"offline/{file}")
+    rows = [{"sentence1": r["first"], "sentence2": r["second"], column: r[value]} for r in records]
+    return DatasetDict({SPLIT: Dataset.from_list(rows)})
 
 
-@dataclass(frozen=True)
-class PairClassificationTask:
-    """Pairs of texts that mean the same (1) or not (0); the score is the average precision of the cosine."""
+class WordNetParaphrasePairClassification(AbsTaskPairClassification):
+    """Whether two definitions mean almost the same."""
 
-    name: str
-    first: tuple[str, ...]
-    second: tuple[str, ...]
-    labels: tuple[int, ...]
-    main_metric: str = "ap"
+    file = "paraphrase_pairs.jsonl"
+    metadata = offline_metadata(
+        "WordNetParaphrasePairClassification",
+        "PairClassification",
+        "cosine_ap",
+        "Definitions of held-out words that are derived, similar or next broader to each other and share no content word, "
+        "against false pairs of which half share much and half nothing.",
+        file,
+        **WORDNET,
+    )
 
-    @classmethod
-    def from_records(cls, name: str, records: Iterable[dict[str, Any]]) -> "PairClassificationTask":
-        """Read records ``{first, second, label}``."""
-        first, second, labels = _columns(records, "label")
-        return cls(name, first, second, labels)
-
-    def texts(self) -> list[str]:
-        """Both sides of all pairs."""
-        return [*self.first, *self.second]
-
-    def evaluate(self, encode: Encode) -> dict[str, float]:
-        """Rank the pairs by cosine; returns ``ap`` with its interval and the area under the ROC curve."""
-        labels, cosines = np.asarray(self.labels), paired_cosines(encode, self.first, self.second)
-        area = float(roc_auc_score(labels, cosines))
-        return with_interval("ap", average_precision_score, labels, cosines) | {"roc_auc": area}
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Read the records that ship."""
+        if not self.data_loaded:
+            self.dataset = _read(self.file, "label", self.label_column_name)
+            self.data_loaded = True
 
 
-def paired_cosines(encode: Encode, first: tuple[str, ...], second: tuple[str, ...]) -> np.ndarray:
-    """Cosine of each pair, rounded so that equal pairs stay tied."""
-    left, right = (normalize(embed(encode, list(side))) for side in (first, second))  # each [pairs, dimensions]
-    products = left.multiply(right) if hasattr(left, "multiply") else left * right
-    return np.round(np.asarray(products.sum(axis=1)).ravel(), 6)
+class WordNetSimilaritySTS(AbsTaskSTS):
+    """How near two nouns are in WordNet, by their definitions."""
+
+    file = "similarity.jsonl"
+    min_score, max_score = 0, 1
+    metadata = offline_metadata(
+        "WordNetSimilaritySTS",
+        "STS",
+        "cosine_spearman",
+        "Definitions of held-out nouns by their Wu-Palmer similarity in WordNet, with as many pairs of each degree of word "
+        "overlap for each degree of similarity. The gold scores are derived, not rated.",
+        file,
+        **WORDNET,
+    )
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Read the records that ship."""
+        if not self.data_loaded:
+            self.dataset = _read(self.file, "score", "score")
+            self.data_loaded = True
 
 
-def _spearman(gold: np.ndarray, cosines: np.ndarray) -> float:
-    if np.ptp(cosines) == 0 or np.ptp(gold) == 0:
-        return 0.0
-    return float(spearmanr(gold, cosines).statistic)
+class WordRelatednessSTS(AbsTaskSTS):
+    """How related people find two words."""
 
+    file = "word_relatedness.jsonl"
+    min_score, max_score = 0, 10
+    metadata = offline_metadata(
+        "WordRelatednessSTS",
+        "STS",
+        "cosine_spearman",
+        "The 352 pairs of different words of WordSim-353 (as gensim 4.4.0 ships it), each rated by 13 to 16 people. Single "
+        "words, some of which the embedded model's training saw.",
+        file,
+        reference="https://gabrilovich.com/resources/data/wordsim353/wordsim353.html",
+        date=("1965-01-01", "2002-02-10"),
+        domains=["Constructed", "Written"],
+        license="cc-by-4.0",
+        annotations_creators="human-annotated",
+        sample_creation="created",
+        bibtex_citation="",
+    )
 
-def _columns(records: Iterable[dict[str, Any]], value: str) -> list[tuple[Any, ...]]:
-    records = list(records)
-    return [tuple(record[column] for record in records) for column in ("first", "second", value)]
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Read the records that ship."""
+        if not self.data_loaded:
+            self.dataset = _read(self.file, "score", "score")
+            self.data_loaded = True

@@ -1,92 +1,200 @@
-"""Retrieval: which document answers a query."""
+"""Retrieval and reranking: which document answers a query."""
 
+from __future__ import annotations
+
+import hashlib
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from sklearn.metrics import ndcg_score
-from sklearn.metrics.pairwise import cosine_similarity
+from datasets import Dataset
+from mteb.abstasks import AbsTaskRetrieval
 
-from ssmoe_embed.evaluation.offline.bootstrap import with_interval
-from ssmoe_embed.evaluation.offline.task import Encode, embed
+from ssmoe_embed.data import read_records, search_corpus
+from ssmoe_embed.evaluation.offline.metadata import SPLIT, WORDNET, make_metadata, offline_metadata
 
-CUTOFF = 10
+_LEAST_SHARED = "the answer shares no content word with the query, and wrong documents share some"
 
 
-@dataclass(frozen=True)
-class RetrievalTask:
-    """Queries, documents, and which documents are relevant to each query.
+class _Retrieval(AbsTaskRetrieval):
+    """Retrieval on records of the two kinds ``{id, document}`` and ``{query, relevant: [ids]}``."""
 
-    Attributes:
-        name: Short name.
-        queries: Q texts.
-        documents: D texts.
-        relevant: For each query the positions of its relevant documents.
+    file: str
+
+    def records(self) -> Iterable[dict[str, Any]]:
+        """Documents and queries."""
+        return read_records(f"offline/{self.file}")
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Read the records."""
+        if not self.data_loaded:
+            self.dataset = {"default": {SPLIT: _split(self.metadata.name, self.records())}}
+            self.data_loaded = True
+
+
+class WordNetExampleRetrieval(_Retrieval):
+    """From a definition to a sentence that uses the word."""
+
+    file = "definition_to_example.jsonl"
+    metadata = offline_metadata(
+        "WordNetExampleRetrieval",
+        "Retrieval",
+        "ndcg_at_10",
+        f"A sentence that uses a held-out word, by the word's definition; {_LEAST_SHARED}.",
+        file,
+        **WORDNET,
+    )
+
+
+class WordNetRelatedRetrieval(_Retrieval):
+    """From a definition to that of a related word."""
+
+    file = "related_definition.jsonl"
+    metadata = offline_metadata(
+        "WordNetRelatedRetrieval",
+        "Retrieval",
+        "ndcg_at_10",
+        "The definition of a derived, similar or next broader word, by the definition of a held-out word; "
+        f"{_LEAST_SHARED}.",
+        file,
+        **WORDNET,
+    )
+
+
+class WordNetReverseRetrieval(_Retrieval):
+    """From a definition to the word."""
+
+    file = "reverse_dictionary.jsonl"
+    metadata = offline_metadata(
+        "WordNetReverseRetrieval",
+        "Retrieval",
+        "ndcg_at_10",
+        f"The words that a definition defines, by a question around it; {_LEAST_SHARED}.",
+        file,
+        **WORDNET,
+    )
+
+
+class HowToRetrieval(_Retrieval):
+    """From a question to the answer in the search corpus."""
+
+    file = "howto_search.jsonl"
+    metadata = offline_metadata(
+        "HowToRetrieval",
+        "Retrieval",
+        "ndcg_at_10",
+        "Questions in a person's own words, to be answered from the package's search corpus: short answers written for the "
+        "project, which the embedded model never saw, and sections of manuals, of which it saw some.",
+        file,
+        reference="https://docs.python.org/3.11/",
+        date=("2022-08-11", "2026-11-22"),
+        domains=["Programming", "Written"],
+        task_subtypes=["Question answering"],
+        license="multiple",
+        annotations_creators="expert-annotated",
+        sample_creation="created",
+        bibtex_citation="",
+    )
+
+    def records(self) -> Iterable[dict[str, Any]]:
+        """The search corpus, then the questions."""
+        yield from ({"id": document.id, "document": document.full_text} for document in search_corpus())
+        yield from read_records(f"offline/{self.file}")
+
+
+class BibleVerseReranking(AbsTaskRetrieval):
+    """From a verse in the words of 1611 to the same verse in today's."""
+
+    file = "verse_reranking.jsonl"
+    metadata = offline_metadata(
+        "BibleVerseReranking",
+        "Reranking",
+        "map_at_1000",
+        "A verse of the King James Bible, by which the same verse of the World English Bible is to be ranked first among 16 "
+        "of its book: neighbours in the text and those that share the most words with the query.",
+        file,
+        reference="https://ebible.org/web/",
+        date=("1611-01-01", "2022-12-28"),
+        domains=["Religious", "Written"],
+        license="cc0-1.0",
+        annotations_creators="derived",
+        sample_creation="found",
+        bibtex_citation="",
+    )
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Read the records ``{query, positive: [texts], negative: [texts]}`` that ship."""
+        if self.data_loaded:
+            return
+        records = list(read_records(f"offline/{self.file}"))
+        texts = sorted({text for r in records for text in r["positive"] + r["negative"]})
+        ids = {text: _identifier(text) for text in texts}
+        queries = {f"q{i}": record for i, record in enumerate(records)}
+        data = {
+            "corpus": Dataset.from_list([{"id": ids[text], "text": text} for text in texts]),
+            "queries": Dataset.from_list([{"id": key, "text": record["query"]} for key, record in queries.items()]),
+            "relevant_docs": {key: {ids[text]: 1 for text in record["positive"]} for key, record in queries.items()},
+            "top_ranked": {
+                key: sorted(ids[text] for text in record["positive"] + record["negative"])
+                for key, record in queries.items()
+            },
+        }
+        self.dataset = {"default": {SPLIT: data}}
+        self.data_loaded = True
+
+
+def retrieval_task(path: Path) -> AbsTaskRetrieval:
+    """A retrieval task from a JSON-lines file of one's own, named after the file.
+
+    Args:
+        path: File with records ``{id, document}`` and ``{query, relevant: [ids]}``.
+
+    Raises:
+        ValueError: A query names a document that is not among the records.
     """
+    content = path.read_bytes()
+    lines = [json.loads(line) for line in content.decode("utf-8").splitlines() if line.strip()]
 
-    name: str
-    queries: tuple[str, ...]
-    documents: tuple[str, ...]
-    relevant: tuple[frozenset[int], ...]
-    main_metric: str = "mrr@10"
-
-    @classmethod
-    def from_records(cls, name: str, records: Iterable[dict[str, Any]]) -> "RetrievalTask":
-        """Read records of the two kinds ``{id, document}`` and ``{query, relevant: [ids]}``.
-
-        Raises:
-            ValueError: If a query names a document that is not among the records.
-        """
-        records = list(records)
-        positions = {r["id"]: i for i, r in enumerate(r for r in records if "document" in r)}
-        queries = [r for r in records if "query" in r]
-        for query in queries:
-            missing = [identifier for identifier in query["relevant"] if identifier not in positions]
-            if missing:
-                msg = f"The query {query['query']!r} of task {name!r} names the unknown documents {missing}."
-                raise ValueError(msg)
-        return cls(
-            name,
-            queries=tuple(r["query"] for r in queries),
-            documents=tuple(r["document"] for r in records if "document" in r),
-            relevant=tuple(frozenset(positions[i] for i in r["relevant"]) for r in queries),
+    class FromFile(_Retrieval):
+        metadata = make_metadata(
+            path.stem,
+            "Retrieval",
+            "ndcg_at_10",
+            f"Documents and queries of {path.name}.",
+            path.name,
+            hashlib.sha256(content).hexdigest(),
         )
 
-    def texts(self) -> list[str]:
-        """Documents, then queries."""
-        return [*self.documents, *self.queries]
+        def records(self) -> Iterable[dict[str, Any]]:
+            return lines
 
-    def evaluate(self, encode: Encode) -> dict[str, float]:
-        """Rank the documents by cosine; see `evaluate_scores`."""
-        queries, documents = embed(encode, list(self.queries)), embed(encode, list(self.documents))
-        return self.evaluate_scores(cosine_similarity(queries, documents))
-
-    def evaluate_scores(self, scores: np.ndarray) -> dict[str, float]:
-        """Measure any scoring of the documents, shape [Q, D], higher is better.
-
-        Documents with equal scores count as if their order were drawn, so ties earn what guessing would.
-
-        Returns:
-            ``mrr@10`` with its interval, ``recall@1``, ``recall@10`` (is a relevant document among the first?) and
-            ``ndcg@10``.
-        """
-        relevance = np.zeros((len(self.queries), len(self.documents)), dtype=bool)  # [Q, D]
-        for row, positions in zip(relevance, self.relevant, strict=True):
-            row[list(positions)] = True
-        scores = np.round(scores, 6)  # rounding noise would break ties by chance
-        ranks = best_ranks(relevance, scores)
-        reciprocal = np.where(ranks <= CUTOFF, 1 / ranks, 0.0)
-        return with_interval("mrr@10", np.mean, reciprocal) | {
-            "recall@1": float(np.mean(ranks <= 1)),
-            "recall@10": float(np.mean(ranks <= CUTOFF)),
-            "ndcg@10": float(ndcg_score(relevance, scores, k=CUTOFF)),
-        }
+    task = FromFile()
+    task.load_data()
+    return task
 
 
-def best_ranks(relevance: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Rank of each query's best relevant document, from 1; its expected value where scores are tied, shape [Q]."""
-    best = np.where(relevance, scores, -np.inf).max(axis=1, keepdims=True)  # [Q, 1]
-    tied = scores == best
-    above = (scores > best).sum(axis=1)
-    return above + (tied.sum(axis=1) + 1) / ((tied & relevance).sum(axis=1) + 1)
+def _split(name: str, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Corpus, queries and relevant documents; the ids of texts are digests, so that ties are broken by chance."""
+    records = list(records)
+    documents = {str(r["id"]): r["document"] for r in records if "document" in r}
+    ids = {key: _identifier(f"{key} {text}") for key, text in documents.items()}
+    queries, relevant = [], {}
+    for record in (r for r in records if "query" in r):
+        missing = [key for key in record["relevant"] if str(key) not in ids]
+        if missing:
+            msg = f"The query {record['query']!r} of task {name!r} names the unknown documents {missing}."
+            raise ValueError(msg)
+        key = f"q{len(queries)}"
+        queries.append({"id": key, "text": record["query"]})
+        relevant[key] = {ids[str(document)]: 1 for document in record["relevant"]}
+    return {
+        "corpus": Dataset.from_list([{"id": ids[key], "text": text} for key, text in documents.items()]),
+        "queries": Dataset.from_list(queries),
+        "relevant_docs": relevant,
+        "top_ranked": None,
+    }
+
+
+def _identifier(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

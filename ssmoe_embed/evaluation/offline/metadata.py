@@ -1,0 +1,54 @@
+"""What mteb wants to know of a task, and where the offline tasks' data are."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from typing import Any
+
+from mteb.abstasks.task_metadata import TaskMetadata
+
+SPLIT = "test"
+WORDNET = {
+    "reference": "https://wordnet.princeton.edu",
+    "date": ("1985-01-01", "2006-12-31"),
+    "domains": ["Encyclopaedic", "Written"],
+    "license": "https://wordnet.princeton.edu/license-and-commercial-use",
+    "annotations_creators": "derived",
+    "sample_creation": "created",
+    "bibtex_citation": "",
+}
+"""Of the tasks made of WordNet entries; the embedded model's training saw none of these entries."""
+
+
+def offline_metadata(name: str, kind: str, main_score: str, description: str, file: str, **others: Any) -> TaskMetadata:
+    """The metadata of an English task whose data ship with the package.
+
+    Args:
+        name: The task's name.
+        kind: mteb's type of task.
+        main_score: mteb's name of the score that counts.
+        description: What is asked, and where the texts are from.
+        file: Name of the data file in ``ssmoe_embed/data/offline``; the revision is a digest of its content.
+        **others: Reference, dates, domains, licence and whatever else is known.
+    """
+    content = resources.files("ssmoe_embed.data").joinpath("offline", file).read_bytes()
+    return make_metadata(name, kind, main_score, description, file, hashlib.sha256(content).hexdigest(), **others)
+
+
+def make_metadata(
+    name: str, kind: str, main_score: str, description: str, path: str, revision: str, **others: Any
+) -> TaskMetadata:
+    """The metadata of an English task on texts."""
+    return TaskMetadata(
+        dataset={"path": path, "revision": revision[:40]},
+        name=name,
+        description=description,
+        type=kind,
+        category="t2c" if kind in {"Classification", "Clustering"} else "t2t",
+        modalities=["text"],
+        eval_splits=[SPLIT],
+        eval_langs=["eng-Latn"],
+        main_score=main_score,
+        **{"task_subtypes": [], "dialect": [], **others},
+    )
