@@ -109,9 +109,9 @@ def test_the_sparse_layers_are_found_in_memory_and_on_disk(layout, adapter, mode
     assert {layer.index: layer.router for layer in layers} == layout.routers(model)
     assert adapter.layers(layout.decoder(model)) == layers
     assert [layer.index for layer in layers] == list(layout.sparse)
-    checkpoint = Checkpoint.open(folder)
-    assert list(adapter.stored_layers(checkpoint)) == list(layout.sparse)
-    assert adapter.stored_expert_layers(checkpoint) == set(layout.sparse)
+    checkpoint, depth = Checkpoint.open(folder), len(layout.decoder(model).layers)
+    for stored in (adapter.stored_layers(checkpoint), adapter.stored_expert_layers(checkpoint)):
+        assert [index for index in sorted(stored) if index < depth] == list(layout.sparse)
 
 
 def test_routers_and_experts_are_slices_of_the_checkpoint_with_rows_in_hidden_space(

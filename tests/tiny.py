@@ -68,6 +68,6 @@ def make_model(family, seed=0, **changes):
 
 def save_model(folder, family, tokenizer=None, seed=0, **changes):
     """Write a model in its family's layout, and its tokenizer."""
-    LAYOUTS[family].save(make_model(family, seed, **changes), folder)
+    LAYOUTS[family].write(Path(folder), seed, **changes)
     (tokenizer or make_tokenizer()).save_pretrained(folder)
     return Path(folder)

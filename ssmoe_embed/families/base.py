@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ssmoe_embed.choices import Choice
+from ssmoe_embed.families.float8 import read_row, read_weight
 
 
 class Score(Choice):
@@ -183,7 +184,14 @@ class MoEFamily(ABC):
 
     def stored_layers(self, source: TensorSource) -> dict[int, str]:
         """The sparse layers' indices, each with the prefix that precedes `layers.` in its tensors' names."""
-        return dict(sorted(_stored(self.router_name, source)))
+        found = sorted(_stored(self.router_name, source))
+        layers = dict(found)
+        if len(layers) < len(found):
+            raise ValueError(
+                f"The checkpoint has several decoders, below {sorted({prefix for _, prefix in found})}; from_checkpoint "
+                "cannot tell which is meant. Load the model and use SpectralRouters.from_model(model)."
+            )
+        return layers
 
     def stored_expert_layers(self, source: TensorSource) -> set[int]:
         """The indices of the layers that have expert matrices, which should be those that have routers."""
@@ -197,10 +205,11 @@ class MoEFamily(ABC):
         """The expert's matrices with rows in hidden space: gate, up, downᵀ, each `[I,H]`."""
         packed = [prefix + name.format(layer=layer) for name in self.packed_names]
         if packed and (packed[0] in source or not self.matrix_names):
-            gate_up, down = (source.read_row(name, expert) for name in packed)
+            gate_up, down = (read_row(source, name, expert) for name in packed)
             gate, up = gate_up.chunk(2, dim=0)  # [2I,H] → 2 × [I,H]
             return gate, up, down.T  # [H,I] → [I,H]
-        gate, up, down = (source.read(prefix + n.format(layer=layer, expert=expert)) for n in self.matrix_names)
+        names = [prefix + name.format(layer=layer, expert=expert) for name in self.matrix_names]
+        gate, up, down = (read_weight(source, name) for name in names)
         return gate, up, down.T
 
 
@@ -210,5 +219,6 @@ def _stored(template: str, source: TensorSource) -> set[tuple[int, str]]:
     Modules that predict tokens further ahead (`mtp.`) look like layers and are none: transformers does not load them.
     """
     escaped = re.escape(template).replace(r"\{layer\}", r"(?P<layer>\d+)").replace(r"\{expert\}", r"\d+")
-    pattern = re.compile(rf"(?P<prefix>(?!mtp\.)(?:.*\.)?){escaped}")
-    return {(int(match["layer"]), match["prefix"]) for match in map(pattern.fullmatch, source.names()) if match}
+    pattern = re.compile(rf"(?P<prefix>(?:.*\.)?){escaped}")
+    found = {(int(match["layer"]), match["prefix"]) for match in map(pattern.fullmatch, source.names()) if match}
+    return {(layer, prefix) for layer, prefix in found if "mtp" not in prefix.split(".")}

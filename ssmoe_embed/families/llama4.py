@@ -1,0 +1,50 @@
+"""Llama 4 (https://ai.meta.com/blog/llama-4-multimodal-intelligence/); its text part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score, TensorSource
+from ssmoe_embed.families.float8 import read_row
+
+
+class Llama4(MoEFamily):
+    """All experts of a layer in one tensor; an expert's score scales what enters it, not what comes out."""
+
+    model_types = ("llama4", "llama4_text")
+    notes = FamilyNotes(
+        models="Llama-4-Scout, Llama-4-Maverick",
+        weights="top-k of the logits → sigmoid, applied to the expert's input",
+        beside="a shared expert; dense layers by `interleave_moe_layer_step`; the vision model is not used",
+        layout="all experts in one tensor, gate columns, then up columns",
+        unsupported="images; checkpoints whose experts are split up (the published FP8 ones), from disk",
+    )
+    score = Score.SIGMOID
+    block_attribute = "feed_forward"
+    router_attribute = "router"
+    router_name = "layers.{layer}.feed_forward.router.weight"
+    matrix_names = ("layers.{layer}.feed_forward.experts.gate_up_proj", "layers.{layer}.feed_forward.experts.down_proj")
+    layer_lists = ("layer_types", "no_rope_layers")
+
+    def shorten(self, config: Any, layers: int) -> None:
+        """See `MoEFamily.shorten`."""
+        super().shorten(config, layers)
+        text = self.text_config(config)
+        text.moe_layers = [layer for layer in text.moe_layers if layer < layers]
+
+    def expert_matrices(self, experts: Any, expert: int) -> tuple[torch.Tensor, ...]:
+        """See `MoEFamily.expert_matrices`."""
+        return _hidden_space(experts.gate_up_proj[expert], experts.down_proj[expert])
+
+    def stored_matrices(self, source: TensorSource, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
+        """See `MoEFamily.stored_matrices`."""
+        gate_up, down = (prefix + name.format(layer=layer) for name in self.matrix_names)
+        return _hidden_space(read_row(source, gate_up, expert), read_row(source, down, expert))
+
+
+def _hidden_space(gate_up: torch.Tensor, down: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """One expert's `[H,2I]` and `[I,H]` as gate, up, downᵀ `[I,H]`."""
+    gate, up = gate_up.T.chunk(2, dim=0)  # [2I,H] → 2 × [I,H]
+    return gate, up, down

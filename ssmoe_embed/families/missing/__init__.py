@@ -1,0 +1,1 @@
+"""Models that transformers has no classes for, made of classes that it has."""
