@@ -1,0 +1,139 @@
+"""What families allow besides the one tiny model of tests/layouts/: flags, padding, composite models, prediction layers."""
+
+import shutil
+
+import pytest
+import torch
+from layouts import LAYOUTS
+from reference import stored_tensors
+from safetensors.torch import save_file
+from test_family_layouts import TEXTS, decisions, embed, run, spread
+from tiny import TOP_C
+from transformers import AutoModel
+
+from ssmoe_embed import SpectralRouters, SpectralRouting, SSMoE, reroute
+from ssmoe_embed.families import UnsupportedModelError, family_of
+
+FLAGS = [
+    ("olmoe", {"norm_topk_prob": True}),
+    ("qwen2_moe", {"norm_topk_prob": True}),
+    ("qwen3_moe", {"norm_topk_prob": False}),
+    ("qwen3_next", {"norm_topk_prob": False}),
+    ("flex_olmo", {"norm_topk_prob": True}),
+    ("lfm2_moe", {"norm_topk_prob": False}),
+    ("lfm2_moe", {"use_expert_bias": False}),
+    ("granitemoeshared", {"shared_intermediate_size": 0}),
+    ("granitemoe_swa", {"shared_intermediate_size": 0}),
+]
+"""The other value of what each description sets."""
+
+
+@pytest.mark.parametrize(("model_type", "changes"), FLAGS, ids=str)
+def test_the_other_value_of_a_flag_is_respected_too(model_type, changes, tmp_path):
+    layout = LAYOUTS[model_type]
+    model = layout.make(**changes)
+    layout.save(model, tmp_path)
+    tensors = stored_tensors(tmp_path)
+    routers = SpectralRouters.from_model(model, top_c=TOP_C, scale="router", progress=False)
+    with reroute(model, SpectralRouting(routers, alpha=0.5)):
+        found = decisions(layout, model)
+    assert sorted(found) == list(layout.sparse)
+    for index, (x, output) in found.items():
+        learned = x.double() @ layout.router(tensors, index).T
+        p = 0.5 * layout.scores(learned) + 0.5 * layout.scores(x.double() @ routers.weights[index].double().T)
+        expected = spread(*layout.route(p, learned, tensors, index, model.config))
+        torch.testing.assert_close(spread(*layout.decided(output)), expected, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module", params=sorted(LAYOUTS))
+def layout(request):
+    return LAYOUTS[request.param]
+
+
+def test_a_texts_vector_does_not_depend_on_the_padding_side(layout, model_folder):
+    module = SSMoE.from_base(model_folder(layout.model_type), top_c=TOP_C, calibration="none", progress=False)
+    found = []
+    for module.tokenizer.padding_side in ("left", "right"):
+        found.append(embed(module, TEXTS))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=2e-5)
+
+
+def test_layers_that_predict_tokens_further_ahead_are_left_out(layout, model_folder, tmp_path):
+    folder = model_folder(layout.model_type)
+    tensors = stored_tensors(folder)
+    last = layout.sparse[-1]
+    depth = family_of(layout.make_config()).text_config(layout.make_config()).num_hidden_layers
+    start = layout.start(last)
+    for name in [name for name in tensors if name.startswith(start)]:
+        beyond = layout.start(depth) + name.removeprefix(start)
+        beside = layout.start(0).replace(layout.prefix, "mtp.") + name.removeprefix(start)
+        tensors |= {beyond: torch.zeros_like(tensors[name]), beside: torch.zeros_like(tensors[name])}
+    save_file(tensors, tmp_path / "model.safetensors")
+    shutil.copy(folder / "config.json", tmp_path)
+    found = SpectralRouters.from_checkpoint(tmp_path, top_c=TOP_C, progress=False)
+    expected = SpectralRouters.from_checkpoint(folder, top_c=TOP_C, progress=False)
+    assert list(found.weights) == list(layout.sparse)
+    assert all(torch.equal(found.weights[index], expected.weights[index]) for index in expected.weights)
+
+
+# --- models that do more than read text -------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_vision_language_model_is_rerouted_as_its_text_part_is(model_folder):
+    layout = LAYOUTS["qwen3_5_moe"]
+    folder = model_folder("qwen3_5_moe")
+    whole, routers = AutoModel.from_pretrained(folder).eval(), SpectralRouters.from_checkpoint(folder, progress=False)
+    assert hasattr(whole, "visual")
+    found = SpectralRouters.from_model(whole, progress=False)
+    assert all(torch.equal(found.weights[index], weight) for index, weight in routers.weights.items())
+    ids = torch.tensor([[5, 6, 7, 8, 9, 3, 4]])
+    untouched = whole(input_ids=ids).last_hidden_state
+    with reroute(whole, SpectralRouting(routers, alpha=0.7)):
+        mixed = whole(input_ids=ids).last_hidden_state
+    assert not torch.equal(mixed, untouched)
+    text = whole.language_model
+    assert layout.decoder(text) is text
+    with reroute(text, SpectralRouting(routers, alpha=0.7)):
+        torch.testing.assert_close(text(input_ids=ids).last_hidden_state, mixed, rtol=0, atol=1e-5)
+
+
+# --- a router in float32 ----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_hunyuans_router_may_stay_in_float32_below_a_model_in_bfloat16():
+    layout = LAYOUTS["hunyuan_v1_moe"]
+    model = layout.make().to(torch.bfloat16)
+    for router in layout.routers(model).values():
+        router.wg.float()
+    adapter = family_of(model)
+    for layer in adapter.layers(model):
+        x, output = decisions(layout, model)[layer.index]
+        assert x.dtype == torch.bfloat16
+        assert torch.equal(adapter.router_logits(layer.router, x), output[0])
+    routers = SpectralRouters.from_model(model, top_c=TOP_C, progress=False)
+    untouched = run(model)
+    with reroute(model, SpectralRouting(routers, alpha=0)):
+        assert torch.equal(run(model), untouched)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "reason"),
+    [
+        ("granitemoehybrid", {"num_local_experts": 0}, "dense Granites.*num_local_experts=0.*granite-4.0-h-tiny"),
+        ("jamba", {"num_experts": 1}, "dense Jambas.*num_experts=1.*Jamba-v0.1"),
+        ("hunyuan_v1_moe", {"moe_layer_num_skipped": 1}, "moe_layer_num_skipped is 1.*Hunyuan-A13B"),
+        ("hunyuan_v1_moe", {"num_shared_expert": [1, 2]}, r"num_shared_expert is \[1, 2\].*Hunyuan-A13B"),
+        ("hunyuan_v1_moe", {"use_mixed_mlp_moe": False}, "use_mixed_mlp_moe is False"),
+        ("hunyuan_v1_moe", {"use_cla": True}, "use_cla is True"),
+        ("hunyuan_v1_moe", {"moe_intermediate_size": [16, 24]}, r"moe_intermediate_size is \[16, 24\]"),
+    ],
+)
+def test_a_model_that_cannot_work_is_refused_with_the_reason_and_the_way_out(model_type, changes, reason):
+    config = LAYOUTS[model_type].make_config(**changes)
+    with pytest.raises(UnsupportedModelError, match=reason):
+        family_of(config)
