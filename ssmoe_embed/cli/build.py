@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ssmoe_embed.cli.encode import texts_of
-from ssmoe_embed.cli.options import BatchSize, Quiet, given
+from ssmoe_embed.cli.options import Quiet, given, memory_lines
 from ssmoe_embed.hub import building
 
 
@@ -45,13 +45,16 @@ def build(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's own.")
     ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="Keep the base model, experts included, in 4 bits: nf4 or paper-nf4.")
+    ] = None,
     device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as auto or cuda.")] = None,
     license_: Annotated[str | None, typer.Option("--license", help="The base model's licence, for the card.")] = None,
     embed_base: Annotated[bool, typer.Option("--embed-base", help="Copy the base model into the folder.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow code that comes with the base model.")
     ] = False,
-    batch_size: BatchSize = 32,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Texts a forward pass.  [default: 32]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -86,6 +89,7 @@ def build(
         calibration_texts=sample,
         revision=revision,
         dtype=dtype,
+        quantize=quantize,
         license=license_,
         embed_base=embed_base,
         trust_remote_code=trust_remote_code,
@@ -93,6 +97,9 @@ def build(
         batch_size=batch_size,
         overwrite=overwrite,
         progress=not quiet,
+        inspect=None
+        if quiet
+        else lambda module: typer.echo(f"Base model in memory:\n{memory_lines(module)}", err=True),
         **settings,
     )
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from ssmoe_embed.cli.options import DEFAULT_MODEL, Model
+from ssmoe_embed.cli.options import DEFAULT_MODEL, Model, memory_lines
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.hub.loading import load
+from ssmoe_embed.quantization.memory import weight_count
 
 
 def info(model: Model = DEFAULT_MODEL) -> None:
@@ -21,7 +22,8 @@ def info(model: Model = DEFAULT_MODEL) -> None:
     rows = module.get_config_dict() | spectral
     rows |= {
         "dimension": encoder.get_embedding_dimension(),
-        "parameters": f"{sum(parameter.numel() for parameter in module.model.parameters()):,}",
+        "parameters": f"{weight_count(module.model):,}",
+        "memory": memory_lines(module),
         "device": str(encoder.device),
         "calibrations": "\n".join(module.calibrations) or "none",
     }

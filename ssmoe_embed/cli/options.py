@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.hub.recipes import EMBEDDED
+from ssmoe_embed.quantization.memory import memory_by_component
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Folder, hub id or recipe name of the embedding model.")]
 Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps; by default the fastest.")]
@@ -25,6 +27,12 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Texts a forward pass.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 DEFAULT_MODEL = EMBEDDED
+
+
+def memory_lines(module: SSMoE) -> str:
+    """What each part of a model takes in memory, a line a part."""
+    sizes = {str(part): size for part, size in memory_by_component(module).items() if size}
+    return "\n".join(f"{name}: {size / 1e6:,.2f} MB" for name, size in (sizes | {"all": sum(sizes.values())}).items())
 
 
 def given(**settings: Any) -> dict[str, Any]:

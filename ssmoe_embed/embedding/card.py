@@ -79,6 +79,8 @@ def model_card(module: SSMoE) -> str:
     source, settings = module.source, module.settings
     spectral = module.routers.settings.as_dict() if module.routers else {}
     rows = {"base revision": module.get_config_dict()["base_revision"] or "not pinned"} | settings.as_dict() | spectral
+    if source.quantization is not None:
+        rows |= {"base model's weights": source.quantization}
     name = OWN_BASE if source.embedded else source.name_or_path.rstrip("/").rsplit("/", 1)[-1]
     front_matter = ModelCardData(
         license=source.license,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from functools import update_wrapper
+from inspect import signature
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.tokenization import check_texts
+
+_BATCH_SIZE = list(signature(SentenceTransformer.encode).parameters).index("batch_size")
+"""How many positional arguments of `encode` reach to its batch size, the model not counted."""
 
 
 class EmbeddingModel(SentenceTransformer):
@@ -22,6 +26,8 @@ class EmbeddingModel(SentenceTransformer):
         inputs: Any = args[0] if args else kwargs.get("inputs")
         if not isinstance(inputs, str | bytes | dict) and hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
             check_texts(inputs, "the inputs")
+        if len(args) < _BATCH_SIZE and kwargs.get("batch_size") is None:
+            kwargs["batch_size"] = getattr(self[0], "default_batch_size", None) or 32
         return super().encode(*args, **kwargs)
 
     def _update_default_model_id(self, model_card: str) -> str:

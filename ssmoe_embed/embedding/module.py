@@ -24,6 +24,7 @@ from ssmoe_embed.embedding.reading import Reader, Reading
 from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.embedding.tokenization import TemplateTokenizer, check_texts
 from ssmoe_embed.families import family_of
+from ssmoe_embed.quantization.settings import Quantization, QuantizationSettings
 from ssmoe_embed.routing import Rerouting, SpectralRouting, reroute
 from ssmoe_embed.spectral.routers import SpectralRouters
 
@@ -101,6 +102,7 @@ class SSMoE(InputModule):
         calibration_texts: Sequence[str] | None = None,
         revision: str | None = None,
         dtype: str | None = None,
+        quantize: str | None = None,
         license: str | None = None,  # noqa: A002 (the model card's own word)
         embedded: bool = False,
         token: bool | str | None = None,
@@ -128,6 +130,8 @@ class SSMoE(InputModule):
             calibration_texts: The texts to fit the calibration on; by default the sample that comes with the package.
             revision: Hub revision of the base model.
             dtype: The dtype to load it in, also when the saved model is loaded again; by default the checkpoint's own.
+            quantize: Keep its weights in 4 bits, experts included, also when the saved model is loaded again: `nf4` or
+                `paper-nf4`, see `Quantization`.
             license: The base model's licence, for the model card.
             embedded: Save the base model with the module instead of pointing to it.
             token: Hub token.
@@ -149,6 +153,7 @@ class SSMoE(InputModule):
             name_or_path=str(Path(base).resolve()) if Path(base).is_dir() else str(base),
             revision=revision,
             dtype=dtype,
+            quantization=None if quantize is None else str(Quantization.parse(quantize, "quantize")),
             license=license,
             embedded=embedded,
             token=token,
@@ -361,6 +366,12 @@ class SSMoE(InputModule):
     def max_seq_length(self, value: int) -> None:
         self.configure(max_seq_length=value)
 
+    @property
+    def default_batch_size(self) -> int | None:
+        """Texts a forward pass, where the 4-bit preset that the model was built with has a say; else None."""
+        name = self.source.quantization
+        return None if name is None else QuantizationSettings.of(name).batch_size
+
     def get_config_dict(self) -> dict[str, Any]:
         """Everything of the saved configuration that is not a weight."""
         return {
@@ -368,6 +379,7 @@ class SSMoE(InputModule):
             "base_revision": self.source.revision or getattr(self.model.config, "_commit_hash", None),
             "base_license": self.source.license,
             "dtype": self.source.dtype,
+            "quantization": self.source.quantization,
         } | self.settings.as_dict()
 
     def on_model_ready(self, model: Any) -> None:
@@ -393,7 +405,7 @@ class SSMoE(InputModule):
             **kwargs: Ignored.
 
         Raises:
-            ValueError: `safe_serialization` is false.
+            ValueError: `safe_serialization` is false, or the base model would have to be saved and is in 4 bits.
         """
         del args, kwargs
         if not safe_serialization:

@@ -10,6 +10,7 @@ from ssmoe_embed.embedding.base_model import BaseModelSource
 from ssmoe_embed.embedding.calibration import calibration_tensors, calibrations_from
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.files import atomic_file, load_tensors, save_tensors
+from ssmoe_embed.quantization.packed import is_packed
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.version import __version__
 
@@ -21,17 +22,32 @@ ModuleT = TypeVar("ModuleT", bound="SSMoE")
 TENSORS = "ssmoe.safetensors"
 OWN_BASE = "base"
 """Folder of a base model that is part of the repository itself."""
-_REFERENCE_KEYS = ("base_model_name_or_path", "base_revision", "base_license", "dtype")
+_REFERENCE_KEYS = ("base_model_name_or_path", "base_revision", "base_license", "dtype", "quantization")
 
 
 def save_module(module: SSMoE, folder: Path) -> None:
-    """Write a module into a folder; the base model too if it was trained or belongs to the repository."""
+    """Write a module into a folder; the base model too if it was trained or belongs to the repository.
+
+    Raises:
+        ValueError: The base model would have to be written and is in 4 bits.
+    """
     embedded = module.source.embedded or module.is_trained
     if embedded:
+        _refuse_packed(module)
         module.model.save_pretrained(folder / OWN_BASE)
         module.tokenizer.save_pretrained(folder / OWN_BASE)
     save_references(module, folder, embedded=embedded)
     _require_this_package(folder / "config_sentence_transformers.json")
+
+
+def _refuse_packed(module: SSMoE) -> None:
+    """Make sure that no rounded weights are written in the place of the trained ones."""
+    if is_packed(module.model):
+        raise ValueError(
+            "This model carries its base model with it, which was rounded to 4 bits as it was loaded: saving it would lose "
+            "the trained weights. Load it without 4-bit (model_kwargs={'load_in_4bit': False}) and save that; for a model "
+            "that is loaded in 4 bits each time: `ssmoe build BASE --embed-base --quantize nf4`."
+        )
 
 
 def save_references(module: SSMoE, folder: Path, *, embedded: bool) -> None:
@@ -104,6 +120,7 @@ def load_module(
         name_or_path=base,
         revision=None if embedded else config.get("base_revision"),
         dtype=config.get("dtype"),
+        quantization=config.get("quantization"),
         license=config.get("base_license"),
         embedded=embedded,
         token=token,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.persistence import OWN_BASE, save_references
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.files import atomic_folder
+from ssmoe_embed.quantization.settings import QuantizationSettings
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.spectral.settings import SpectralSettings
 
@@ -34,11 +35,13 @@ def build(
     trust_remote_code: bool = False,
     model_kwargs: dict[str, Any] | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
     license: str | None = None,  # noqa: A002 (the model card's own word)
     embed_base: bool = False,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    inspect: Callable[[SSMoE], None] | None = None,
     **settings: Any,
 ) -> Path:
     """Build an embedding model from a MoE language model and save it as a small repository.
@@ -58,11 +61,14 @@ def build(
         trust_remote_code: Allow code that comes with the base model.
         model_kwargs: For the base model: `dtype`, `device_map`, ….
         dtype: The dtype that the built model loads its base in; by default the checkpoint's own.
+        quantize: Keep the base model's weights in 4 bits, experts included, now and when the built model is loaded: `nf4`
+            or `paper-nf4`, see `Quantization`.
         license: The base model's licence, for the model card.
         embed_base: Copy the base model, a local folder, into the repository instead of pointing to it.
-        batch_size: Texts a forward pass.
+        batch_size: Texts a forward pass; by default 32, or what `quantize` stands for.
         overwrite: Replace what is under `output`.
         progress: Show progress bars.
+        inspect: Called with the module once its base model is loaded.
         **settings: Fields of `EmbeddingSettings` and `SpectralSettings`.
 
     Returns:
@@ -80,6 +86,8 @@ def build(
             known = [*EmbeddingSettings.__dataclass_fields__, *SpectralSettings.__dataclass_fields__]
             raise ValueError(unknown("setting", name, known))
     chosen = EmbeddingSettings.of(**settings)
+    if quantize is not None:
+        QuantizationSettings.of(quantize)
     variants = _variants(chosen, prompts)
     if calibration_texts is not None:
         check_sample(calibration_texts)
@@ -93,6 +101,7 @@ def build(
             base,
             routers=routers,
             dtype=dtype,
+            quantize=quantize,
             license=license,
             cache_folder=cache_folder,
             trust_remote_code=trust_remote_code,
@@ -101,7 +110,10 @@ def build(
             **hub,
             **(chosen.as_dict() | {"calibration": "none"}),
         ).configure(calibration=chosen.calibration)
-        module.fit_calibration(calibration_texts, variants=variants, batch_size=batch_size, progress=progress)
+        if inspect is not None:
+            inspect(module)
+        size = batch_size or module.default_batch_size or 32
+        module.fit_calibration(calibration_texts, variants=variants, batch_size=size, progress=progress)
         EmbeddingModel(modules=[module]).save_pretrained(str(folder))
         if embed_base:
             shutil.copytree(base, folder / OWN_BASE)

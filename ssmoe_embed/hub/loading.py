@@ -20,6 +20,7 @@ from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.hub.building import build
 from ssmoe_embed.hub.recipes import EMBEDDED, RECIPES, recipe
+from ssmoe_embed.quantization.settings import Quantization
 from ssmoe_embed.spectral.settings import SpectralSettings
 
 _MODULES = "modules.json"
@@ -36,6 +37,7 @@ def load(
     cache_folder: str | None = None,
     local_files_only: bool = False,
     trust_remote_code: bool = False,
+    load_in_4bit: bool | None = None,
     model_kwargs: dict[str, Any] | None = None,
     progress: bool = True,
     **settings: Any,
@@ -54,6 +56,7 @@ def load(
         cache_folder: Hub cache.
         local_files_only: Never ask the hub.
         trust_remote_code: Allow code that comes with a model.
+        load_in_4bit: Keep the base model's weights in 4 bits (NF4), experts included; by default as it was built.
         model_kwargs: For the base model: `dtype`, `device_map`, `attn_implementation`, `quantization_config`, ….
         progress: Show progress bars on what takes long.
         **settings: Fields of `EmbeddingSettings` that override the saved ones: `method`, `alpha`, `prompt`, …. Calibration
@@ -66,6 +69,9 @@ def load(
         FileNotFoundError: There is no model of that name.
         ValueError: A setting is not known or has a value that is not allowed.
     """
+    if load_in_4bit is not None:
+        model_kwargs = (model_kwargs or {}) | {"load_in_4bit": load_in_4bit}
+    quantize = str(Quantization.NF4) if load_in_4bit else None
     hub: dict[str, Any] = {
         "token": token,
         "cache_folder": cache_folder,
@@ -76,10 +82,10 @@ def load(
     place, found = _resolve(str(name), revision, hub)
     _check_names(settings, fixed=() if found is _Found.BASE else SpectralSettings.__dataclass_fields__)
     if found is _Found.BASE:
-        module = SSMoE.from_base(place, revision=revision, progress=progress, **hub, **settings)
+        module = SSMoE.from_base(place, revision=revision, quantize=quantize, progress=progress, **hub, **settings)
         return EmbeddingModel(modules=[module], device=device)
     if found is _Found.RECIPE:
-        place, revision = _built(place, hub, progress), None
+        place, revision = _built(place, hub, quantize, progress), None
     hub["local_files_only"] = local_files_only or Path(place).is_dir()
     with _loading_bar(progress and place != str(tiny_folder())):
         model = EmbeddingModel(place, device=device, revision=revision, config_kwargs=settings, **hub)
@@ -168,10 +174,12 @@ def _from_cache(name: str, file: str, revision: str | None, cache_folder: str | 
         return None
 
 
-def _built(name: str, hub: dict[str, Any], progress: bool) -> str:
-    """The folder of a recipe's model in the user's cache, built the first time."""
-    folder = user_cache_path("ssmoe_embed") / "built" / name
+def _built(name: str, hub: dict[str, Any], quantize: str | None, progress: bool) -> str:
+    """The folder of a recipe's model in the user's cache, built the first time; that of a 4-bit one is another."""
+    folder = user_cache_path("ssmoe_embed") / "built" / (name if quantize is None else f"{name}-{quantize}")
     if not folder.is_dir():
         chosen = recipe(name)
-        build(chosen.base, folder, license=chosen.license, progress=progress, **hub, **chosen.settings)
+        build(
+            chosen.base, folder, license=chosen.license, quantize=quantize, progress=progress, **hub, **chosen.settings
+        )
     return str(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from ssmoe_embed.choices import Choice
 from ssmoe_embed.families import MoEFamily, family_of
+from ssmoe_embed.quantization.packed import PackedMatrices
 
 
 class Component(Choice):
@@ -51,6 +53,12 @@ def memory_by_component(model: nn.Module) -> dict[Component, int]:
         seen.add(storage.data_ptr())
         sizes[component] += storage.nbytes()
     return sizes
+
+
+def weight_count(model: nn.Module) -> int:
+    """How many numbers a transformers model has learned, packed or not."""
+    packed = [prod(module.shape) for module in model.modules() if isinstance(module, PackedMatrices)]
+    return sum(packed) + sum(weight.numel() for weight in model.parameters())
 
 
 def _tensors(model: Any) -> Iterator[tuple[Component, torch.Tensor]]:

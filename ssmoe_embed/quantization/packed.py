@@ -100,6 +100,11 @@ class PackedMatrices(nn.Module):
         return f"shape={tuple(self.shape)}, dtype={self.dtype}"
 
 
+def is_packed(model: nn.Module) -> bool:
+    """Whether some of a model's weights are packed."""
+    return any(isinstance(module, PackedMatrices) for module in model.modules())
+
+
 class BlockwiseMatrices(PackedMatrices):
     """NF4 or FP4 by bitsandbytes (arXiv 2305.14314): each block of weights in a row shares a scale."""
 
