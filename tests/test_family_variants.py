@@ -22,6 +22,10 @@ FLAGS = [
     ("flex_olmo", {"norm_topk_prob": True}),
     ("lfm2_moe", {"norm_topk_prob": False}),
     ("lfm2_moe", {"use_expert_bias": False}),
+    ("deepseek_v2", {"topk_method": "greedy", "n_group": 1, "topk_group": 1}),
+    ("deepseek_v3", {"norm_topk_prob": False}),
+    ("glm4_moe", {"norm_topk_prob": False}),
+    ("dots1", {"norm_topk_prob": True}),
     ("granitemoeshared", {"shared_intermediate_size": 0}),
     ("granitemoe_swa", {"shared_intermediate_size": 0}),
 ]
@@ -83,9 +87,10 @@ def test_layers_that_predict_tokens_further_ahead_are_left_out(layout, model_fol
 def test_a_vision_language_model_is_rerouted_as_its_text_part_is(model_folder):
     layout = LAYOUTS["qwen3_5_moe"]
     folder = model_folder("qwen3_5_moe")
-    whole, routers = AutoModel.from_pretrained(folder).eval(), SpectralRouters.from_checkpoint(folder, progress=False)
+    whole = AutoModel.from_pretrained(folder).eval()
+    routers = SpectralRouters.from_checkpoint(folder, top_c=TOP_C, progress=False)
     assert hasattr(whole, "visual")
-    found = SpectralRouters.from_model(whole, progress=False)
+    found = SpectralRouters.from_model(whole, top_c=TOP_C, progress=False)
     assert all(torch.equal(found.weights[index], weight) for index, weight in routers.weights.items())
     ids = torch.tensor([[5, 6, 7, 8, 9, 3, 4]])
     untouched = whole(input_ids=ids).last_hidden_state
