@@ -3,19 +3,22 @@
 import hashlib
 import html
 import re
+import statistics
 import struct
 import zlib
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from make_data.files import Record
-from make_data.overlap import WordCosine
+from make_data.overlap import WordCosine, overlap
 
 KING_JAMES, WORLD_ENGLISH = "engKJV2006eb", "engWEB2015eb"
 QUERIES = 120
 SHORTEST, LONGEST = 60, 220
 """Characters of a verse."""
+MOST_SHARED = 0.2
+"""Share of content words that a query and its answer may have in common; the median is 0.56, and counting words enough."""
 NEAR, MISLEADING = 5, 10
 """False candidates of a query: neighbours in the text, and verses of the same book that share the most words with it."""
 
@@ -26,14 +29,14 @@ Place = tuple[str, int, int]
 def verse_reranking(root: Path) -> Iterator[Record]:
     """Queries with one true and `NEAR + MISLEADING` false candidates each."""
     old, new = (read_verses(root / "usr/share/sword/modules/texts/ztext" / name) for name in (KING_JAMES, WORLD_ENGLISH))
-    shared = [place for place in new if place in old]
-    usable = [p for p in shared if all(SHORTEST <= len(t) <= LONGEST for t in (old[p], new[p])) and old[p] != new[p]]
+    aligned = _same_chapters(old, new)
+    usable = [p for p in new if p[:2] in aligned and all(SHORTEST <= len(t) <= LONGEST for t in (old[p], new[p]))]
     books: dict[str, list[Place]] = defaultdict(list)
     for place in usable:
         books[place[0]].append(place)
     position = {place: i for i, place in enumerate(usable)}
     cosine = WordCosine(sorted({old[p] for p in usable} | {new[p] for p in usable}))
-    for place in _spread(books):
+    for place in _spread(p for p in usable if overlap(old[p], new[p]) <= MOST_SHARED and len(books[p[0]]) > 100):
         others = [p for p in books[place[0]] if p != place and new[p] != new[place]]
         near = sorted(others, key=lambda p: abs(position[p] - position[place]))[:NEAR]
         rest = [p for p in others if p not in near]
@@ -42,10 +45,18 @@ def verse_reranking(root: Path) -> Iterator[Record]:
         yield {"query": old[place], "positive": [new[place]], "negative": candidates}
 
 
-def _spread(books: dict[str, list[Place]]) -> list[Place]:
-    """Verses in an order that depends on nothing but their places, from large books only."""
-    large = [p for places in books.values() if len(places) >= 10 * (NEAR + MISLEADING) for p in places]
-    return sorted(large, key=lambda p: hashlib.sha256(repr(p).encode()).digest())[:QUERIES]
+def _spread(places: Iterable[Place]) -> list[Place]:
+    """Some of the places, in an order that depends on nothing but themselves."""
+    return sorted(places, key=lambda p: hashlib.sha256(repr(p).encode()).digest())[:QUERIES]
+
+
+def _same_chapters(old: dict[Place, str], new: dict[Place, str]) -> set[tuple[str, int]]:
+    """Chapters that both translations divide into as many verses, most of which share words."""
+    chapters: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for place, text in new.items():
+        chapters[place[:2]].append(overlap(old.get(place, ""), text))
+    counts = Counter(place[:2] for place in old)
+    return {c for c, shared in chapters.items() if counts[c] == len(shared) and statistics.median(shared) > 2 * MOST_SHARED}
 
 
 def read_verses(folder: Path) -> dict[Place, str]:

@@ -9,5 +9,18 @@ def require_mteb() -> None:
     Raises:
         ImportError: mteb is not installed.
     """
-    if find_spec("mteb") is None:
-        raise ImportError("Evaluating needs mteb, which is not installed: pip install 'ssmoe-embed[mteb]'")
+    require_package("mteb", "ssmoe-embed[mteb]")
+
+
+def require_package(module: str, requirement: str) -> None:
+    """Say what to install where a module is missing.
+
+    Args:
+        module: The module's name.
+        requirement: What pip calls it.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    if find_spec(module) is None:
+        raise ImportError(f"This needs {module}, which is not installed: pip install '{requirement}'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -39,7 +40,24 @@ class WordNetParaphrasePairClassification(AbsTaskPairClassification):
             self.data_loaded = True
 
 
-class WordNetSimilaritySTS(AbsTaskSTS):
+class _RatedPairs(AbsTaskSTS):
+    """Pairs of texts with a degree of similarity."""
+
+    file: str
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Read the records that ship."""
+        if not self.data_loaded:
+            self.dataset = _read(self.file, "score", "score")
+            self.data_loaded = True
+
+    def _calculate_scores(self, *args: Any, **kwargs: Any) -> Any:
+        """As mteb does, but constant similarities count as no correlation rather than as no number."""
+        scores = super()._calculate_scores(*args, **kwargs)
+        return {name: 0.0 if math.isnan(score) else score for name, score in scores.items()}
+
+
+class WordNetSimilaritySTS(_RatedPairs):
     """How near two nouns are in WordNet, by their definitions."""
 
     file = "similarity.jsonl"
@@ -54,14 +72,8 @@ class WordNetSimilaritySTS(AbsTaskSTS):
         **WORDNET,
     )
 
-    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
-        """Read the records that ship."""
-        if not self.data_loaded:
-            self.dataset = _read(self.file, "score", "score")
-            self.data_loaded = True
 
-
-class WordRelatednessSTS(AbsTaskSTS):
+class WordRelatednessSTS(_RatedPairs):
     """How related people find two words."""
 
     file = "word_relatedness.jsonl"
@@ -81,9 +93,3 @@ class WordRelatednessSTS(AbsTaskSTS):
         sample_creation="created",
         bibtex_citation="",
     )
-
-    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
-        """Read the records that ship."""
-        if not self.data_loaded:
-            self.dataset = _read(self.file, "score", "score")
-            self.data_loaded = True

@@ -112,7 +112,8 @@ class BibleVerseReranking(AbsTaskRetrieval):
         "Reranking",
         "map_at_1000",
         "A verse of the King James Bible, by which the same verse of the World English Bible is to be ranked first among 16 "
-        "of its book: neighbours in the text and those that share the most words with the query.",
+        "of its book: neighbours in the text and those that share the most words with the query. Only verses for which the "
+        "two have few content words in common.",
         file,
         reference="https://ebible.org/web/",
         date=("1611-01-01", "2022-12-28"),
