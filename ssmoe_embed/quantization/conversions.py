@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.core_model_loading import ConversionOps, MergeModulelist
+from transformers.core_model_loading import ConversionOps, MergeModulelist, WeightConverter
 
 from ssmoe_embed.quantization.packed import BlockwiseMatrices, Mxfp4Matrices, PackedLinear, PackedMatrices
 
@@ -60,6 +60,16 @@ class Pack(ConversionOps):
         return {}
 
 
+class StreamedConverter(WeightConverter):
+    """A converter that leaves the reading of its tensors to its operation: an expert is read when its turn comes."""
+
+    __slots__ = ()
+
+    def materialize_tensors(self) -> dict[str, Any]:
+        """What reads each tensor, by source pattern, instead of the tensors."""
+        return {pattern: self.collected_tensors.pop(pattern) for pattern in list(self.collected_tensors)}
+
+
 class PackEach(ConversionOps):
     """Packs a fused parameter that arrives as one tensor an expert, by running its conversion on each expert alone."""
 
@@ -85,18 +95,17 @@ class PackEach(ConversionOps):
         name = str(full_layer_name)
         patterns = {"source_patterns": source_patterns, "target_patterns": target_patterns}
         known = patterns | {"full_layer_name": name, "model": model, "missing_keys": missing_keys} | kwargs
-        count = {len(tensors) for tensors in input_dict.values()}
+        count = {len(readers) for readers in input_dict.values()}
         shape = self.quantizer.targets.get(name)
         if shape is None:
-            return self._converted(input_dict, known)
+            read = {pattern: [reader() for reader in readers] for pattern, readers in input_dict.items()}
+            return self._converted(read, known)
         if count != {shape[0]}:
             raise ValueError(f"{name} has {sorted(count)} experts on disk and {shape[0]} in the model.")
         assert model is not None
         room: BlockwiseMatrices | None = None
         for index in range(shape[0]):
-            one = {pattern: [tensors[index]] for pattern, tensors in input_dict.items()}
-            for tensors in input_dict.values():
-                tensors[index] = None
+            one = {pattern: [readers[index]()] for pattern, readers in input_dict.items()}
             (fused,) = self._converted(one, known).values()  # [1,A,B]
             if fused.shape[1:] != shape[1:]:
                 raise ValueError(f"{name}[{index}] is {tuple(fused.shape[1:])} on disk, not {tuple(shape[1:])}.")

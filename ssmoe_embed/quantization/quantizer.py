@@ -14,7 +14,7 @@ from transformers.utils import is_bitsandbytes_available
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ssmoe_embed.families import family_of
-from ssmoe_embed.quantization.conversions import KeepMxfp4, Pack, PackEach, merges_experts
+from ssmoe_embed.quantization.conversions import KeepMxfp4, Pack, PackEach, StreamedConverter, merges_experts
 from ssmoe_embed.quantization.packed import BlockwiseMatrices
 from ssmoe_embed.quantization.settings import QuantizationSettings
 
@@ -109,6 +109,7 @@ class FourBitQuantizer(HfQuantizer):
         for converter in weight_conversions:
             if isinstance(converter, WeightConverter) and merges_experts(converter.operations):
                 converter.operations = [PackEach(self, converter.operations)]
+                converter.__class__ = StreamedConverter  # it keeps what transformers has set on it
         return [*weight_conversions, *(self._mxfp4_conversions() if self.quantization_config.from_mxfp4 else ())]
 
     def _mxfp4_conversions(self) -> list[WeightConverter]:
