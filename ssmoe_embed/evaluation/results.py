@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from ssmoe_embed.files import atomic_file
 
 if TYPE_CHECKING:
-    from mteb import ResultCache
     from mteb.abstasks import AbsTask
     from mteb.models import ModelMeta
+
+    from ssmoe_embed.evaluation.cache import AtomicResultCache
 
 _RESULTS = "results"
 _PREDICTIONS = "predictions"
@@ -96,7 +97,7 @@ class ResultFolder:
         names = [folder.name for folder in self.path.iterdir() if (folder / _RESULTS).is_dir()]
         return sorted(names, key=lambda name: (name != "clean", name))
 
-    def cache(self, corruption: str = "clean") -> ResultCache:
+    def cache(self, corruption: str = "clean") -> AtomicResultCache:
         """The mteb cache of one corruption's results, whose files are written atomically."""
         from ssmoe_embed.evaluation.cache import AtomicResultCache
 
@@ -198,7 +199,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _description(task: AbsTask) -> dict[str, Any]:
     """What is asked of a task."""
-    subsets = sorted(task.hf_subsets)
+    subsets = sorted(task.hf_subsets or ["default"])
     return {
         "type": task.metadata.type,
         "metric": task.metadata.main_score,

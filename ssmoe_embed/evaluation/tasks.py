@@ -41,7 +41,7 @@ def find_tasks(names: Iterable[str | AbsTask]) -> list[AbsTask]:
 
 def expanded(tasks: Iterable[AbsTask]) -> list[AbsTask]:
     """The tasks, with those that only average others put after their parts."""
-    from mteb.abstasks import AbsTaskAggregate
+    from mteb.abstasks.aggregated_task import AbsTaskAggregate
 
     found: dict[str, AbsTask] = {}
     for task in tasks:
@@ -55,15 +55,15 @@ def _named(name: str) -> Sequence[AbsTask]:
     """What one name stands for."""
     import mteb
 
-    from ssmoe_embed.evaluation.offline import offline_tasks
+    from ssmoe_embed.evaluation.offline import offline_task, offline_tasks
 
     if name == OFFLINE:
         return offline_tasks()
     if name == PAPER:
         return _paper_tasks()
-    for task in offline_tasks():
-        if task.metadata.name == name:
-            return [task]
+    own = offline_task(name)
+    if own is not None:
+        return [own]
     try:
         return list(mteb.get_benchmark(name).tasks)
     except KeyError:
