@@ -1,0 +1,82 @@
+"""`ssmoe serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Method, Model, Prompt, Quiet, given
+from ssmoe_embed.hub.loading import load
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from ssmoe_embed.serving.corpora import Corpus
+
+
+def serve(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Index to search; by default the corpus of the package.")
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    method: Method = None,
+    prompt: Prompt = None,
+    alpha: Alpha = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; another than this one opens it to others.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8080,
+    name: Annotated[str | None, typer.Option(help="What clients call the model; by default as --model.")] = None,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Scale the vectors of /v1/embeddings to length 1, as OpenAI's are.")
+    ] = False,
+    batch_size: BatchSize = 32,
+    wait: Annotated[float, typer.Option(help="Milliseconds a text waits for others to share its forward pass.")] = 4.0,
+    max_waiting: Annotated[int, typer.Option(help="Texts that may wait; beyond it requests are answered 429.")] = 8192,
+    max_inputs: Annotated[int, typer.Option(help="Texts of one request.")] = 2048,
+    max_body: Annotated[float, typer.Option(help="Megabytes of one request.")] = 8.0,
+    map_size: Annotated[int, typer.Option(min=0, help="Documents on the map at most; 0 for no map.")] = 5000,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Answer POST /v1/embeddings in OpenAI's format, and search on a web page.
+
+    Example: ssmoe serve my_index --model ssmoe/tiny
+    """
+    try:
+        from ssmoe_embed.serving.app import create_app
+        from ssmoe_embed.serving.guard import LOOPBACK, is_loopback
+        from ssmoe_embed.serving.limits import Limits
+        from ssmoe_embed.serving.server import address_of, listen, run
+    except ModuleNotFoundError as error:
+        raise ImportError(f"Serving needs {error.name}: pip install 'ssmoe-embed[serve]'.") from None
+    limits = Limits(
+        batch_size=batch_size,
+        wait=wait / 1000,
+        max_waiting=max_waiting,
+        max_inputs=min(max_inputs, max_waiting),
+        max_body=int(max_body * 1e6),
+    )
+    with listen(host, port) as listener:
+        encoder = load(model, device=device, progress=not quiet, **given(method=method, prompt=prompt, alpha=alpha))
+        app = create_app(
+            encoder,
+            name=name or model,
+            corpus=_corpus(folder, encoder, quiet=quiet),
+            limits=limits,
+            normalize=normalize,
+            hosts=(*LOOPBACK, host) if is_loopback(host) else None,
+            map_size=map_size,
+        )
+        run(app, listener, ready=lambda: typer.echo(f"Serving {name or model} on {address_of(listener)}", err=True))
+
+
+def _corpus(folder: Path | None, encoder: SentenceTransformer, *, quiet: bool) -> Corpus:
+    """What to search."""
+    from ssmoe_embed.retrieval.corpus import read_corpus
+    from ssmoe_embed.retrieval.search import CorpusSearch
+    from ssmoe_embed.serving.shipped import ShippedCorpus
+
+    return ShippedCorpus(CorpusSearch(encoder, read_corpus(), progress=not quiet))

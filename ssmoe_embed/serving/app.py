@@ -1,0 +1,213 @@
+"""The application: which address answers what."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from sentence_transformers import SentenceTransformer
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from ssmoe_embed.serving.batching import Batcher
+from ssmoe_embed.serving.corpora import Corpus
+from ssmoe_embed.serving.errors import RequestError, bad_value
+from ssmoe_embed.serving.guard import Guard
+from ssmoe_embed.serving.limits import Limits
+from ssmoe_embed.serving.maps import MapMaker
+from ssmoe_embed.serving.openai_format import answer, models, parse_request
+from ssmoe_embed.serving.page import page
+from ssmoe_embed.serving.searching import filters_of, search_answer
+from ssmoe_embed.version import __version__
+
+
+def create_app(
+    model: SentenceTransformer,
+    *,
+    name: str,
+    corpus: Corpus | None = None,
+    limits: Limits | None = None,
+    normalize: bool = False,
+    hosts: Collection[str] | None = None,
+    map_size: int = 5000,
+) -> FastAPI:
+    """A web application around a model and, if given, a corpus.
+
+    Args:
+        model: Any sentence-transformers model.
+        name: What clients call it.
+        corpus: What `/api/search` and the page search.
+        limits: What is accepted.
+        normalize: Scale the vectors of `/v1/embeddings` to length 1.
+        hosts: Names that a request's Host header may have; None for any.
+        map_size: The most documents on the map; 0 for no map.
+    """
+    limits = limits or Limits()
+    batcher = Batcher(model, limits, normalize=normalize)
+    maps = MapMaker(corpus, most=map_size) if corpus is not None and map_size else None
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        batcher.start()
+        if maps is not None:
+            maps.start()
+        yield
+        await batcher.stop()
+
+    # no pages of documentation: those that FastAPI offers load scripts from elsewhere
+    app = FastAPI(title="ssmoe", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
+    app.add_middleware(Guard, hosts=hosts)
+    _add_errors(app)
+    dimension = model.get_embedding_dimension() or 0
+    _add_embeddings(app, name, dimension, batcher, limits)
+    _add_page(app, name, corpus, maps)
+    if corpus is not None:
+        _add_search(app, corpus, batcher, maps, limits)
+    health = {"status": "ok", "model": name, "dimension": dimension, "version": __version__}
+
+    @app.get("/health")
+    async def show_health() -> dict[str, Any]:
+        documents = None if corpus is None else len(corpus)
+        return health | {"documents": documents, "waiting": batcher.waiting, "map": _map_state(maps)}
+
+    app.state.maps = maps
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error in the one form."""
+
+    @app.exception_handler(RequestError)
+    async def refuse(request: Request, error: RequestError) -> Response:
+        del request
+        return JSONResponse(error.body(), error.status, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def no_such_thing(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path}: {error.detail}."
+        headers = dict(error.headers or {})
+        return JSONResponse(RequestError(error.status_code, message).body(), error.status_code, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_parameter(request: Request, error: RequestValidationError) -> Response:
+        del request
+        first = error.errors()[0]
+        param = str(first["loc"][-1])
+        return JSONResponse(bad_value(f"{param}: {first['msg']}.", param).body(), 400)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        del request
+        return JSONResponse(RequestError(500, f"{type(error).__name__}: {error}", code="internal_error").body(), 500)
+
+
+def _add_embeddings(app: FastAPI, name: str, dimension: int, batcher: Batcher, limits: Limits) -> None:
+    """The part that OpenAI's clients talk to."""
+    began = int(time.time())
+
+    @app.post("/v1/embeddings")
+    async def embed(request: Request) -> Response:
+        body = await _body(request, limits.max_body)
+        asked = await run_in_threadpool(parse_request, body, model=name, dimension=dimension, limits=limits)
+        encoded = await batcher.encode(asked.texts)
+        content = await run_in_threadpool(answer, asked, encoded, name, normalize=batcher.normalize)
+        return Response(content, media_type="application/json")
+
+    @app.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        return models(name, began)
+
+    @app.get("/v1/models/{wanted:path}")
+    async def one_model(wanted: str) -> dict[str, Any]:
+        if wanted != name:
+            raise RequestError(
+                404, f"There is no model {wanted!r} here; this server has {name!r}.", code="model_not_found"
+            )
+        return models(name, began)["data"][0]
+
+
+def _add_page(app: FastAPI, name: str, corpus: Corpus | None, maps: MapMaker | None) -> None:
+    """The page and what it asks for first."""
+
+    @app.get("/")
+    async def show_page() -> Response:
+        if corpus is None:
+            raise RequestError(404, "This server has no corpus to search; it answers POST /v1/embeddings.")
+        return HTMLResponse(page().html, headers={"Content-Security-Policy": page().policy})
+
+    @app.get("/api/info")
+    async def info() -> dict[str, Any]:
+        about = {"corpus": corpus.name, "documents": len(corpus), "hybrid": corpus.hybrid} if corpus is not None else {}
+        return {"model": name} | about
+
+    @app.get("/api/map")
+    def show_map() -> dict[str, Any]:
+        state = {"state": _map_state(maps), "error": maps.error if maps else None}
+        return state | (maps.made.as_dict() if maps and maps.made else {})
+
+
+def _add_search(app: FastAPI, corpus: Corpus, batcher: Batcher, maps: MapMaker | None, limits: Limits) -> None:
+    """Searching and looking up documents."""
+
+    @app.get("/api/search")
+    async def search(
+        q: str,
+        top: int = 10,
+        filters: Annotated[Sequence[str], Query(alias="filter")] = (),
+        hybrid: bool = False,
+    ) -> dict[str, Any]:
+        if not q.strip():
+            raise bad_value("q is empty; say in words what you are looking for.", "q", "empty_query")
+        if len(q) > limits.max_query:
+            raise bad_value(
+                f"q has {len(q)} characters and at most {limits.max_query} are read.", "q", "query_too_long"
+            )
+        if not 1 <= top <= limits.max_top:
+            raise bad_value(f"top={top} is outside 1 to {limits.max_top}.", "top")
+        chosen = filters_of(filters)
+        made = maps.made if maps else None
+        return await batcher.run(lambda: search_answer(corpus, made, q, top, chosen, hybrid=hybrid))
+
+    @app.get("/api/document")
+    def document(id: str) -> dict[str, Any]:  # noqa: A002 (the name in the address)
+        entry = corpus.get(id)
+        if entry is None:
+            raise RequestError(404, f"There is no document {id!r}.", param="id", code="document_not_found")
+        return entry.as_dict()
+
+
+def _map_state(maps: MapMaker | None) -> str:
+    if maps is None:
+        return "none"
+    if maps.error is not None:
+        return "failed"
+    return "ready" if maps.made is not None else "computing"
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """A request's body, which is refused as soon as it is known to be too long.
+
+    Raises:
+        RequestError: It is longer than `most` bytes (413), or the Content-Length is no number (400).
+    """
+    announced = request.headers.get("content-length", "0")
+    if not announced.isdecimal():
+        raise RequestError(400, f"Content-Length is {announced!r}; it must be a number.", code="invalid_header")
+    body = bytearray()
+    too_long = int(announced) > most
+    if not too_long:
+        async for part in request.stream():
+            body += part
+            too_long = len(body) > most
+            if too_long:
+                break
+    if too_long:
+        message = f"The body is longer than {most} bytes; send several smaller requests."
+        raise RequestError(413, message, code="body_too_large", headers={"Connection": "close"})
+    return bytes(body)

@@ -1,0 +1,223 @@
+"""One thread with the model, fed with batches made of the texts of concurrent requests."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, TypeVar
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+from ssmoe_embed.serving.errors import RequestError, too_busy
+from ssmoe_embed.serving.limits import Limits
+from ssmoe_embed.serving.tokens import count_tokens
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What became of the texts of one request.
+
+    Attributes:
+        vectors: float32 `[B,D]`, in the order of the texts.
+        tokens: Tokens that the model read, of all texts together.
+    """
+
+    vectors: np.ndarray[Any, Any]
+    tokens: int
+
+
+@dataclass
+class _Job:
+    """The texts of one request, the longest first, so that texts of like length share a batch."""
+
+    texts: Sequence[str]
+    done: asyncio.Future[Encoded]
+    order: list[int] = field(init=False)
+    taken: int = 0
+    tokens: int = 0
+    vectors: list[np.ndarray[Any, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.order = sorted(range(len(self.texts)), key=lambda row: -len(self.texts[row]))
+
+    @property
+    def left(self) -> int:
+        return len(self.texts) - self.taken
+
+    def take(self, most: int) -> list[str]:
+        """The next texts, at most `most`."""
+        rows = self.order[self.taken : self.taken + most]
+        self.taken += len(rows)
+        return [self.texts[row] for row in rows]
+
+    def give(self, vectors: np.ndarray[Any, Any], tokens: int) -> None:
+        """Take in the vectors `[n,D]` of texts taken before; the last ones complete the job."""
+        self.vectors.append(vectors)
+        self.tokens += tokens
+        if not self.done.done() and sum(map(len, self.vectors)) == len(self.texts):
+            rows = np.concatenate(self.vectors)  # [B,D], the longest text first
+            result = np.empty_like(rows)
+            result[self.order] = rows
+            self.done.set_result(Encoded(result, self.tokens))
+
+
+class Batcher:
+    """Runs a model for many requests at once.
+
+    All use of the model is in one thread: fast tokenizers must not be shared by threads, and a second forward pass beside
+    the first makes both slower. A request with more texts than a batch gives one batch's worth at a time and queues up
+    again, so a short request never waits for the whole of a long one. It belongs to the event loop that `start` ran in.
+    """
+
+    def __init__(self, model: SentenceTransformer, limits: Limits, *, normalize: bool = False) -> None:
+        """Bind a model; nothing runs before `start`.
+
+        Args:
+            model: Any sentence-transformers model.
+            limits: Batch size, wait and the bound of the queue.
+            normalize: Scale every vector to length 1.
+        """
+        self._model = model
+        self._limits = limits
+        self.normalize = normalize
+        self._jobs: deque[_Job] = deque()
+        self._waiting = 0
+        self._speed = 100.0  # texts a second, measured as it runs; it only sets Retry-After
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ssmoe-model")
+        self._loop: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait for the model or are in it."""
+        return self._waiting
+
+    def start(self) -> None:
+        """Begin to work, in the running event loop."""
+        self._loop = asyncio.get_running_loop().create_task(self._work(), name="ssmoe-batcher")
+
+    async def stop(self) -> None:
+        """Refuse what still waits and let the thread end after its batch."""
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+        while self._jobs:
+            self._fail(self._jobs.popleft(), RequestError(503, "The server is shutting down.", code="shutting_down"))
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    async def encode(self, texts: Sequence[str]) -> Encoded:
+        """Vectors of texts, the same as `model.encode` gives.
+
+        Raises:
+            RequestError: Too many texts wait already (429), or the server is shutting down (503).
+        """
+        if not texts:
+            raise ValueError("There are no texts to encode; pass at least one.")
+        self._admit(len(texts))
+        job = _Job(texts, asyncio.get_running_loop().create_future())
+        self._jobs.append(job)
+        self._arrived.set()
+        try:
+            return await job.done
+        finally:
+            self._waiting -= len(texts)
+
+    async def run(self, function: Callable[[], ResultT]) -> ResultT:
+        """The result of a function that uses the model, run in its thread between two batches.
+
+        Raises:
+            RequestError: Too many texts wait already (429).
+        """
+        self._admit(1)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        finally:
+            self._waiting -= 1
+
+    def _admit(self, count: int) -> None:
+        """Count texts in, or refuse them."""
+        if self._waiting + count > self._limits.max_waiting:
+            seconds = max(1, math.ceil(self._waiting / self._speed))
+            raise too_busy(self._waiting, self._limits.max_waiting, seconds)
+        self._waiting += count
+
+    async def _work(self) -> None:
+        """Make batches until cancelled."""
+        while True:
+            await self._arrived.wait()
+            await self._fill()
+            parts = self._parts()
+            if parts:
+                await self._run_batch(parts)
+
+    async def _fill(self) -> None:
+        """Wait a moment for more texts, unless a batch is full already."""
+        end = monotonic() + self._limits.wait
+        while sum(job.left for job in self._jobs) < self._limits.batch_size and (left := end - monotonic()) > 0:
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), left)
+            except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
+                break
+
+    def _parts(self) -> list[tuple[_Job, list[str]]]:
+        """The next batch: whose texts are in it, and which; abandoned requests are left out."""
+        parts: list[tuple[_Job, list[str]]] = []
+        room = self._limits.batch_size
+        while room and self._jobs:
+            job = self._jobs.popleft()
+            if job.done.done():
+                continue
+            texts = job.take(room)
+            parts.append((job, texts))
+            room -= len(texts)
+        for job, _ in parts:
+            if job.left:
+                self._jobs.append(job)
+        (self._arrived.set if self._jobs else self._arrived.clear)()
+        return parts
+
+    async def _run_batch(self, parts: list[tuple[_Job, list[str]]]) -> None:
+        """Encode one batch and hand out its vectors."""
+        texts = [text for _, part in parts for text in part]
+        begin = monotonic()
+        loop = asyncio.get_running_loop()
+        try:
+            vectors, tokens = await loop.run_in_executor(self._thread, self._encode, texts)
+        except Exception as error:
+            if len(parts) == 1:
+                self._fail(parts[0][0], error)
+            else:  # one request's text must not be another's error
+                for one in parts:
+                    await self._run_batch([one])
+            return
+        self._speed = 0.8 * self._speed + 0.2 * len(texts) / max(monotonic() - begin, 1e-6)
+        start = 0
+        for job, part in parts:
+            rows = slice(start, start + len(part))
+            job.give(vectors[rows], sum(tokens[rows]))
+            start += len(part)
+
+    def _encode(self, texts: list[str]) -> tuple[np.ndarray[Any, Any], list[int]]:
+        """Vectors float32 `[n,D]` and token counts of one batch; runs in the model's thread."""
+        vectors = self._model.encode(
+            texts,
+            batch_size=self._limits.batch_size,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+            normalize_embeddings=self.normalize,
+        )
+        return np.asarray(vectors, dtype=np.float32), count_tokens(self._model, texts)
+
+    @staticmethod
+    def _fail(job: _Job, error: Exception) -> None:
+        if not job.done.done():
+            job.done.set_exception(error)

@@ -1,0 +1,170 @@
+"""The map of a corpus: made once in the background, kept on disk, shown as columns of JSON."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from platformdirs import user_cache_path
+
+from ssmoe_embed.files import load_tensors, save_tensors
+from ssmoe_embed.serving.corpora import Corpus, Entry, digest
+from ssmoe_embed.serving.projection import Projection, group, project
+
+_VERSION = "1"
+"""Raise it when the same corpus would give another map."""
+_NEAREST = 5
+"""Documents of the map between which a document that is not on it is placed."""
+
+
+@dataclass(frozen=True)
+class CorpusMap:
+    """Documents as points.
+
+    Attributes:
+        entries: The `n` documents on the map.
+        vectors: Their vectors `[n,D]`.
+        points: float32 `[n,2]`, in `[-1, 1]`.
+        groups: int64 `[n]`, the group of each.
+        names: The groups' names.
+        method: How the points were found.
+    """
+
+    entries: Sequence[Entry]
+    vectors: np.ndarray[Any, Any]
+    points: np.ndarray[Any, Any]
+    groups: np.ndarray[Any, Any]
+    names: Sequence[str]
+    method: Projection
+
+    def as_dict(self) -> dict[str, Any]:
+        """The map as JSON, a column a field; `colors` are the fields by which points may be coloured."""
+        return {
+            "method": str(self.method),
+            "ids": [entry.id for entry in self.entries],
+            "titles": [entry.title or entry.text[:80] for entry in self.entries],
+            "x": [round(float(x), 4) for x in self.points[:, 0]],
+            "y": [round(float(y), 4) for y in self.points[:, 1]],
+            "colors": {"topic": _column([self.names[number] for number in self.groups])} | _fields(self.entries),
+        }
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {entry.id: row for row, entry in enumerate(self.entries)}
+
+    def point(self, name: str) -> list[float] | None:
+        """Where the document of that id is, if it is on the map."""
+        row = self._rows.get(name)
+        return None if row is None else [float(value) for value in self.points[row]]
+
+    def place(self, vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Where documents that are not on the map would be: between the nearest of those that are.
+
+        Args:
+            vectors: `[m,D]`.
+
+        Returns:
+            `[m,2]`.
+        """
+        likeness = _unit(vectors) @ _unit(self.vectors).T  # [m,n]
+        nearest = np.argsort(-likeness, axis=1, kind="stable")[:, :_NEAREST]  # [m,k]
+        weights = np.clip(np.take_along_axis(likeness, nearest, axis=1), 1e-6, None) ** 8
+        weights /= weights.sum(axis=1, keepdims=True)
+        return np.einsum("mk,mkd->md", weights, self.points[nearest])  # [m,k] · [m,k,2] → [m,2]
+
+
+class MapMaker:
+    """Makes the map of a corpus in a thread of its own, which never touches the model."""
+
+    def __init__(self, corpus: Corpus, *, most: int = 5000, method: Projection | None = None) -> None:
+        """Bind a corpus; nothing runs before `start`.
+
+        Args:
+            corpus: Whose map.
+            most: The most documents on it.
+            method: How to lay them out; by default UMAP where it is installed, else t-SNE.
+        """
+        self._corpus = corpus
+        self._most = most
+        self._method = method or Projection.best()
+        self._thread: threading.Thread | None = None
+        self.made: CorpusMap | None = None
+        self.error: str | None = None
+
+    def start(self) -> None:
+        """Begin to make the map."""
+        self._thread = threading.Thread(target=self._run, name="ssmoe-map", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the map is made or has failed."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self.made = self._make()
+        except Exception as error:  # whatever it is, searching goes on; the page shows it
+            self.error = f"{type(error).__name__}: {error}"
+
+    def _make(self) -> CorpusMap:
+        """The map kept on disk, if it is of these very documents; else a new one, which is kept."""
+        entries, vectors = self._corpus.sample(self._most)
+        key = digest([_VERSION, str(self._method), str(self._most), self._corpus.fingerprint()])
+        kept = _read(self._path, key, len(entries))
+        if kept is None:
+            groups, names = group(vectors, [f"{entry.title} {entry.text}" for entry in entries])
+            kept = project(vectors, self._method), groups, names
+            _keep(self._path, key, *kept)
+        return CorpusMap(entries, vectors, *kept, self._method)
+
+    @property
+    def _path(self) -> Path:
+        folder = self._corpus.folder or user_cache_path("ssmoe_embed") / "maps"
+        return folder / "map.safetensors"
+
+
+def _read(path: Path, key: str, count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], list[str]] | None:
+    """Points, groups and names kept on disk, if they are those of this key."""
+    try:
+        tensors, metadata = load_tensors(path)
+    except (OSError, ValueError):
+        return None
+    if metadata.get("key") != key or len(tensors["points"]) != count:
+        return None
+    return tensors["points"].numpy(), tensors["groups"].numpy(), metadata["names"]
+
+
+def _keep(path: Path, key: str, points: np.ndarray[Any, Any], groups: np.ndarray[Any, Any], names: list[str]) -> None:
+    """Write a map; where that is not allowed it is made anew the next time."""
+    tensors = {"points": torch.from_numpy(points), "groups": torch.from_numpy(groups)}
+    try:
+        save_tensors(path, tensors, {"key": key, "names": names})
+    except OSError:
+        return
+
+
+def _fields(entries: Sequence[Entry], most: int = 12) -> dict[str, Any]:
+    """Columns of the metadata with few values: at least two, and at most so many."""
+    columns = {"source": [entry.source for entry in entries]}
+    for name in sorted({name for entry in entries for name in entry.metadata}):
+        columns[name] = [str(entry.metadata.get(name, "")) for entry in entries]
+    return {name: _column(values) for name, values in columns.items() if 2 <= len(set(values)) <= most}
+
+
+def _column(values: Sequence[str]) -> dict[str, Any]:
+    """Values as a list of names, the most frequent first, and a number for each document."""
+    names = sorted(set(values), key=lambda name: (-values.count(name), name))
+    numbers = {name: number for number, name in enumerate(names)}
+    return {"names": names, "values": [numbers[value] for value in values]}
+
+
+def _unit(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    rows = np.asarray(vectors, dtype=np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
