@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def load_encoder(
 
     Args:
         name: Folder, hub id or recipe name.
-        revision: Not used: models are found by name.
+        revision: A commit of the hub; any other revision is a digest of what was found by name, and not used.
         device: Where to run.
         corruption: A corruption's name.
         template: The prompt, where it is a template of one's own.
@@ -129,10 +130,13 @@ def load_encoder(
         load_in_4bit: For the base model.
         **settings: Fields of `EmbeddingSettings`.
     """
-    del revision, batch_size
+    del batch_size
+    commit = revision if revision and re.fullmatch("[0-9a-f]{40}", revision) else None
     loading = {key: value for key, value in {"dtype": dtype, "load_in_4bit": load_in_4bit}.items() if value}
     prompt = {"prompt": template} if template is not None else {}
-    model = load(name, device=device, model_kwargs=loading or None, progress=False, **(settings | prompt))
+    model = load(
+        name, device=device, revision=commit, model_kwargs=loading or None, progress=False, **(settings | prompt)
+    )
     evaluated = EvaluatedModel.of(model, name, **loading)
     run = Run(corruption=None if corruption is None else Corruption.parse(corruption))
     shared = SharedPass(model, [evaluated.own])
