@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ssmoe_embed.cli.build import build
 from ssmoe_embed.cli.encode import encode
+from ssmoe_embed.cli.families import families
 from ssmoe_embed.cli.info import info
 from ssmoe_embed.cli.search import search
 from ssmoe_embed.version import __version__
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (search, encode, build, info):
+for command in (search, encode, build, info, families):
     app.command()(command)
 
 
