@@ -1,1 +1,21 @@
-"""Searching a corpus of short documents by meaning."""
+"""Searching documents by meaning: a corpus held in memory, or an index on disk."""
+
+from ssmoe_embed.retrieval.documents import AddCounts, Document, Hit, Snippet
+from ssmoe_embed.retrieval.errors import BusyIndexError, DamagedIndexError, WrongModelError
+from ssmoe_embed.retrieval.explanation import Contribution, Explanation
+from ssmoe_embed.retrieval.index import SemanticIndex
+from ssmoe_embed.retrieval.kinds import IndexKind
+
+__all__ = [
+    "AddCounts",
+    "BusyIndexError",
+    "Contribution",
+    "DamagedIndexError",
+    "Document",
+    "Explanation",
+    "Hit",
+    "IndexKind",
+    "SemanticIndex",
+    "Snippet",
+    "WrongModelError",
+]
