@@ -130,7 +130,7 @@ def _flat(value: Any) -> Iterator[str]:
 
 
 def _sketch(terms: list[str]) -> Any:
-    """A sparse matrix, shape [terms, dimensions], that maps each term to one dimension and sign; few terms stay as they are."""
+    """A sparse matrix, shape [terms, dimensions]: each term has one dimension and sign; few terms stay as they are."""
     from scipy import sparse
 
     if len(terms) <= MOST_DIMENSIONS:

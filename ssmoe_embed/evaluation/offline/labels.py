@@ -9,27 +9,22 @@ from datasets import Dataset, DatasetDict
 from mteb.abstasks import AbsTaskClassification, AbsTaskClustering
 
 from ssmoe_embed.data import read_records
-from ssmoe_embed.evaluation.offline.metadata import SPLIT, WORDNET, offline_metadata
+from ssmoe_embed.evaluation.offline.metadata import SPLIT, WORDNET, Shipped, offline_metadata
 
 _DOMAINS = "noun.food, verb.motion and so on: the 22 largest of the files into which WordNet's lexicographers sort"
 
 
-class _LabelledTexts(AbsTaskClassification):
+class _LabelledTexts(Shipped, AbsTaskClassification):
     """Classification of the records ``{text, label, split}`` of a file; labels are numbered in alphabetical order."""
 
-    file: str
-
-    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
-        """Read the records that ship."""
-        if self.data_loaded:
-            return
+    def read(self) -> DatasetDict:
+        """Training and test texts."""
         records = list(read_records(f"offline/{self.file}"))
         labels = sorted({record["label"] for record in records})
-        rows: dict[str, list[dict[str, Any]]] = {self.train_split: [], SPLIT: []}
+        rows: dict[str, list[dict[str, Any]]] = {"train": [], SPLIT: []}
         for record in records:
             rows[record["split"]].append({"text": record["text"], "label": labels.index(record["label"])})
-        self.dataset = DatasetDict({split: Dataset.from_list(part) for split, part in rows.items()})
-        self.data_loaded = True
+        return DatasetDict({split: Dataset.from_list(part) for split, part in rows.items()})
 
 
 class WordNetDomainClassification(_LabelledTexts):
@@ -70,7 +65,7 @@ class ReviewSnippetSentimentClassification(_LabelledTexts):
     )
 
 
-class WordNetDomainClustering(AbsTaskClustering):
+class WordNetDomainClustering(Shipped, AbsTaskClustering):
     """The same definitions, to be grouped without labels."""
 
     file = "lexicographer.jsonl"
@@ -85,14 +80,11 @@ class WordNetDomainClustering(AbsTaskClustering):
         **WORDNET | {"task_subtypes": ["Thematic clustering"]},
     )
 
-    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
-        """Read the records that ship."""
-        if self.data_loaded:
-            return
+    def read(self) -> DatasetDict:
+        """All texts, of both splits."""
         records = list(read_records(f"offline/{self.file}"))
         columns = {"sentences": [r["text"] for r in records], "labels": [r["label"] for r in records]}
-        self.dataset = DatasetDict({SPLIT: Dataset.from_dict(columns)})
-        self.data_loaded = True
+        return DatasetDict({SPLIT: Dataset.from_dict(columns)})
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As mteb does, but on the same samples each time, also where one task object is used for several models."""

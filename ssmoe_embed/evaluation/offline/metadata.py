@@ -21,6 +21,25 @@ WORDNET = {
 """Of the tasks made of WordNet entries; the embedded model's training saw none of these entries."""
 
 
+class Shipped:
+    """What the tasks share: their data are read from the package, once."""
+
+    file: str
+    data_loaded: bool = False
+    dataset: Any
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Read the records that ship."""
+        del num_proc, kwargs
+        if not self.data_loaded:
+            self.dataset = self.read()
+            self.data_loaded = True
+
+    def read(self) -> Any:
+        """The data set as mteb wants it for this type of task."""
+        raise NotImplementedError
+
+
 def offline_metadata(name: str, kind: str, main_score: str, description: str, file: str, **others: Any) -> TaskMetadata:
     """The metadata of an English task whose data ship with the package.
 
@@ -33,15 +52,16 @@ def offline_metadata(name: str, kind: str, main_score: str, description: str, fi
         **others: Reference, dates, domains, licence and whatever else is known.
     """
     content = resources.files("ssmoe_embed.data").joinpath("offline", file).read_bytes()
-    return make_metadata(name, kind, main_score, description, file, hashlib.sha256(content).hexdigest(), **others)
+    dataset = (f"ssmoe_embed/data/offline/{file}", hashlib.sha256(content).hexdigest())
+    return make_metadata(name, kind, main_score, description, dataset, **others)
 
 
 def make_metadata(
-    name: str, kind: str, main_score: str, description: str, path: str, revision: str, **others: Any
+    name: str, kind: str, main_score: str, description: str, dataset: tuple[str, str], **others: Any
 ) -> TaskMetadata:
-    """The metadata of an English task on texts."""
+    """The metadata of an English task on texts; `dataset` is its place and revision."""
     return TaskMetadata(
-        dataset={"path": path, "revision": revision[:40]},
+        dataset={"path": dataset[0], "revision": dataset[1][:40]},
         name=name,
         description=description,
         type=kind,

@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 from mteb.abstasks import AbsTaskPairClassification, AbsTaskSTS
 
 from ssmoe_embed.data import read_records
-from ssmoe_embed.evaluation.offline.metadata import SPLIT, WORDNET, offline_metadata
+from ssmoe_embed.evaluation.offline.metadata import SPLIT, WORDNET, Shipped, offline_metadata
 
 
 def _read(file: str, value: str, column: str) -> DatasetDict:
@@ -19,7 +19,7 @@ def _read(file: str, value: str, column: str) -> DatasetDict:
     return DatasetDict({SPLIT: Dataset.from_list(rows)})
 
 
-class WordNetParaphrasePairClassification(AbsTaskPairClassification):
+class WordNetParaphrasePairClassification(Shipped, AbsTaskPairClassification):
     """Whether two definitions mean almost the same."""
 
     file = "paraphrase_pairs.jsonl"
@@ -33,23 +33,17 @@ class WordNetParaphrasePairClassification(AbsTaskPairClassification):
         **WORDNET,
     )
 
-    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
-        """Read the records that ship."""
-        if not self.data_loaded:
-            self.dataset = _read(self.file, "label", self.label_column_name)
-            self.data_loaded = True
+    def read(self) -> DatasetDict:
+        """The pairs and their labels."""
+        return _read(self.file, "label", "labels")
 
 
-class _RatedPairs(AbsTaskSTS):
+class _RatedPairs(Shipped, AbsTaskSTS):
     """Pairs of texts with a degree of similarity."""
 
-    file: str
-
-    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
-        """Read the records that ship."""
-        if not self.data_loaded:
-            self.dataset = _read(self.file, "score", "score")
-            self.data_loaded = True
+    def read(self) -> DatasetDict:
+        """The pairs and their scores."""
+        return _read(self.file, "score", "score")
 
     def _calculate_scores(self, *args: Any, **kwargs: Any) -> Any:
         """As mteb does, but constant similarities count as no correlation rather than as no number."""
