@@ -32,11 +32,11 @@ class GraniteMoe(MoEFamily):
     def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
         """See `MoEFamily.refusal`."""
         del model
-        if config.num_local_experts > 0:
+        if config.num_local_experts:
             return None
         return (
-            "it is one of the dense Granites (num_local_experts=0), which have no experts to route to; choose one with "
-            "experts, such as ibm-granite/granite-4.0-h-tiny."
+            f"it is one of the dense Granites (num_local_experts={config.num_local_experts}), which have no experts to route "
+            "to; choose one with experts, such as ibm-granite/granite-4.0-h-tiny."
         )
 
 
