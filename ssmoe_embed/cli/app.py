@@ -12,9 +12,13 @@ from rich.text import Text
 
 from ssmoe_embed.cli.build import build
 from ssmoe_embed.cli.encode import encode
+from ssmoe_embed.cli.evaluate import evaluate
 from ssmoe_embed.cli.families import families
+from ssmoe_embed.cli.index import index
 from ssmoe_embed.cli.info import info
+from ssmoe_embed.cli.lists import ListCommand
 from ssmoe_embed.cli.search import search
+from ssmoe_embed.cli.serve import serve
 from ssmoe_embed.version import __version__
 
 app = typer.Typer(
@@ -25,8 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (search, encode, build, info, families):
+for command in (search, index, encode, build, info, families, serve):
     app.command()(command)
+for measure in (evaluate,):
+    app.command(cls=ListCommand)(measure)
 
 
 def _version(wanted: bool) -> None:

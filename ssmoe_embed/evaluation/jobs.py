@@ -145,6 +145,7 @@ def do(
     """Do one job with mteb and keep its result; what mteb raises is passed on."""
     cache = folder.cache(job.root)
     _seed(job.task)
+    encoder = job.encoder(shared)
     options: dict[str, Any] = {"overwrite_strategy": "always" if overwrite else "only-missing"}
     if isinstance(job.task, AbsTaskAggregate):
         options["overwrite_strategy"] = "only-cache"  # its parts are jobs of their own
@@ -157,7 +158,7 @@ def do(
             options["prediction_folder"] = work
             cache.before_saving = lambda: _publish_if_there(work / kept.name, kept)
         mteb.evaluate(
-            job.encoder(shared),
+            encoder,
             job.task,
             cache=cache,
             encode_kwargs={"batch_size": batch_size, "show_progress_bar": progress},
@@ -165,6 +166,9 @@ def do(
             co2_tracker=False,
             **options,
         )
+        tally = getattr(encoder, "tally", None)
+        if tally is not None and tally.texts:
+            folder.record_rate(job.root, job.task.metadata.name, tally)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -2,10 +2,11 @@
 
     DIR/{corruption}/results/{org__model}/{revision}/[experiments/{experiment}/]{Task}.json
     DIR/{corruption}/predictions/…/{Task}_predictions.json
+    DIR/{corruption}/rates.json
     DIR/tasks.json
 
 The results are mteb's own files, so mteb's tools read them; `tasks.json` says what was asked of each task, so that this
-module can read them without mteb.
+module can read them without mteb, and `rates.json` how much of a task's texts was corrupted.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from mteb.models import ModelMeta
 
     from ssmoe_embed.evaluation.cache import AtomicResultCache
+    from ssmoe_embed.evaluation.corruption import Tally
 
 _RESULTS = "results"
 _PREDICTIONS = "predictions"
 _EXPERIMENTS = "experiments"
 _META = "model_meta.json"
 _TASKS = "tasks.json"
+_RATES = "rates.json"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,25 @@ class Score:
         values = asdict(self)
         del values["path"]
         return values
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How much of a task's texts was corrupted.
+
+    Attributes:
+        corruption: The corruption's name.
+        task: The task's name.
+        nominal: The rate asked for.
+        words: Words of the clean texts.
+        tokens: Tokens that came in.
+    """
+
+    corruption: str
+    task: str
+    nominal: float
+    words: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -127,6 +149,24 @@ class ResultFolder:
         with atomic_file(self.path / _TASKS) as file:
             file.write((json.dumps(noted, indent=1, sort_keys=True) + "\n").encode())
 
+    def record_rate(self, corruption: str, task: str, tally: Tally) -> None:
+        """Note how much of a task's texts was corrupted."""
+        path = self.path / corruption / _RATES
+        noted = read_json(path) if path.is_file() else {}
+        noted[task] = {"nominal": tally.nominal, "words": tally.words, "tokens": tally.tokens}
+        with atomic_file(path) as file:
+            file.write((json.dumps(noted, indent=1, sort_keys=True) + "\n").encode())
+
+    def rates(self) -> list[Rate]:
+        """How much of the texts was corrupted, by corruption and task."""
+        noted = [(one, self.path / one / _RATES) for one in self.corruptions()]
+        return [
+            Rate(corruption, task, **values)
+            for corruption, path in noted
+            if path.is_file()
+            for task, values in read_json(path).items()
+        ]
+
     def scores(self) -> list[Score]:
         """Every score in the folder; results that lack some of what was asked of their task are left out.
 
@@ -155,7 +195,7 @@ class ResultFolder:
             (split, one["hf_subset"]): one["main_score"] for split, all_ in result["scores"].items() for one in all_
         }
         wanted = [(split, subset) for split, subsets in asked["splits"].items() for subset in subsets] or list(main)
-        if not set(wanted) <= set(main):
+        if not set(wanted) <= set(main) or any(main[one] is None for one in wanted):
             return None
         settings = meta.get("loader_kwargs") or {}
         changed = dict(meta.get("experiment_kwargs") or {})

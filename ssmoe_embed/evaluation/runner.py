@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.evaluation.corruption import Corruption
-from ssmoe_embed.evaluation.encoders import CorruptedPeer
+from ssmoe_embed.evaluation.encoders import corrupted_peer
 from ssmoe_embed.evaluation.jobs import Group, Job, do, unfinished
 from ssmoe_embed.evaluation.models import EvaluatedModel, model_name
 from ssmoe_embed.evaluation.passes import adopt, pass_key
@@ -103,14 +103,15 @@ class _Evaluation:
 
     def peer(self, named: Any, corruptions: Sequence[Corruption | None]) -> None:
         """Evaluate one peer on all tasks."""
-        from ssmoe_embed.evaluation.peers import peer
+        from ssmoe_embed.evaluation.peers import does, peer
 
         encoder = peer(named) if isinstance(named, str) else named
-        chosen = [(one, encoder if one is None else CorruptedPeer(encoder, one)) for one in corruptions]
+        chosen = [(one, corrupted_peer(encoder, one)) for one in corruptions]
         self._run(
             [
                 Job(task, made.mteb_model_meta, one, Group(), peer=made, predictions=self._keeps_predictions(task))
                 for task in self.tasks
+                if does(encoder, task.metadata.type)
                 for one, made in chosen
             ]
         )

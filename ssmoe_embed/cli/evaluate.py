@@ -1,0 +1,150 @@
+"""`ssmoe evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Display
+
+from ssmoe_embed.cli.options import BatchSize, Device, Quiet, given
+
+if TYPE_CHECKING:
+    from ssmoe_embed.evaluation.report import Report
+
+
+def evaluate(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL...", help="Folders, hub ids or recipe names; they stand before the options."),
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="paper, offline, a benchmark such as 'MTEB(eng, v2)', or tasks of mteb.  [default: offline]"),
+    ] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option(help="router, smoe, moee, ev, ssmoe, paper; by default the model's own.")
+    ] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option(help="Templates by name or with {text}; by default the model's own.")
+    ] = None,
+    corrupt: Annotated[
+        list[str] | None,
+        typer.Option(help="none, replace@RATE, insert@RATE, or ladder: clean texts and rising rates.  [default: none]"),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")] = Path(
+        "results"
+    ),
+    settings: Annotated[
+        list[str] | None, typer.Option(help="Further settings, such as hidden_layer=-2 calibration=whiten.")
+    ] = None,
+    peers: Annotated[
+        list[str] | None,
+        typer.Option(help="Compare with: tfidf-words, tfidf-chars, bm25, minilm, chance, random-weights."),
+    ] = None,
+    train_corrupt: Annotated[
+        bool,
+        typer.Option("--train-corrupt/--no-train-corrupt", help="Corrupt the texts that classifiers learn from too."),
+    ] = True,
+    predictions: Annotated[
+        bool | None,
+        typer.Option("--predictions/--no-predictions", help="Keep predictions; by default those of the offline tasks."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure again what the folder holds.")] = False,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the model's own.")] = None,
+    device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as auto.")] = None,
+    load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Load the base model in 4 bits.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Allow code that comes with a model.")
+    ] = False,
+    feature_memory: Annotated[
+        float, typer.Option(min=0, help="GiB of features kept in memory for methods that share a forward pass.")
+    ] = 2.0,
+    feature_disk: Annotated[
+        float, typer.Option(min=0, help="GiB kept on disk beyond that, in the result folder.")
+    ] = 16.0,
+    quiet: Quiet = False,
+) -> None:
+    """Measure models on tasks of mteb, many methods at the price of few forward passes.
+
+    Results appear in the output folder at once; the same command again goes on where an interrupted one stopped, and
+    another one adds to them. The summary is in summary.md, summary.csv, heatmap.png and slopes.png.
+
+    Example: ssmoe evaluate ssmoe/tiny --tasks offline --methods router smoe moee ev ssmoe --corrupt none replace@0.1 -o out
+    """
+    from ssmoe_embed.evaluation.dependencies import require_mteb
+
+    if not models and not peers:
+        raise ValueError("There is nothing to evaluate; name a MODEL such as ssmoe/tiny, or --peers.")
+    require_mteb()
+    from ssmoe_embed.evaluation import runner
+    from ssmoe_embed.evaluation.passes import GIB
+    from ssmoe_embed.evaluation.report import Options
+    from ssmoe_embed.evaluation.runs import grid, parse_settings
+    from ssmoe_embed.evaluation.summary import write_summary
+
+    runs = grid(methods, prompts, corrupt or ("none",), parse_settings(settings or ()), train_corrupt=train_corrupt)
+    report = runner.evaluate(
+        models or (),
+        tasks or ("offline",),
+        runs,
+        output,
+        peers=peers or (),
+        options=Options(
+            batch_size=batch_size,
+            overwrite=overwrite,
+            predictions=predictions,
+            memory=int(feature_memory * GIB),
+            scratch=int(feature_disk * GIB),
+            progress=not quiet,
+        ),
+        after_task=_summarise,
+        **_loading(
+            device, trust_remote_code, given(dtype=dtype, device_map=device_map, load_in_4bit=load_in_4bit or None)
+        ),
+    )
+    written = write_summary(report.folder)
+    _show(report, written)
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def _loading(device: str | None, trust_remote_code: bool, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keywords that models are loaded with."""
+    return given(device=device, model_kwargs=model_kwargs or None) | {"trust_remote_code": trust_remote_code}
+
+
+def _summarise(report: Report) -> None:
+    """Bring the tables up to date when a task is done."""
+    from ssmoe_embed.evaluation.summary import write_summary
+
+    write_summary(report.folder, plots=False)
+
+
+def _show(report: Report, written: Sequence[Path]) -> None:
+    """Print the means, and what failed."""
+    from ssmoe_embed.evaluation.summary import mean_cells, mean_columns
+    from ssmoe_embed.evaluation.tables import labels, tables
+
+    console = Console()
+    for table in tables(report.scores()):
+        names, common = labels(list(table.cells))
+        title = ", ".join(part for part in (table.corruption, "points of 100", common) if part)
+        display = Display("", *mean_columns(table), title=escape(title))
+        for row in table.cells:
+            display.add_row(escape(names[row]), *mean_cells(table, row))
+        console.print(display)
+    errors = Console(stderr=True)
+    errors.print(
+        f"{report.done} measured, {report.kept} kept from before; {', '.join(map(str, written))}",
+        style="dim",
+        soft_wrap=True,
+    )
+    for failure in report.failures:
+        errors.print(f"Failed: {failure}", style="red", markup=False, soft_wrap=True)
