@@ -140,7 +140,7 @@ def _sketch(tensors: list[torch.Tensor]) -> list[float]:
     numbers: list[float] = []
     for tensor in tensors:
         flat = tensor.detach().double().cpu().flatten()
-        signs = 1.0 - 2.0 * (torch.arange(len(flat)) % 2)
+        signs = 1.0 - 2.0 * (torch.arange(len(flat)) % 2).double()
         numbers += [float(flat.norm()), float(flat.sum()), float(flat @ signs)]
     return numbers
 
