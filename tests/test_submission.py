@@ -99,7 +99,7 @@ def test_the_code_for_the_pull_request_makes_the_models_record(measured, model, 
 def test_the_mock_run_is_mtebs_report_of_the_same_model(measured, built, tmp_path):
     encoder = load_encoder(str(built))
     encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"name": NAME})
-    submission = prepare_submission(measured, tmp_path / "out", tasks(), encoder=encoder)
+    submission = prepare_submission(measured, tmp_path / "out", tasks(), load=lambda name, revision: encoder)
     report = (tmp_path / "out" / MOCK_RUN).read_text()
     assert submission.mock_run
     assert report.startswith(f"# MTEB Mock-Run Results for `{NAME}`")
@@ -109,7 +109,7 @@ def test_the_mock_run_is_mtebs_report_of_the_same_model(measured, built, tmp_pat
 
 def test_the_mock_run_of_another_model_is_refused_and_nothing_is_written(measured, built, tmp_path):
     with pytest.raises(ValueError, match=r"mock run is of local/model, the results are of ssmoe/test-moe"):
-        prepare_submission(measured, tmp_path / "out", tasks(), encoder=load_encoder(str(built)))
+        prepare_submission(measured, tmp_path / "out", tasks(), load=lambda name, revision: load_encoder(str(built)))
     assert list(tmp_path.iterdir()) == []
 
 

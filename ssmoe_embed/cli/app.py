@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ssmoe_embed.cli.build import build
+from ssmoe_embed.cli.compare import compare
 from ssmoe_embed.cli.encode import encode
 from ssmoe_embed.cli.evaluate import evaluate
 from ssmoe_embed.cli.families import families
@@ -19,6 +20,8 @@ from ssmoe_embed.cli.info import info
 from ssmoe_embed.cli.lists import ListCommand
 from ssmoe_embed.cli.search import search
 from ssmoe_embed.cli.serve import serve
+from ssmoe_embed.cli.submit import submit
+from ssmoe_embed.cli.sweep import sweep
 from ssmoe_embed.version import __version__
 
 app = typer.Typer(

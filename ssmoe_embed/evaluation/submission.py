@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +64,7 @@ def prepare_submission(
     *,
     model: str | None = None,
     revision: str | None = None,
-    encoder: EncoderProtocol | None = None,
+    load: Callable[[str, str], EncoderProtocol] | None = None,
     overwrite: bool = False,
 ) -> Submission:
     """Write the folder of a submission; nothing appears unless all is well.
@@ -75,7 +75,7 @@ def prepare_submission(
         tasks: The tasks of the benchmark: all of them must have been measured, and only they are submitted.
         model: Which of the measured models; may be left out if there is one.
         revision: Which of its revisions; may be left out if there is one.
-        encoder: The model as mteb takes it, for the mock run; None to leave that out.
+        load: Given the model's name and revision, loads it as mteb takes it, for the mock run; None to leave that out.
         overwrite: Replace what is under `output`.
 
     Raises:
@@ -95,8 +95,8 @@ def prepare_submission(
         _copy_settings(chosen.folder / SETTINGS, target / SETTINGS, {file.stem for file in files})
         meta = (chosen.folder / META).read_text(encoding="utf-8")
         _write(folder / CODE, model_code(meta))
-        if encoder is not None:
-            _write(folder / MOCK_RUN, mock_run_report(encoder, chosen.model))
+        if load is not None:
+            _write(folder / MOCK_RUN, mock_run_report(load(chosen.model, chosen.revision), chosen.model))
     return Submission(
         folder=Path(output),
         model=chosen.model,
@@ -104,7 +104,7 @@ def prepare_submission(
         tasks=tuple(sorted(file.stem for file in files)),
         versions=tuple(sorted({str(read_json(file).get("mteb_version")) for file in files})),
         unknown=unknown_fields(meta),
-        mock_run=encoder is not None,
+        mock_run=load is not None,
     )
 
 

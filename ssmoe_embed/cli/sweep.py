@@ -1,0 +1,127 @@
+"""`ssmoe sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ssmoe_embed.choices import unknown
+from ssmoe_embed.cli.options import BatchSize, Device, Quiet, given
+
+if TYPE_CHECKING:
+    from ssmoe_embed.evaluation.sweep_axes import Axis
+    from ssmoe_embed.evaluation.sweep_result import SweepResult
+
+
+def sweep(
+    model: Annotated[str, typer.Argument(help="Folder, hub id or recipe name.")],
+    alpha: Annotated[
+        list[float] | None, typer.Option(help="Shares of the spectral router, such as 0 0.5 0.9 1.")
+    ] = None,
+    top_c: Annotated[
+        list[str] | None, typer.Option(help="Eigenvectors kept: counts or fractions; routers are made once each.")
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Methods.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Templates, such as none prompteol echo metaeol.")] = None,
+    hidden_layer: Annotated[list[int] | None, typer.Option(help="Layers to read, such as -1 -2 -4.")] = None,
+    calibration: Annotated[list[str] | None, typer.Option(help="none, standardize, whiten.")] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(help="Any other setting: name=value,value such as mix=probs,logits.")
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Option(help="Settings of all points, such as combination=sum.")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="paper, offline, a benchmark, or tasks of mteb.  [default: offline]")
+    ] = None,
+    corrupt: Annotated[str, typer.Option(help="none, replace@RATE or insert@RATE.")] = "none",
+    with_: Annotated[str | None, typer.Option("--with", help="paper: put the paper's table 6 beside it.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")] = Path(
+        "sweep"
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure again what the folder holds.")] = False,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the model's own.")] = None,
+    device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as auto.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Allow code that comes with a model.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a model at every combination of some settings' values.
+
+    Writes sweep.md, sweep.csv and sweep.png beside the results. The same command again goes on where it stopped.
+
+    Example: ssmoe sweep ssmoe/olmoe-7b --alpha 0 0.5 0.9 1 --top-c 5 50 --tasks EmotionClassification --with paper
+    """
+    if with_ not in (None, "paper"):
+        raise ValueError(unknown("with", with_, ["paper"]))
+    values: dict[str, list[Any] | None] = {"top_c": top_c, "hidden_layer": hidden_layer, "method": method}
+    values |= {"prompt": prompt, "calibration": calibration, "alpha": alpha}
+    axes = _axes(values, vary or [])
+    from ssmoe_embed.evaluation.dependencies import require_mteb
+
+    require_mteb()
+    from ssmoe_embed.evaluation import sweep as running
+    from ssmoe_embed.evaluation.report import Options
+    from ssmoe_embed.evaluation.runs import grid, parse_settings
+    from ssmoe_embed.evaluation.sweep_report import write_report
+
+    runs = grid(corruptions=[corrupt])
+    if len(runs) != 1:
+        raise ValueError(f"corrupt={corrupt!r} is several corruptions; sweep over settings with one at a time.")
+    loading: dict[str, Any] = given(device=device, model_kwargs=given(dtype=dtype, device_map=device_map) or None)
+    result = running.sweep(
+        model,
+        axes,
+        tasks or ["offline"],
+        output,
+        corruption=runs[0].corruption,
+        settings=parse_settings(settings or []),
+        options=Options(batch_size=batch_size, overwrite=overwrite, progress=not quiet),
+        trust_remote_code=trust_remote_code,
+        **loading,
+    )
+    written = write_report(result, output, with_paper=with_ is not None)
+    _show(result)
+    typer.echo(", ".join(map(str, written)), err=True)
+    if result.missing:
+        raise typer.Exit(1)
+
+
+def _axes(values: dict[str, list[Any] | None], vary: list[str]) -> list[Axis]:
+    """The axes in a fixed order: what needs the most work for another value first."""
+    from ssmoe_embed.evaluation.sweep_axes import Axis, points
+
+    axes = [Axis.of_texts(name, given_values) for name, given_values in values.items() if given_values]
+    axes += [Axis.parse(text) for text in vary]
+    points(axes)  # refuses none at all, and one twice
+    return axes
+
+
+def _show(result: SweepResult) -> None:
+    """Print the scores, a warning, and what failed."""
+    from ssmoe_embed.evaluation.sweep_report import cells, columns
+    from ssmoe_embed.evaluation.sweep_result import TEST_SET_WARNING
+
+    table = Table(title=f"{result.model}, {result.corruption} (points of 100)", title_justify="left")
+    for axis in result.axes:
+        table.add_column(axis.setting)
+    for task in columns(result):
+        table.add_column(task, justify="right")
+    for point in result.points:
+        table.add_row(*cells(result, point))
+    console = Console()
+    console.print(table)
+    for one in result.held_out():
+        text = (
+            f"{one.task}: {one.score:.2f} with {one.chosen.label}, chosen on the other tasks; best point {one.best:.2f}"
+        )
+        console.print(Text(text))
+    console.print(Text(TEST_SET_WARNING, style="yellow"))
+    for failure in result.failures:
+        Console(stderr=True).print(Text(f"Failed: {failure}", style="red"))
