@@ -85,8 +85,9 @@ def _panel(axes: Any, steps: Sequence[Table], names: dict[Row, str], kind: str |
         known = [(x, mean) for x, mean in enumerate(means) if mean is not None]
         style = {"color": colours[i % len(colours)], "linestyle": _STYLES[i // len(colours) % len(_STYLES)]}
         axes.plot([x for x, _ in known], [y for _, y in known], marker="o", markersize=3, label=names[row], **style)
-    ticks = [table.corruption.replace("@", "\n").replace(",", "\n") for table in steps]
+    ticks = [table.corruption.partition("@")[2].replace(",", "\n") or table.corruption for table in steps]
     axes.set_xticks(range(len(steps)), ticks, fontsize=7)
+    axes.set_xlabel(f"{steps[-1].corruption.partition('@')[0]}, nominal rate", fontsize=7)
     axes.set_xlim(-0.3, len(steps) - 0.7)
     axes.set_title(kind or "mean of types", fontsize=9)
     axes.tick_params(axis="y", labelsize=7)
