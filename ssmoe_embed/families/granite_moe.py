@@ -35,8 +35,8 @@ class GraniteMoe(MoEFamily):
         if config.num_local_experts:
             return None
         return (
-            f"it is one of the dense Granites (num_local_experts={config.num_local_experts}), which have no experts to route "
-            "to; choose one with experts, such as ibm-granite/granite-4.0-h-tiny."
+            f"it is one of the dense Granites (num_local_experts={config.num_local_experts}), which have no experts to "
+            "route to; choose one with experts, such as ibm-granite/granite-4.0-h-tiny."
         )
 
 
