@@ -49,7 +49,7 @@ def serve(
         from ssmoe_embed.serving.app import create_app
         from ssmoe_embed.serving.guard import LOOPBACK, is_loopback
         from ssmoe_embed.serving.limits import Limits
-        from ssmoe_embed.serving.server import address_of, listen, run
+        from ssmoe_embed.serving.server import Server, address_of, listen
     except ModuleNotFoundError as error:
         raise ImportError(f"Serving needs {error.name}: pip install 'ssmoe-embed[serve]'.") from None
     limits = Limits(
@@ -70,13 +70,20 @@ def serve(
             hosts=(*LOOPBACK, host) if is_loopback(host) else None,
             map_size=map_size,
         )
-        run(app, listener, ready=lambda: typer.echo(f"Serving {name or model} on {address_of(listener)}", err=True))
+        address = address_of(listener)
+        server = Server(app, ready=lambda: typer.echo(f"Serving {name or model} on {address}", err=True))
+        server.run(sockets=[listener])
 
 
 def _corpus(folder: Path | None, encoder: SentenceTransformer, *, quiet: bool) -> Corpus:
     """What to search."""
+    if folder is not None:
+        from ssmoe_embed.retrieval.index import SemanticIndex
+        from ssmoe_embed.serving.indexed import IndexCorpus
+
+        return IndexCorpus(SemanticIndex.open(folder, encoder))
     from ssmoe_embed.retrieval.corpus import read_corpus
     from ssmoe_embed.retrieval.search import CorpusSearch
     from ssmoe_embed.serving.shipped import ShippedCorpus
 
-    return ShippedCorpus(CorpusSearch(encoder, read_corpus(), progress=not quiet))
+    return ShippedCorpus(encoder, CorpusSearch(encoder, read_corpus(), progress=not quiet))

@@ -34,7 +34,7 @@ class Encoded:
     tokens: int
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     """The texts of one request, the longest first, so that texts of like length share a batch."""
 
@@ -89,6 +89,7 @@ class Batcher:
         self._limits = limits
         self.normalize = normalize
         self._jobs: deque[_Job] = deque()
+        self._open: set[_Job] = set()
         self._waiting = 0
         self._speed = 100.0  # texts a second, measured as it runs; it only sets Retry-After
         self._arrived = asyncio.Event()
@@ -105,13 +106,13 @@ class Batcher:
         self._loop = asyncio.get_running_loop().create_task(self._work(), name="ssmoe-batcher")
 
     async def stop(self) -> None:
-        """Refuse what still waits and let the thread end after its batch."""
+        """Refuse what is not answered yet and let the thread end after its batch."""
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
-        while self._jobs:
-            self._fail(self._jobs.popleft(), RequestError(503, "The server is shutting down.", code="shutting_down"))
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        for job in self._open:
+            self._fail(job, RequestError(503, "The server is shutting down.", code="shutting_down"))
+        await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
 
     async def encode(self, texts: Sequence[str]) -> Encoded:
         """Vectors of texts, the same as `model.encode` gives.
@@ -123,11 +124,13 @@ class Batcher:
             raise ValueError("There are no texts to encode; pass at least one.")
         self._admit(len(texts))
         job = _Job(texts, asyncio.get_running_loop().create_future())
+        self._open.add(job)
         self._jobs.append(job)
         self._arrived.set()
         try:
             return await job.done
         finally:
+            self._open.discard(job)
             self._waiting -= len(texts)
 
     async def run(self, function: Callable[[], ResultT]) -> ResultT:

@@ -47,10 +47,12 @@ def project(vectors: np.ndarray[Any, Any], method: Projection) -> np.ndarray[Any
     """
     rows = np.asarray(vectors, dtype=np.float32)  # [n,D]
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    few = len(rows) < _FEWEST or not np.ptp(rows, axis=0).any()
+    if len(rows) < 2 or not np.ptp(rows, axis=0).any():  # one text, however often
+        return np.zeros((len(rows), 2), dtype=np.float32)
+    few = len(rows) < _FEWEST
     points = _pca(rows, 2) if few or method is Projection.PCA else _neighbours(rows, method)
-    points = points - (points.min(axis=0) + points.max(axis=0)) / 2 if len(points) else points
-    return (points / np.maximum(np.abs(points).max(axis=0, initial=0.0), 1e-12)).astype(np.float32)
+    points = points - (points.min(axis=0) + points.max(axis=0)) / 2
+    return (points / np.maximum(np.abs(points).max(axis=0), 1e-12)).astype(np.float32)
 
 
 def _neighbours(rows: np.ndarray[Any, Any], method: Projection) -> np.ndarray[Any, Any]:
@@ -69,7 +71,7 @@ def _neighbours(rows: np.ndarray[Any, Any], method: Projection) -> np.ndarray[An
 
 
 def _pca(rows: np.ndarray[Any, Any], components: int) -> np.ndarray[Any, Any]:
-    """The first principal components `[n,components]`, zeros where there are fewer."""
+    """The first principal components `[n,components]`, or as many as there are, but at least two columns."""
     from sklearn.decomposition import PCA
 
     most = min(components, *rows.shape)

@@ -37,22 +37,22 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(
-    app: FastAPI, listener: socket.socket, *, ready: Callable[[], None] | None = None, log_level: str = "warning"
-) -> None:
-    """Serve until the process is told to stop, then finish the answers in progress.
+class Server(uvicorn.Server):
+    """Serves until it is told to stop, by a signal or by `should_exit`, then finishes the answers in progress."""
 
-    Args:
-        app: The application.
-        listener: From `listen`.
-        ready: Called when requests are answered.
-        log_level: Uvicorn's.
-    """
+    def __init__(self, app: FastAPI, *, ready: Callable[[], None] | None = None, log_level: str = "warning") -> None:
+        """Bind an application; `run(sockets=[listener])` begins.
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if ready is not None and self.started:
-                ready()
+        Args:
+            app: The application.
+            ready: Called when requests are answered.
+            log_level: Uvicorn's.
+        """
+        super().__init__(uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=10))
+        self._ready = ready
 
-    Server(uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=10)).run(sockets=[listener])
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer."""
+        await super().startup(sockets)
+        if self._ready is not None and self.started:
+            self._ready()

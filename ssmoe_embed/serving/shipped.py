@@ -6,23 +6,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from sentence_transformers import SentenceTransformer
 
 from ssmoe_embed.data import Document
+from ssmoe_embed.retrieval import documents as semantic
 from ssmoe_embed.retrieval.search import CorpusSearch
+from ssmoe_embed.retrieval.snippets import with_snippets
 from ssmoe_embed.serving.corpora import Corpus, Entry, Found, digest, spread
+from ssmoe_embed.serving.indexed import entry_of, found_of
 
 
 class ShippedCorpus(Corpus):
     """Exact search of documents that are held in memory."""
 
-    def __init__(self, search: CorpusSearch, name: str = "how-to answers of the package") -> None:
+    def __init__(
+        self, model: SentenceTransformer, search: CorpusSearch, name: str = "how-to answers of the package"
+    ) -> None:
         """Bind a search.
 
         Args:
+            model: The model that `search` uses.
             search: Documents and vectors.
             name: For people.
         """
         self.name = name
+        self._model = model
         self._search = search
         self._rows = {document.id: row for row, document in enumerate(search.documents)}
 
@@ -43,7 +51,9 @@ class ShippedCorpus(Corpus):
                 raise ValueError(f"filter {name!r} is not known; choose source=… or license=….")
         hits = self._search.search(query, len(self) if filters else top)
         found = [hit for hit in hits if all(getattr(hit.document, name) == value for name, value in filters.items())]
-        return [Found(_entry(hit.document), hit.score, hit.document.text, None) for hit in found[:top]]
+        vector = self._model.encode_query(query, show_progress_bar=False, convert_to_numpy=True)
+        plain = [semantic.Hit(_plain(hit.document), hit.score, hit.score) for hit in found[:top]]
+        return [found_of(hit) for hit in with_snippets(self._model, vector, plain)]
 
     def get(self, name: str) -> Entry | None:
         """See `Corpus.get`."""
@@ -61,5 +71,12 @@ class ShippedCorpus(Corpus):
         return self._search.vectors[[self._rows[name] for name in names]].float().numpy()
 
 
+def _plain(document: Document) -> semantic.Document:
+    """A document as an index holds it."""
+    return semantic.Document(
+        document.id, document.text, {"license": document.license}, document.title or None, document.source or None
+    )
+
+
 def _entry(document: Document) -> Entry:
-    return Entry(document.id, document.title, document.text, document.source, {"license": document.license})
+    return entry_of(_plain(document))
