@@ -168,13 +168,14 @@ class BlockwiseMatrices(PackedMatrices):
             nested = {"offset": self.offsets[index], "state2": state}
         state = QuantState(
             self.scales[index],
-            shape=self.shape[-2:],
+            # one long row: bitsandbytes 0.50 takes the wrong scales on a CPU where 64 does not divide the rows
+            shape=(1, prod(self.shape[-2:])),
             dtype=self.dtype,
             blocksize=self.settings.block_size,
             quant_type=str(self.settings.values),
             **nested,
         )
-        return dequantize_4bit(self.packed[index][:, None], state)
+        return dequantize_4bit(self.packed[index][:, None], state).view(self.shape[-2:])
 
 
 class Mxfp4Matrices(PackedMatrices):
