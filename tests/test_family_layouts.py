@@ -192,6 +192,28 @@ def test_the_mix_changes_the_choice_of_experts(layout, model, routers):
     assert not torch.equal(*chosen)
 
 
+@torch.no_grad()
+def test_what_no_router_chooses_is_added_as_before(layout, adapter, model, routers):
+    """A MoE block's output is that of the experts its router chose, and of shared experts, which re-routing leaves alone."""
+    x = torch.randn(1, 9, HIDDEN, generator=torch.Generator().manual_seed(7))
+    for layer in adapter.layers(model):
+        block = getattr(layout.decoder(model).layers[layer.index], layout.live_block)
+        beside = []
+        for alpha in (0.0, 0.5):
+            decided = []
+            handle = layer.router.register_forward_hook(
+                lambda _router, _args, output, seen=decided: seen.append(output)
+            )
+            with reroute(model, SpectralRouting(routers, alpha=alpha)):
+                whole = block(x.clone())
+            handle.remove()
+            whole = whole[0] if isinstance(whole, tuple) else whole
+            routed = layout.routed(layer.experts, x[0], *layout.decided(decided[0]))
+            beside.append(whole.reshape(9, HIDDEN) - routed)
+        torch.testing.assert_close(*beside, rtol=0, atol=1e-5)
+        assert (beside[0].abs().max() > 1e-3) == layout.shared
+
+
 # --- embedding --------------------------------------------------------------------------------------------------------
 
 

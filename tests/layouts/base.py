@@ -35,6 +35,8 @@ class Layout:
     """What differs from SHARED in the tiny model's configuration."""
     sparse: tuple = (0, 1)
     """The layers that have experts."""
+    shared = False
+    """Whether its MoE block adds shared experts to the routed ones."""
     prefix = "model."
     """Before `layers.` in the checkpoint's names."""
     block = "mlp"
@@ -119,6 +121,10 @@ class Layout:
     def decided(self, output):
         """Weights and indices `[N,k]` in what a live router returned."""
         return output[1], output[2]
+
+    def routed(self, experts, x, weights, index):
+        """What the live experts make of `x [N,H]`, added up by weights and indices `[N,k]`."""
+        return experts(x, index, weights)
 
     def live_logits(self, output):
         """The logits `[N,E]` in it."""

@@ -16,6 +16,7 @@ class Deepseek(Layout):
     """
 
     model_type = "deepseek"
+    shared = True
     config: ClassVar = {
         "architectures": ["DeepseekForCausalLM"],
         "attention_bias": False,

@@ -9,6 +9,7 @@ class DeepseekV2(Layout):
     """Two of four groups of experts are open to a token; one dense layer; shared experts."""
 
     model_type = "deepseek_v2"
+    shared = True
     config: ClassVar = {
         "num_hidden_layers": 3,
         "first_k_dense_replace": 1,

@@ -9,6 +9,7 @@ class DeepseekV3(Layout):
     """Sigmoid scores, a bias that only chooses, groups, and a layer of multi-token prediction after the last."""
 
     model_type = "deepseek_v3"
+    shared = True
     config: ClassVar = {
         "num_hidden_layers": 3,
         "first_k_dense_replace": 1,

@@ -7,6 +7,7 @@ class Ernie45Moe(Layout):
     """Softmax scores and a bias that only chooses, kept outside the router on disk; dense layers at both ends."""
 
     model_type = "ernie4_5_moe"
+    shared = True
     config: ClassVar = {
         "num_hidden_layers": 4,
         "moe_layer_start_index": 1,

@@ -7,6 +7,7 @@ class HunyuanMoe(Layout):
     """The router is a linear layer inside the gate; a shared expert serves every token."""
 
     model_type = "hunyuan_v1_moe"
+    shared = True
     config: ClassVar = {
         "num_experts": EXPERTS,
         "intermediate_size": 24,

@@ -1,5 +1,6 @@
 from typing import ClassVar
 
+import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from layouts.base import EXPERTS, SHARED, Layout, randomised
@@ -9,6 +10,7 @@ class Llama4(Layout):
     """The text part of a model that also sees; every other layer is dense; an expert's score scales its input."""
 
     model_type = "llama4"
+    shared = True
     config: ClassVar = {
         "num_hidden_layers": 3,
         "interleave_moe_layer_step": 2,
@@ -57,6 +59,12 @@ class Llama4(Layout):
         weights, index = output[0].topk(self.config["num_experts_per_tok"], dim=-1)  # all others are 0
         assert ((output[0] > 0).sum(dim=-1) == weights.shape[1]).all()
         return weights, index
+
+    def routed(self, experts, x, weights, index):
+        """The score scales what enters an expert; all experts take as many rows, most of them 0."""
+        scores = torch.zeros(len(x), EXPERTS).scatter_(1, index, weights)  # [N,E]
+        rows = scores.T[:, :, None] * x  # [E,N,H]
+        return experts(rows.flatten(0, 1)).view_as(rows).sum(dim=0)
 
     def live_logits(self, output):
         return output[1]

@@ -7,6 +7,7 @@ class Qwen2Moe(Layout):
     """A dense layer between two sparse ones, and a shared expert."""
 
     model_type = "qwen2_moe"
+    shared = True
     config: ClassVar = {
         "num_hidden_layers": 3,
         "mlp_only_layers": [1],

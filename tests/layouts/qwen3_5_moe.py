@@ -9,6 +9,7 @@ class Qwen35MoeText(Layout):
     """Linear and full attention, a shared expert; each expert has tensors of its own on disk."""
 
     model_type = "qwen3_5_moe_text"
+    shared = True
     config: ClassVar = {
         "num_hidden_layers": 3,
         "layer_types": ["linear_attention", "linear_attention", "full_attention"],

@@ -7,6 +7,7 @@ class Qwen3Next(Layout):
     """Linear attention, linear attention beside a dense layer, full attention; a shared expert in the sparse layers."""
 
     model_type = "qwen3_next"
+    shared = True
     config: ClassVar = {
         "num_hidden_layers": 3,
         "layer_types": ["linear_attention", "linear_attention", "full_attention"],
