@@ -142,7 +142,7 @@ def test_a_wrapped_data_loader_counts_and_is_the_same_object():
     for batch in batches:
         assert set(batch["text"]) == set(batch["query"]) == set(batch["body"]) == {expected}
         assert set(batch["label"].tolist()) == {3}
-    assert sum((batch["id"] for batch in batches), []) == list("0123")
+    assert [identifier for batch in batches for identifier in batch["id"]] == list("0123")
     assert tally.texts == 12
 
 

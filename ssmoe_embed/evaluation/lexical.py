@@ -21,7 +21,7 @@ class TfidfEncoder(AbsEncoder):
     That is transductive, and more than an embedding model is given: no other text is needed to know which words are rare
     here. Terms that the task does not hold, such as a corruption's token, are ignored. Vectors of more than
     `MOST_DIMENSIONS` terms are sketched (each term is added to or subtracted from one of so many sums, as its digest says),
-    which keeps cosines to within about 0.01.
+    which changes cosines by less than 0.01 (root mean square).
     """
 
     def __init__(self, meta: ModelMeta, **settings: Any) -> None:

