@@ -89,7 +89,8 @@ def load(
     hub["local_files_only"] = local_files_only or Path(place).is_dir()
     with _loading_bar(progress and place != str(tiny_folder())):
         model = EmbeddingModel(place, device=device, revision=revision, config_kwargs=settings, **hub)
-    model[0].fit_calibration(progress=progress)
+    if isinstance(model[0], SSMoE):  # any other sentence-transformers model is taken as it is
+        model[0].fit_calibration(progress=progress)
     return model
 
 

@@ -100,6 +100,7 @@ class AddCounts:
         added: Documents of a new id.
         updated: Documents that replaced one of the same id.
         unchanged: Documents that were there already, just so.
+        removed: Documents that were there and no longer are.
         encoded: Texts that went through the model; the others had a vector already.
     """
 
@@ -107,6 +108,7 @@ class AddCounts:
     updated: int = 0
     unchanged: int = 0
     encoded: int = 0
+    removed: int = 0
 
     @property
     def total(self) -> int:
@@ -119,4 +121,5 @@ class AddCounts:
             self.updated + other.updated,
             self.unchanged + other.unchanged,
             self.encoded + other.encoded,
+            self.removed + other.removed,
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
@@ -180,6 +180,7 @@ class SemanticIndex:
         batch_size: int = 32,
         progress: bool = True,
         recall: float = RECALL,
+        prune: bool = False,
     ) -> AddCounts:
         """Encode and add documents; those of an id that is there replace it.
 
@@ -191,15 +192,21 @@ class SemanticIndex:
             batch_size: Texts a forward pass.
             progress: Show progress bars.
             recall: What an approximate index is to reach.
+            prune: Remove all documents that are not among these.
 
         Raises:
             BusyIndexError: Somebody else is writing.
             ValueError: The index was opened without a model.
         """
         encode = self._encoder(batch_size)
-        return self._written(
-            lambda writer: self._added(writer, documents, encode, batch_size, progress), recall, progress
-        )
+
+        def added(writer: Writer) -> AddCounts:
+            counts = AddCounts()
+            for chunk in _chunks(documents, batch_size * _CHUNK_BATCHES, progress):
+                counts += writer.add(chunk, encode)
+            return replace(counts, removed=writer.prune()) if prune else counts
+
+        return self._written(added, recall, progress)
 
     def add_vectors(
         self, documents: Iterable[Document], vectors: Iterable[Any], *, progress: bool = False, recall: float = RECALL
@@ -220,11 +227,7 @@ class SemanticIndex:
         def added(writer: Writer) -> AddCounts:
             counts = AddCounts()
             while chunk := list(islice(pairs, 1024)):
-                made = {document.content: vector for document, vector in reversed(chunk)}
-                counts += writer.add(
-                    [document for document, _ in chunk],
-                    lambda new, made=made: np.stack([np.asarray(made[document.content]) for document in new]),
-                )
+                counts += writer.add([document for document, _ in chunk], _Given(chunk))
             return counts
 
         return self._written(added, recall, progress)
@@ -257,14 +260,6 @@ class SemanticIndex:
         self.refresh()
         return result
 
-    def _added(
-        self, writer: Writer, documents: Iterable[Document], encode: Any, batch_size: int, progress: bool
-    ) -> AddCounts:
-        counts = AddCounts()
-        for chunk in _chunks(documents, batch_size * _CHUNK_BATCHES, progress):
-            counts += writer.add(chunk, encode)
-        return counts
-
     def _encoder(self, batch_size: int) -> Callable[[Sequence[Document]], Array]:
         model = self._model()
 
@@ -284,28 +279,6 @@ class SemanticIndex:
 
     # --- searching ------------------------------------------------------------------------------------------------------
 
-    @overload
-    def search(
-        self,
-        query: str,
-        top: int = ...,
-        *,
-        filters: Mapping[str, Any] | None = ...,
-        hybrid: bool = ...,
-        snippets: bool = ...,
-    ) -> list[Hit]: ...
-
-    @overload
-    def search(
-        self,
-        query: Sequence[str],
-        top: int = ...,
-        *,
-        filters: Mapping[str, Any] | None = ...,
-        hybrid: bool = ...,
-        snippets: bool = ...,
-    ) -> list[list[Hit]]: ...
-
     def search(
         self,
         query: str | Sequence[str],
@@ -314,7 +287,7 @@ class SemanticIndex:
         filters: Mapping[str, Any] | None = None,
         hybrid: bool = False,
         snippets: bool = False,
-    ) -> list[Hit] | list[list[Hit]]:
+    ) -> Any:
         """The documents nearest in meaning to a query, best first.
 
         Args:
@@ -364,10 +337,20 @@ class SemanticIndex:
         return explain(self._model(), vector, stored, id, float(dot(stored[None], vector)[0]))
 
 
+class _Given:
+    """Vectors that were made elsewhere, in place of an encoder."""
+
+    def __init__(self, pairs: Sequence[tuple[Document, Any]]) -> None:
+        self._vectors = {document.content: vector for document, vector in reversed(pairs)}
+
+    def __call__(self, documents: Sequence[Document]) -> Array:
+        return np.stack([np.asarray(self._vectors[document.content]) for document in documents])
+
+
 def _chunks(documents: Iterable[Document], size: int, progress: bool) -> Iterator[list[Document]]:
     """The documents, so many at a time, with a bar over what is known of their number."""
     total, measured = getattr(documents, "size", None), hasattr(documents, "position")
-    if total is None and hasattr(documents, "__len__"):
+    if total is None and isinstance(documents, Sized):
         total = len(documents)
     unit_name = getattr(documents, "unit", "document")
     iterator = iter(documents)

@@ -21,6 +21,8 @@ _FLAT_UP_TO = 20_000
 _HNSW_UP_TO = 2_000_000
 _SEED = 1234
 
+Rungs = tuple[tuple[int, int], ...]
+
 
 class IndexKind(Choice):
     """How the nearest vectors are looked for."""
@@ -58,7 +60,7 @@ class Approximate(ABC):
         sample_rows: How many vectors it is trained on at most.
     """
 
-    rungs: ClassVar[tuple[tuple[int, int], ...]]
+    rungs: ClassVar[Rungs]
     sample_rows: ClassVar[int] = 100_000
 
     def __init__(
@@ -145,7 +147,18 @@ class Approximate(ABC):
 class HNSW(Approximate):
     """Hierarchical navigable small world graph over 8-bit codes; the width is `efSearch`."""
 
-    rungs = ((24, 3), (32, 3), (48, 3), (64, 4), (96, 4), (128, 4), (192, 4), (256, 4), (512, 8), (1024, 16))
+    rungs: ClassVar[Rungs] = (
+        (24, 3),
+        (32, 3),
+        (48, 3),
+        (64, 4),
+        (96, 4),
+        (128, 4),
+        (192, 4),
+        (256, 4),
+        (512, 8),
+        (1024, 16),
+    )
     _LINKS = 32
     _CONSTRUCTION = 60
 
@@ -164,7 +177,19 @@ class HNSW(Approximate):
 class IVF(Approximate):
     """Inverted lists of 8-bit codes; the width is `nprobe`."""
 
-    rungs = ((4, 3), (8, 3), (12, 3), (16, 3), (24, 3), (32, 3), (48, 3), (64, 4), (128, 4), (256, 4), (512, 4))
+    rungs: ClassVar[Rungs] = (
+        (4, 3),
+        (8, 3),
+        (12, 3),
+        (16, 3),
+        (24, 3),
+        (32, 3),
+        (48, 3),
+        (64, 4),
+        (128, 4),
+        (256, 4),
+        (512, 4),
+    )
     _TRAINING_ROUNDS = 10
     _POINTS_A_LIST = 40
 
@@ -194,7 +219,18 @@ class IVF(Approximate):
 class IVFPQ(IVF):
     """Inverted lists of product-quantised codes of at most 96 bytes; the width is `nprobe`."""
 
-    rungs = ((8, 10), (16, 10), (16, 20), (32, 20), (32, 40), (64, 40), (64, 80), (128, 80), (256, 100), (512, 200))
+    rungs: ClassVar[Rungs] = (
+        (8, 10),
+        (16, 10),
+        (16, 20),
+        (32, 20),
+        (32, 40),
+        (64, 40),
+        (64, 80),
+        (128, 80),
+        (256, 100),
+        (512, 200),
+    )
     _NUMBERS_A_BYTE = 4
     _MOST_BYTES = 96
     _CENTROIDS = 256
@@ -228,7 +264,7 @@ class IVFPQ(IVF):
 class SQ8(Approximate):
     """8-bit codes, all of which are looked at; the width means nothing."""
 
-    rungs = ((1, 2), (1, 4), (1, 8))
+    rungs: ClassVar[Rungs] = ((1, 2), (1, 4), (1, 8))
 
     def _new(self, faiss: Any, rows: int, sample: int) -> Any:
         del rows, sample
@@ -243,7 +279,7 @@ class SQ8(Approximate):
 class Binary(Approximate):
     """One bit a number, whether it is above the sample's mean; the width means nothing."""
 
-    rungs = ((1, 8), (1, 16), (1, 32), (1, 64), (1, 128), (1, 256), (1, 512))
+    rungs: ClassVar[Rungs] = ((1, 8), (1, 16), (1, 32), (1, 64), (1, 128), (1, 256), (1, 512))
 
     def train(self, sample: Array, rows: int) -> None:
         """Take the mean of sample vectors `[n,D]` as the threshold of each number."""

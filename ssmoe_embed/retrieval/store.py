@@ -197,12 +197,12 @@ class Store:
 
     def insert(self, generation: int, documents: Iterable[tuple[Document, int]]) -> None:
         """Add documents with their rows; within a transaction, after those of the same id were removed."""
-        query = f"INSERT INTO documents (row, added, removed, {_FIELDS}) VALUES (?, ?, {_NEVER}, ?, ?, ?, ?, ?) RETURNING seq"
+        query = f"INSERT INTO documents (row, added, removed, {_FIELDS}) VALUES (?, ?, {_NEVER}, ?, ?, ?, ?, ?)"
         facets: list[tuple[str, str, int]] = []
         for document, row in documents:
             metadata = json.dumps(dict(document.metadata), ensure_ascii=False, sort_keys=True)
             fields = (document.id, document.text, metadata, document.title, document.source)
-            [(seq,)] = self._db.execute(query, (row, generation, *fields)).fetchall()
+            seq = self._db.execute(query, (row, generation, *fields)).lastrowid or 0
             facets += [(key, value, seq) for key, value in _facets(document)]
         self._db.executemany("INSERT OR IGNORE INTO facets (key, value, seq) VALUES (?, ?, ?)", facets)
 
@@ -217,6 +217,19 @@ class Store:
             query = f"UPDATE documents SET removed = {generation} WHERE removed = {_NEVER} AND id IN ({marks})"
             count += self._db.execute(query, part).rowcount
         return count
+
+    def see(self, ids: Iterable[str]) -> None:
+        """Note that these ids are still wanted, for `remove_unseen`; within a transaction."""
+        self._db.execute("CREATE TEMP TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._db.executemany("INSERT OR IGNORE INTO seen (id) VALUES (?)", ((name,) for name in ids))
+
+    def remove_unseen(self, generation: int) -> int:
+        """Remove all documents whose ids were not seen; within a transaction. Returns how many there were."""
+        self.see(())
+        query = (
+            f"UPDATE documents SET removed = {generation} WHERE removed = {_NEVER} AND id NOT IN (SELECT id FROM seen)"
+        )
+        return self._db.execute(query).rowcount
 
     def publish(self, generation: int, documents: int, rows: int) -> None:
         """Note what the generation consists of, for readers to compare with the manifest."""

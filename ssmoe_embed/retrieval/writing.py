@@ -63,6 +63,7 @@ class Writer:
             rows = known | {document.content: first + offset for offset, document in enumerate(new)}
             self.store.remove(self.next, [document.id for document in changed])
             self.store.insert(self.next, [(document, rows[document.content]) for document in changed])
+            self.store.see(latest)
         updated = sum(document.id in there for document in changed)
         return AddCounts(len(changed) - updated, updated, len(documents) - len(changed), len(new))
 
@@ -70,6 +71,11 @@ class Writer:
         """Remove documents; returns how many there were."""
         with self.store.transaction():
             return self.store.remove(self.next, ids)
+
+    def prune(self) -> int:
+        """Remove the documents that this writer was not given; returns how many there were."""
+        with self.store.transaction():
+            return self.store.remove_unseen(self.next)
 
     @contextmanager
     def _appended(self, vectors: Array | None, contents: Sequence[bytes]) -> Iterator[int]:
