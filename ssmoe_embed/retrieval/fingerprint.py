@@ -63,7 +63,15 @@ def check_model(model: SentenceTransformer, wanted: Mapping[str, Any], folder: P
     Raises:
         WrongModelError: It is another one; the message names both and says what differs.
     """
-    found = model_fingerprint(model)
+    check_fingerprint(model_fingerprint(model), wanted, folder)
+
+
+def check_fingerprint(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    """Make sure that a fingerprint is that of the model an index was made with.
+
+    Raises:
+        WrongModelError: It is another one's; the message names both and says what differs.
+    """
     reason = _difference(wanted, found)
     if reason:
         raise WrongModelError(
