@@ -43,15 +43,25 @@ class Reader:
         return sum(self._family.expert_count(layer) for layer in self.layers)
 
     def read(self, model: torch.nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Reading:
-        """Run the model on `[B,T]` token ids."""
+        """Run the model on `[B,T]` token ids.
+
+        Padding is moved to the right, where no causal model can see it: on the left, Hunyuan's attention and Llama 4's
+        count it in, since they know a token's place in the row and not only its distance to others.
+        """
+        order = None
+        if not attention_mask[:, 0].all():
+            order = attention_mask.argsort(dim=1, descending=True, stable=True)  # [B,T], real tokens first
+            input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
         last = last_token(attention_mask)  # [B]
         batch = torch.arange(len(last), device=last.device)
-        # [B,T]; with padding on the left, models count it in, and Hunyuan's attention is not blind to where a text begins
-        positions = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
         with recording(batch * attention_mask.shape[1] + last) as taken:  # [B] rows of the N = B·T tokens
-            output = model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
+            output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         tokens = output.last_hidden_state  # [B,T,H]
-        return Reading(tokens, tokens[batch.to(tokens.device), last.to(tokens.device)].float(), taken.inputs)
+        hidden = tokens[batch.to(tokens.device), last.to(tokens.device)].float()
+        if order is not None:
+            back = order.argsort(dim=1).to(tokens.device).unsqueeze(-1)  # [B,T,1]
+            tokens = tokens.gather(1, back.expand_as(tokens))
+        return Reading(tokens, hidden, taken.inputs)
 
     def signal(self, reading: Reading, signal: RoutingSignal, spectral: SpectralRouting | None) -> torch.Tensor:
         """One routing signal of all layers, concatenated.
