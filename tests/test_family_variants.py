@@ -54,12 +54,26 @@ def layout(request):
     return LAYOUTS[request.param]
 
 
-def test_a_texts_vector_does_not_depend_on_the_padding_side(layout, model_folder):
+def test_a_texts_vector_depends_neither_on_the_padding_side_nor_on_a_much_longer_neighbour(layout, model_folder):
+    """Nor do the states of convolutions, linear attention and Mamba, which are made in pieces of 64 or 256 tokens."""
     module = SSMoE.from_base(model_folder(layout.model_type), top_c=TOP_C, calibration="none", progress=False)
-    found = []
+    texts = [*TEXTS, "The cook made a soup on Monday. " * 30]
+    assert module.preprocess(texts)["input_ids"].shape[1] > 256
+    alone = torch.cat([embed(module, [text]) for text in texts])
     for module.tokenizer.padding_side in ("left", "right"):
-        found.append(embed(module, TEXTS))
-    torch.testing.assert_close(*found, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(embed(module, texts), alone, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("model_type", ["hunyuan_v1_moe", "llama4"])
+def test_the_states_of_tokens_stay_in_their_places_beside_padding_on_the_left(model_type, model_folder):
+    module = SSMoE.from_base(model_folder(model_type), method="smoe", calibration="none", progress=False)
+    module.tokenizer.padding_side = "left"
+    with torch.inference_mode():
+        features = module.forward(module.preprocess(TEXTS))
+        for text, mask, tokens in zip(TEXTS, features["attention_mask"], features["token_embeddings"], strict=True):
+            alone = module.forward(module.preprocess([text]))["token_embeddings"][0]
+            assert mask.sum() == len(alone)
+            torch.testing.assert_close(tokens[-len(alone) :], alone, rtol=1e-4, atol=2e-5)
 
 
 def test_layers_that_predict_tokens_further_ahead_are_left_out(layout, model_folder, tmp_path):
