@@ -134,6 +134,11 @@ class SemanticIndex:
     def __getitem__(self, id: str) -> Document:  # noqa: A002
         return self._now.one(id)[1]
 
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the model it was made with."""
+        return dict(self._now.manifest.model)
+
     def documents(self, offset: int = 0, limit: int | None = None) -> list[Document]:
         """Documents in the order in which they were added."""
         return self._now.documents(offset, limit)
