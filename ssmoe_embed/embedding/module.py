@@ -16,7 +16,7 @@ from ssmoe_embed.embedding.base_model import BaseModelSource, spectral_routers
 from ssmoe_embed.embedding.blocks import block_names, read_blocks
 from ssmoe_embed.embedding.calibration import BlockCalibration, standardize_batch
 from ssmoe_embed.embedding.card import GENERATED, model_card
-from ssmoe_embed.embedding.combination import combine
+from ssmoe_embed.embedding.combination import HIDDEN, ROUTING, combine
 from ssmoe_embed.embedding.fitting import fit_calibrations
 from ssmoe_embed.embedding.persistence import load_module, save_module
 from ssmoe_embed.embedding.prompts import templates
@@ -353,9 +353,13 @@ class SSMoE(InputModule):
 
     def get_embedding_dimension(self) -> int:
         """Length of a vector."""
-        chosen = self.settings.representation
-        hidden = self.model.config.get_text_config().hidden_size if chosen.hidden else 0
-        return hidden + (self._reader.routing_size if chosen.signal else 0)
+        return sum(self.block_sizes().values())
+
+    def block_sizes(self, settings: EmbeddingSettings | None = None) -> dict[str, int]:
+        """How many numbers each of the blocks has that settings (by default the current ones) make of a text."""
+        chosen = (settings or self.settings).representation
+        sizes = {HIDDEN: self.model.config.get_text_config().hidden_size} if chosen.hidden else {}
+        return sizes | ({ROUTING: self._reader.routing_size} if chosen.signal else {})
 
     @property
     def max_seq_length(self) -> int:

@@ -122,10 +122,9 @@ class SharedPass:
         keys = sorted({pass_key(variant) for variant in variants})
         if len(keys) != 1:
             raise ValueError(f"These settings do not share a forward pass: {', '.join(keys)}.")
-        self._model, self._variants, self._limits = model, list(variants), limits
-        self._module = _module(model)
-        self._slices: dict[str, slice] = {}
-        self._store: FeatureStore | None = None
+        self._model, self._variants, self._module = model, list(variants), _module(model)
+        self._slices = _slices(self._module, self._variants)
+        self._store = FeatureStore(max(one.stop for one in self._slices.values()), **limits)
         self.texts_read = 0
         self.batches_read = 0
 
@@ -174,16 +173,14 @@ class SharedPass:
         waiting = list(new.items())
         order = np.argsort([-len(text) for _, text in waiting])
         for batch in tqdm(_batches(order, batch_size), desc="Reading", unit="batch", leave=False, disable=not progress):
-            if self._store is not None and self._store.is_full:
+            if self._store.is_full:
                 return
             rows = self._read([waiting[i][1] for i in batch], prompt)
-            if self._store is None:
-                self._store = FeatureStore(rows.shape[1], **self._limits)
             self._store.put([waiting[i][0] for i in batch], rows)
 
     def _rows(self, texts: Sequence[str], keys: Sequence[bytes], prompt: str) -> NDArray[np.float32]:
         """The features of one batch `[b,F]`: kept ones, and the others read again."""
-        known = [None if self._store is None else self._store.get(key) for key in keys]
+        known = [self._store.get(key) for key in keys]
         missing = [i for i, row in enumerate(known) if row is None]
         again = iter(self._read([texts[i] for i in missing], prompt)) if missing else iter(())
         return np.stack([next(again) if row is None else row for row in known])
@@ -199,12 +196,9 @@ class SharedPass:
             names = _raw_names(variant)
             if not set(names.values()) <= set(blocks):
                 blocks |= {names[name]: block for name, block in self._module.blocks(reading, variant).items()}
-        if not self._slices:
-            ends = np.cumsum([block.shape[1] for block in blocks.values()]).tolist()
-            self._slices = {name: slice(a, b) for name, a, b in zip(blocks, [0, *ends], ends, strict=False)}
         self.texts_read += len(texts)
         self.batches_read += 1
-        joined: NDArray[np.float32] = torch.cat([block.cpu() for block in blocks.values()], dim=1).numpy()
+        joined: NDArray[np.float32] = torch.cat([blocks[name].cpu() for name in self._slices], dim=1).numpy()
         return joined
 
     def _vectors(self, rows: NDArray[np.float32], settings: EmbeddingSettings) -> NDArray[np.float32]:
@@ -216,6 +210,16 @@ class SharedPass:
             output = module(output)
         vectors: NDArray[np.float32] = output["sentence_embedding"][:, : self._model.truncate_dim].float().cpu().numpy()
         return vectors
+
+
+def _slices(module: SSMoE, variants: Sequence[EmbeddingSettings]) -> dict[str, slice]:
+    """Where in a row of features each block is that a variant needs, before calibration."""
+    sizes: dict[str, int] = {}
+    for variant in variants:
+        names = _raw_names(variant)
+        sizes |= {names[block]: size for block, size in module.block_sizes(variant).items()}
+    ends = np.cumsum(list(sizes.values())).tolist()
+    return {name: slice(end - sizes[name], end) for name, end in zip(sizes, ends, strict=True)}
 
 
 def adopt(module: SSMoE, settings: EmbeddingSettings) -> None:
