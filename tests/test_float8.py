@@ -144,3 +144,11 @@ def test_one_expert_of_a_packed_tensor_in_eight_bits_is_refused():
 def test_scales_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"w_scale_inv has shape \(3, 2\)"):
         read_weight(Tensors(w=torch.randn(4, 6).to(FLOAT8), w_scale_inv=torch.ones(3, 2)), "w")
+
+
+def test_experts_of_a_live_model_in_eight_bits_are_refused(olmoe):
+    model = AutoModel.from_pretrained(olmoe)
+    experts = model.layers[0].mlp.experts
+    experts.gate_up_proj = torch.nn.Parameter(experts.gate_up_proj.to(FLOAT8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"float8_e4m3fn.*SpectralRouters\.from_checkpoint"):
+        SpectralRouters.from_model(model, progress=False)

@@ -160,8 +160,11 @@ def _mean_vector(matrix: torch.Tensor, row: torch.Tensor, keep: _Keep) -> torch.
 
 def _check(matrix: torch.Tensor, row: torch.Tensor) -> None:
     """Raise a `ValueError` whose message goes on after "matrix 0 of 3"."""
-    if not matrix.is_floating_point():
-        raise ValueError(f"has the type {matrix.dtype}; pass floating-point weights (dequantise them first).")
+    if not matrix.is_floating_point() or matrix.itemsize == 1:  # eight bits mean nothing without their scales
+        raise ValueError(
+            f"has the type {matrix.dtype}; pass floating-point weights (dequantise them first, or use "
+            "SpectralRouters.from_checkpoint, which reads eight-bit weights with their scales)."
+        )
     if matrix.ndim != 2 or matrix.shape[1] != len(row):
         raise ValueError(
             f"has the shape {tuple(matrix.shape)}, not [I,{len(row)}] as the router row of {len(row)} entries wants; "
