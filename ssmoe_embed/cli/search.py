@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.padding import Padding
 from rich.text import Text
-from sentence_transformers import SentenceTransformer
 
 from ssmoe_embed.cli.hits import as_json as hit_as_json
 from ssmoe_embed.cli.hits import show
 from ssmoe_embed.cli.index import OwnModel, open_with_model
 from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Method, Prompt, Quiet, given
+from ssmoe_embed.hub.loading import load
 from ssmoe_embed.retrieval.corpus import read_corpus
 from ssmoe_embed.retrieval.index import SemanticIndex
 from ssmoe_embed.retrieval.search import CorpusSearch, Hit
@@ -70,9 +70,10 @@ def search(
                 raise ValueError(
                     f"--{name} needs an index; make one with `ssmoe index CORPUS` and name it with --index."
                 )
-        _search_corpus(
-            _given_query(query), corpus, top, as_json, model or DEFAULT_MODEL, settings, device, batch_size, quiet
-        )
+        documents = read_corpus(corpus)
+        encoder = load(model or DEFAULT_MODEL, device=device, progress=not quiet, **settings)
+        found = CorpusSearch(encoder, documents, batch_size=batch_size, progress=not quiet)
+        _print(found.search(_given_query(query), top), as_json)
         return
     if corpus is not None:
         raise ValueError("--corpus and --index exclude each other; add the corpus to the index with `ssmoe index`.")
@@ -89,19 +90,8 @@ def _given_query(query: str | None) -> str:
     return query
 
 
-def _search_corpus(
-    query: str,
-    corpus: Path | None,
-    top: int,
-    as_json: bool,
-    encoder: SentenceTransformer,
-    *,
-    batch_size: int,
-    quiet: bool,
-) -> None:
-    """Search a corpus that is held in memory."""
-    search = CorpusSearch(encoder, read_corpus(corpus), batch_size=batch_size, progress=not quiet)
-    hits = search.search(query, top)
+def _print(hits: list[Hit], as_json: bool) -> None:
+    """Print hits of a corpus."""
     if as_json:
         for hit in hits:
             typer.echo(json.dumps({"score": hit.score} | vars(hit.document), ensure_ascii=False))
