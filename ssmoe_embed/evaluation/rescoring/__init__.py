@@ -42,9 +42,9 @@ def scorer(task: Any, predictions: Any, metric: str, split: str, subset: str) ->
         ValueError: The predictions do not suffice for tasks of this type, or for this metric.
     """
     data = _gold(task, split, subset)
-    for kind, make in _KINDS.items():
-        if any(base.__name__ == kind for base in type(task).__mro__):
-            return make(task, predictions, metric, data)
+    kind = next(base.__name__ for base in type(task).__mro__ if base.__name__.startswith("AbsTask"))
+    if kind in _KINDS and not getattr(task, "is_cross_validation", False):
+        return _KINDS[kind](task, predictions, metric, data)
     msg = (
         f"The predictions that mteb writes for {task.metadata.name!r} ({task.metadata.type}) do not suffice to resample "
         "its examples; choose a task of classification, clustering, pair classification, reranking, retrieval, STS or "
