@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from layouts import LAYOUTS
+from layouts.base import EXPERTS, HIDDEN
 from reference import stored_tensors
 from safetensors.torch import save_file
 from test_family_layouts import TEXTS, decisions, embed, run, spread
@@ -12,7 +13,7 @@ from tiny import TOP_C
 from transformers import AutoModel
 
 from ssmoe_embed import SpectralRouters, SpectralRouting, SSMoE, reroute
-from ssmoe_embed.families import UnsupportedModelError, family_of
+from ssmoe_embed.families import UnsupportedModelError, family_of, register_families
 
 FLAGS = [
     ("olmoe", {"norm_topk_prob": True}),
@@ -92,6 +93,25 @@ def test_layers_that_predict_tokens_further_ahead_are_left_out(layout, model_fol
     expected = SpectralRouters.from_checkpoint(folder, top_c=TOP_C, progress=False)
     assert list(found.weights) == list(layout.sparse)
     assert all(torch.equal(found.weights[index], expected.weights[index]) for index in expected.weights)
+
+
+@pytest.mark.parametrize("model_type", sorted(LAYOUTS.keys() - {"gpt_oss"}))
+@torch.no_grad()
+def test_gate_up_and_down_are_told_apart(model_type, model_folder):
+    """An expert computed from its matrices equals the model's own. GPT-OSS, with its biases, is in `test_families.py`."""
+    register_families()
+    model = AutoModel.from_pretrained(model_folder(model_type), dtype=torch.float32).eval()
+    adapter = family_of(model)
+    x = torch.randn(4, HIDDEN, generator=torch.Generator().manual_seed(1))
+    for layer in adapter.layers(model):
+        for expert in (0, EXPERTS - 1):
+            gate, up, down = adapter.expert_matrices(layer.experts, expert)
+            ours = torch.nn.functional.silu(x @ gate.T) * (x @ up.T) @ down
+            if model_type == "llama4":  # runs each expert on tokens of its own
+                theirs = layer.experts(x.repeat(EXPERTS, 1)).view(EXPERTS, 4, HIDDEN)[expert]
+            else:
+                theirs = layer.experts(x, torch.full((4, 1), expert), torch.ones(4, 1))
+            torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-6)
 
 
 # --- models that do more than read text -------------------------------------------------------------------------------
