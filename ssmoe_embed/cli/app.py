@@ -34,7 +34,7 @@ app = typer.Typer(
 )
 for command in (search, index, encode, build, info, families, serve):
     app.command()(command)
-for measure in (evaluate,):
+for measure in (evaluate, compare, sweep, submit):
     app.command(cls=ListCommand)(measure)
 
 
