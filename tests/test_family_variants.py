@@ -157,6 +157,21 @@ def test_hunyuans_router_may_stay_in_float32_below_a_model_in_bfloat16():
         assert torch.equal(run(model), untouched)
 
 
+# --- layers without experts -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["router", "moee", "ev", "ssmoe"])
+@pytest.mark.parametrize("model_type", ["jamba", "lfm2_moe", "deepseek_v3"])
+def test_a_layer_below_all_experts_has_no_routing_to_read(model_type, method, model_folder):
+    folder = model_folder(model_type)
+    with pytest.raises(ValueError, match=f"hidden_layer=1 lies below the first.*method='{method}'.*method='smoe'"):
+        SSMoE.from_base(folder, method=method, hidden_layer=1, calibration="none", progress=False)
+    module = SSMoE.from_base(folder, method="smoe", hidden_layer=1, calibration="none", progress=False)
+    with pytest.raises(ValueError, match=f"hidden_layer=1 lies below the first.*method='{method}'"):
+        module.configure(method=method)
+    assert embed(module, TEXTS).isfinite().all()
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ssmoe_embed.embedding.combination import HIDDEN, ROUTING
@@ -9,6 +11,7 @@ from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.prompts import templates
 from ssmoe_embed.embedding.reading import Reader, Reading
 from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.families import MoELayer
 from ssmoe_embed.routing import SpectralRouting
 from ssmoe_embed.spectral.routers import SpectralRouters
 
@@ -29,6 +32,19 @@ def read_blocks(
     if count == 1:
         return blocks
     return {name: block.reshape(-1, count, block.shape[-1]).mean(dim=1) for name, block in blocks.items()}  # → [B,D]
+
+
+def check_experts(settings: EmbeddingSettings, layers: Sequence[MoELayer]) -> None:
+    """Make sure that a method that reads routers finds some: the first layers of many families are dense.
+
+    Raises:
+        ValueError: There is none among the layers that are run.
+    """
+    if settings.representation.signal is not None and not layers:
+        raise ValueError(
+            f"hidden_layer={settings.hidden_layer} lies below the first layer with experts, so method="
+            f"{str(settings.method)!r} has no router to read; choose a later layer, or method='smoe'."
+        )
 
 
 def forward_pass(settings: EmbeddingSettings) -> str:

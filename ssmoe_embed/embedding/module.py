@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from ssmoe_embed.embedding.base_model import BaseModelSource, spectral_routers
-from ssmoe_embed.embedding.blocks import block_names, read_blocks
+from ssmoe_embed.embedding.blocks import block_names, check_experts, read_blocks
 from ssmoe_embed.embedding.calibration import BlockCalibration, standardize_batch
 from ssmoe_embed.embedding.card import GENERATED, model_card
 from ssmoe_embed.embedding.combination import HIDDEN, ROUTING, combine
@@ -130,8 +130,8 @@ class SSMoE(InputModule):
             calibration_texts: The texts to fit the calibration on; by default the sample that comes with the package.
             revision: Hub revision of the base model.
             dtype: The dtype to load it in, also when the saved model is loaded again; by default the checkpoint's own.
-            quantize: Keep its weights in 4 bits, experts included, also when the saved model is loaded again: `nf4` or
-                `paper-nf4`, see `Quantization`.
+            quantize: Keep its weights in 4 bits, experts included, also when the saved model is loaded again: `nf4`,
+                `nf4-experts` or `paper-nf4`, see `Quantization`.
             license: The base model's licence, for the model card.
             embedded: Save the base model with the module instead of pointing to it.
             token: Hub token.
@@ -165,6 +165,7 @@ class SSMoE(InputModule):
             config_kwargs=config_kwargs,
         )
         model, tokenizer = source.load(chosen.hidden_layer)
+        check_experts(chosen, family_of(model).layers(model))
         made = SpectralRouters.load(routers) if isinstance(routers, str | Path) else routers
         if made is None and chosen.needs_spectral_routers:
             spectral = {"top_c": top_c, "select": select, "sign": sign, "scale": scale, "progress": progress}
@@ -199,6 +200,7 @@ class SSMoE(InputModule):
         longest = getattr(self.model.config, "max_position_embeddings", None) or settings.max_seq_length
         limit = min(settings.max_seq_length, longest)
         tokenize = TemplateTokenizer(self.tokenizer, templates(settings.prompt), limit)
+        check_experts(settings, self._reader.layers)
         if settings.needs_spectral_routers and self.routers is None:
             raise ValueError(
                 f"method={str(settings.method)!r} needs spectral routers and the model has none; build it with "
