@@ -13,7 +13,7 @@ from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.evaluation.corruption import Corruption
 from ssmoe_embed.evaluation.encoders import MethodEncoder
-from ssmoe_embed.evaluation.passes import SharedPass, adopt
+from ssmoe_embed.evaluation.passes import SharedPass, adopted
 from ssmoe_embed.evaluation.records import origin, similarity, size
 from ssmoe_embed.evaluation.revisions import revision_of
 from ssmoe_embed.evaluation.runs import Run, prompt_label
@@ -69,7 +69,8 @@ class EvaluatedModel:
         if hidden_layer is None or hidden_layer == made.own.hidden_layer:
             return made
         del model
-        other = load(name, hidden_layer=hidden_layer, **kwargs)
+        other = load(name, hidden_layer=hidden_layer, calibration="none", **kwargs)  # runs fit what they need of it
+        other[0].configure(calibration=made.own.calibration)
         return cls(made.name, made.revision, other, made.own, loading)
 
     def settings(self, run: Run) -> EmbeddingSettings:
@@ -90,19 +91,19 @@ class EvaluatedModel:
         experiment = run.experiment(self.own, **loading)
         own_template = prompt_label(settings.prompt) != settings.prompt
         keywords = settings.as_dict() | ({"template": settings.prompt} if own_template else {})
-        adopt(self.model[0], settings)
-        return ModelMeta(
-            loader=load_encoder,
-            loader_kwargs=keywords,
-            name=self.name,
-            revision=self.revision,
-            experiment_kwargs=experiment,
-            embed_dim=self.model.get_embedding_dimension(),
-            max_tokens=self.model[0].max_seq_length,
-            similarity_fn_name=similarity(self.model),
-            **size(self.model),
-            **origin(self.name, self.model),
-        )
+        with adopted(self.model[0], settings):
+            return ModelMeta(
+                loader=load_encoder,
+                loader_kwargs=keywords,
+                name=self.name,
+                revision=self.revision,
+                experiment_kwargs=experiment,
+                embed_dim=self.model.get_embedding_dimension(),
+                max_tokens=self.model[0].max_seq_length,
+                similarity_fn_name=similarity(self.model),
+                **size(self.model),
+                **origin(self.name, self.model),
+            )
 
 
 def load_encoder(

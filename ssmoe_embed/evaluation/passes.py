@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,17 @@ def adopt(module: SSMoE, settings: EmbeddingSettings) -> None:
     """Put settings into effect, unless they are."""
     if module.settings != settings:
         module.configure(**settings.as_dict())
+
+
+@contextmanager
+def adopted(module: SSMoE, settings: EmbeddingSettings) -> Iterator[None]:
+    """Settings in effect within a `with` block."""
+    before = module.settings
+    try:
+        adopt(module, settings)
+        yield
+    finally:
+        adopt(module, before)
 
 
 def _module(model: SentenceTransformer) -> SSMoE:

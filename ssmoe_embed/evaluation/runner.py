@@ -25,7 +25,7 @@ from ssmoe_embed.evaluation.corruption import Corruption
 from ssmoe_embed.evaluation.encoders import corrupted_peer
 from ssmoe_embed.evaluation.jobs import Group, Job, do, unfinished
 from ssmoe_embed.evaluation.models import EvaluatedModel, model_name
-from ssmoe_embed.evaluation.passes import adopt, pass_key
+from ssmoe_embed.evaluation.passes import adopted, pass_key
 from ssmoe_embed.evaluation.report import Failure, Options, Report
 from ssmoe_embed.evaluation.results import ResultFolder
 from ssmoe_embed.evaluation.runs import Run
@@ -118,11 +118,8 @@ class _Evaluation:
 
     def _loaded(self, model: EvaluatedModel, runs: Sequence[Run]) -> None:
         """Evaluate a loaded model; its settings are the same afterwards."""
-        before = model.model[0].settings
-        try:
+        with adopted(model.model[0], model.model[0].settings):
             self._run(self._jobs(model, runs))
-        finally:
-            adopt(model.model[0], before)
 
     def _jobs(self, model: EvaluatedModel, runs: Sequence[Run]) -> list[Job]:
         """Every task under every run of a model."""
