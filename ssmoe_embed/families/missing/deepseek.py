@@ -88,7 +88,8 @@ class DeepseekForCausalLM(DeepseekOcr2TextPreTrainedModel, GenerationMixin):
 
 def register() -> None:
     """Let the Auto classes find them, and let the experts of a checkpoint be joined as DeepSeek-V2's are."""
-    AutoConfig.register("deepseek", DeepseekConfig)
-    AutoModel.register(DeepseekConfig, DeepseekModel)
-    AutoModelForCausalLM.register(DeepseekConfig, DeepseekForCausalLM)
-    register_checkpoint_conversion_mapping("deepseek", get_checkpoint_conversion_mapping("deepseek_v2"))
+    AutoConfig.register("deepseek", DeepseekConfig, exist_ok=True)
+    AutoModel.register(DeepseekConfig, DeepseekModel, exist_ok=True)
+    AutoModelForCausalLM.register(DeepseekConfig, DeepseekForCausalLM, exist_ok=True)
+    mapping = get_checkpoint_conversion_mapping("deepseek_v2")
+    register_checkpoint_conversion_mapping("deepseek", mapping, overwrite=True)
