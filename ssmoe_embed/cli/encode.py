@@ -7,11 +7,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 
 import typer
 
-from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Method, Model, Prompt, Quiet, given
+from ssmoe_embed.cli.clusters import encode_file, on_ray
+from ssmoe_embed.cli.options import (
+    DEFAULT_MODEL,
+    Alpha,
+    BatchSize,
+    Device,
+    Engine,
+    Method,
+    Model,
+    Prompt,
+    Quiet,
+    Workers,
+    given,
+)
+from ssmoe_embed.distributed.jobs import Encoding, ModelReference
+from ssmoe_embed.distributed.shards import Row
 from ssmoe_embed.embedding.streaming import VectorFormat, encode_stream
 from ssmoe_embed.files import atomic_file
 from ssmoe_embed.hub.loading import load
@@ -39,14 +54,25 @@ def encode(
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale every vector to length 1.")] = False,
     precision: Annotated[str, typer.Option(help="float32, binary or ubinary.")] = "float32",
     truncate_dim: Annotated[int | None, typer.Option(min=1, help="Keep the first N numbers of each vector.")] = None,
+    engine: Engine = "local",
+    workers: Workers = None,
     batch_size: BatchSize = 32,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
     """Turn texts into vectors, one a line, in a stream.
 
+    With --engine ray an --output without ending is a folder of Parquet shards, which `ssmoe index` takes.
+
     Example: ssmoe encode --model ssmoe/tiny < texts.txt > vectors.npy
     """
+    if on_ray(engine, workers):
+        reference = ModelReference(model, given(method=method, prompt=prompt, alpha=alpha), device)
+        arguments = given(prompt_name=prompt_name, truncate_dim=truncate_dim, normalize_embeddings=normalize or None)
+        arguments |= {} if precision == "float32" else {"precision": precision}
+        encoding = Encoding(batch_size, arguments=arguments)
+        _encode_on_ray(source, output, field, quiet, kind=kind, reference=reference, encoding=encoding, workers=workers)
+        return
     chosen = VectorFormat.parse(kind or _kind_of(output), "format")
     if output is None and sys.stdout.isatty():
         raise ValueError("The vectors are binary; redirect them (> vectors.npy) or pass --output FILE.")
@@ -75,6 +101,21 @@ def encode(
         stream.flush()
     if not quiet:
         typer.echo(f"{count} vectors of {truncate_dim or encoder.get_embedding_dimension()} numbers", err=True)
+
+
+def _encode_on_ray(source: Path | None, output: Path | None, field: str, quiet: bool, **job: Any) -> None:
+    """Encode on a Ray cluster, into a folder of shards or, by way of one, into one file."""
+    if source is None or output is None:
+        raise ValueError(
+            "--engine ray reads a FILE and writes to --output, so that it can go on after an interruption."
+        )
+    if not source.is_file():
+        raise FileNotFoundError(f"There is no input file {source}.")
+    with source.open("rb") as lines:
+        texts = enumerate(texts_of(lines, field if source.suffix == ".jsonl" else None), start=1)
+        count = encode_file((Row(str(number), text) for number, text in texts), output, progress=not quiet, **job)
+    if not quiet:
+        typer.echo(f"{count} vectors in {output}", err=True)
 
 
 def _kind_of(output: Path | None) -> str:

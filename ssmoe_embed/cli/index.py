@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Method, Prompt, Quiet, given
+from ssmoe_embed.cli.clusters import ClusterJob, on_ray, shards_at
+from ssmoe_embed.cli.options import (
+    DEFAULT_MODEL,
+    Alpha,
+    BatchSize,
+    Device,
+    Engine,
+    Method,
+    Prompt,
+    Quiet,
+    Workers,
+    given,
+)
+from ssmoe_embed.distributed.jobs import ModelReference
+from ssmoe_embed.distributed.joining import add_shards
+from ssmoe_embed.distributed.shards import ShardFolder
 from ssmoe_embed.hub.loading import load
+from ssmoe_embed.retrieval.documents import AddCounts
 from ssmoe_embed.retrieval.index import RECALL, SemanticIndex
 from ssmoe_embed.retrieval.manifest import Manifest
 from ssmoe_embed.retrieval.passages import WORDS
@@ -60,6 +77,8 @@ def index(
     method: Method = None,
     prompt: Prompt = None,
     alpha: Alpha = None,
+    engine: Engine = "local",
+    workers: Workers = None,
     device: Device = None,
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
@@ -73,14 +92,18 @@ def index(
     """
     if corpus is None and not (delete or rebuild or verify):
         raise ValueError("There is nothing to do; name a CORPUS, or pass --delete ID, --rebuild or --verify.")
-    documents = None if corpus is None else read_documents(corpus, on_error=on_error, field=field, words=words)
+    clustered = on_ray(engine, workers)
+    source: Corpus | ShardFolder | None = shards_at(corpus)
+    if corpus is not None and source is None:
+        source = read_documents(corpus, on_error=on_error, field=field, words=words)
     settings = given(method=method, prompt=prompt, alpha=alpha)
-    if documents is not None:
+    if corpus is not None:
         made = _opened(output, model, settings, given(kind=kind, dtype=dtype), device, quiet)
     else:
         made = SemanticIndex.open(output)
     try:
-        _change(made, documents, batch_size, recall, prune, quiet)
+        cluster = ClusterJob(_reference(output, model, settings, device), workers) if clustered else None
+        _change(made, source, cluster, batch_size, recall, prune, quiet)
         if delete:
             typer.echo(f"{made.delete(delete, recall=recall)} of {len(delete)} documents removed", err=True)
         if rebuild:
@@ -117,6 +140,14 @@ def _opened(
     return open_with_model(output, model, settings, device, quiet)
 
 
+def _reference(output: Path, model: str | None, settings: dict[str, Any], device: str | None) -> ModelReference:
+    """How the workers of a cluster load the model."""
+    own = Manifest.read(output).reference
+    if model is None:
+        settings = own.get("settings", {}) | settings
+    return ModelReference(model or own.get("name", DEFAULT_MODEL), settings, device)
+
+
 def open_with_model(
     folder: Path, model: str | None, settings: dict[str, Any], device: str | None, quiet: bool
 ) -> SemanticIndex:
@@ -129,16 +160,28 @@ def open_with_model(
 
 
 def _change(
-    index: SemanticIndex, documents: Corpus | None, batch_size: int, recall: float, prune: bool, quiet: bool
+    index: SemanticIndex,
+    source: Corpus | ShardFolder | None,
+    cluster: ClusterJob | None,
+    batch_size: int,
+    recall: float,
+    prune: bool,
+    quiet: bool,
 ) -> None:
     """Add the corpus, and say what became of it."""
-    if documents is None:
+    if source is None:
         return
-    counts = index.add(documents, batch_size=batch_size, progress=not quiet, recall=recall, prune=prune)
-    for report in documents.reports:
-        typer.echo(f"Skipped: {report}", err=True)
-    if documents.skipped > len(documents.reports):
-        typer.echo(f"… and {documents.skipped - len(documents.reports)} more lines", err=True)
+    if isinstance(source, ShardFolder):
+        counts = add_shards(index, source, recall=recall, progress=not quiet)
+    else:
+        counts = cluster.add(index, source, batch_size, recall, progress=not quiet) if cluster else AddCounts()
+        if cluster is None or prune:  # what a cluster encoded is not encoded again
+            here = index.add(source, batch_size=batch_size, progress=not quiet, recall=recall, prune=prune)
+            counts = replace(counts, removed=here.removed) if cluster else here
+        for report in source.reports:
+            typer.echo(f"Skipped: {report}", err=True)
+        if source.skipped > len(source.reports):
+            typer.echo(f"… and {source.skipped - len(source.reports)} more lines", err=True)
     if not quiet:
         shown = [f"{value} {name}" for name, value in vars(counts).items() if value and name != "encoded"]
         typer.echo(f"{', '.join(shown) or 'nothing to add'}; {counts.encoded} texts encoded", err=True)

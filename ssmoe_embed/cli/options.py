@@ -25,6 +25,12 @@ Prompt = Annotated[
 Alpha = Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1; by default the model's own.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts a forward pass.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Engine = Annotated[
+    str, typer.Option("--engine", help="local, or ray: many workers on a Ray cluster, on this machine or others.")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Models at once with --engine ray; by default one a GPU, or one a CPU core.")
+]
 
 DEFAULT_MODEL = EMBEDDED
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import IO, Any
 
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ssmoe_embed.choices import Choice
 
-_CHUNK_BATCHES = 32
+CHUNK_BATCHES = 32
 """Batches read ahead, so that texts of like length share a batch."""
 
 
@@ -61,20 +61,50 @@ def encode_stream(
     Raises:
         ValueError: `precision` is int8 or uint8, whose ranges need all vectors at once.
     """
-    if encode_kwargs.get("precision") in ("int8", "uint8"):
-        raise ValueError(
-            f"precision={encode_kwargs['precision']!r} is scaled by the range of all vectors, which a stream does not know; "
-            "write float32 and use sentence_transformers.quantize_embeddings, or choose binary or ubinary."
-        )
+    check_precision(encode_kwargs)
     count = 0
     with _WRITERS[kind](output) as writer, tqdm(total=total, desc="Encoding", unit="text", disable=not progress) as bar:
-        for chunk in _chunks(iter(texts), batch_size * _CHUNK_BATCHES):
+        for chunk in _chunks(iter(texts), batch_size * CHUNK_BATCHES):
             vectors = model.encode(chunk, batch_size=batch_size, show_progress_bar=False, **encode_kwargs)
             writer.write(chunk, vectors)
             count += len(chunk)
             bar.update(len(chunk))
         if not count:
             writer.write([], model.encode([""], show_progress_bar=False, **encode_kwargs)[:0])
+    return count
+
+
+def check_precision(encode_kwargs: Mapping[str, Any]) -> None:
+    """Refuse a `precision` that cannot be written piece by piece.
+
+    Raises:
+        ValueError: It is int8 or uint8, whose ranges need all vectors at once.
+    """
+    if encode_kwargs.get("precision") in ("int8", "uint8"):
+        raise ValueError(
+            f"precision={encode_kwargs['precision']!r} is scaled by the range of all vectors, which a stream does not know; "
+            "write float32 and use sentence_transformers.quantize_embeddings, or choose binary or ubinary."
+        )
+
+
+def write_stream(
+    parts: Iterable[tuple[Sequence[str], np.ndarray[Any, Any]]], output: IO[bytes], kind: VectorFormat
+) -> int:
+    """Write vectors that were made before.
+
+    Args:
+        parts: Texts and their vectors `[n,D]`, at least one part.
+        output: A binary stream; it need not be seekable.
+        kind: The format.
+
+    Returns:
+        How many vectors there were.
+    """
+    count = 0
+    with _WRITERS[kind](output) as writer:
+        for texts, vectors in parts:
+            writer.write(texts, vectors)
+            count += len(vectors)
     return count
 
 

@@ -1,0 +1,217 @@
+"""Documents and vectors in Parquet files that are either whole or not there.
+
+A folder of shards holds `part-<number>-<hash>.parquet` (`id`, `text`, `title`, `source`, `metadata`, `embedding`), the hash
+being that of the documents and the model, and in the end `shards.json`, which names the parts in order. Without it the
+work is not finished; parts that it does not name are of no account.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssmoe_embed.files import atomic_file
+from ssmoe_embed.retrieval.documents import Document
+
+_MANIFEST = "shards.json"
+_INPUTS = "inputs"
+
+
+class Row(NamedTuple):
+    """One text with what is known of it; unlike a `Document` it may be empty."""
+
+    id: str
+    text: str
+    title: str | None = None
+    source: str | None = None
+    metadata: str = "{}"
+
+    @classmethod
+    def of(cls, document: Document) -> Row:
+        """A document as a row."""
+        metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
+        return cls(document.id, document.text, document.title, document.source, metadata)
+
+    def document(self) -> Document:
+        """The row as a document."""
+        return Document(self.id, self.text, json.loads(self.metadata), self.title, self.source)
+
+    @property
+    def full_text(self) -> str:
+        """Title and text together: what is encoded."""
+        return f"{self.title}. {self.text}" if self.title else self.text
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some of the documents.
+
+    Attributes:
+        name: Its file's name, which changes with its content.
+        documents: How many there are.
+    """
+
+    name: str
+    documents: int
+
+
+class ShardFolder:
+    """Where shards are."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Name a folder, which need not be there yet."""
+        self.path = Path(path)
+
+    def plan(self, rows: Iterable[Row], size: int, digest: str) -> tuple[list[Shard], list[Shard]]:
+        """Split rows into shards, and write down the texts of those that are not encoded yet.
+
+        Memory is that of one shard.
+
+        Args:
+            rows: All of them.
+            size: How many a shard holds.
+            digest: Stands for the model and its settings.
+
+        Returns:
+            All shards in order, and those still to be encoded.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / _MANIFEST).unlink(missing_ok=True)
+        shards, waiting = [], []
+        for number, part in enumerate(_parts(rows, size)):
+            shard = Shard(f"part-{number:06d}-{_hash(part, digest)}.parquet", len(part))
+            shards.append(shard)
+            if not (self.path / shard.name).is_file():
+                self._write(self.path / _INPUTS / shard.name, _table(part))
+                waiting.append(shard)
+        return shards, waiting
+
+    def waiting(self, name: str) -> list[str]:
+        """The texts of a shard that is to be encoded."""
+        import pyarrow.parquet as pq
+
+        return [row.full_text for row in _rows(pq.read_table(self.path / _INPUTS / name))]
+
+    def finish(self, name: str, vectors: np.ndarray[Any, Any]) -> None:
+        """Put the vectors `[n,D]` of a shard beside its texts."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(self.path / _INPUTS / name)
+        values = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+        column = pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
+        self._write(self.path / name, table.append_column("embedding", column))
+        (self.path / _INPUTS / name).unlink()
+
+    def complete(self, shards: Sequence[Shard], made_by: Mapping[str, Any]) -> None:
+        """Say that these shards are all there is, and remove what is left of earlier work.
+
+        Args:
+            shards: In order.
+            made_by: What made the vectors, as JSON values.
+        """
+        content = {"made_by": made_by, "shards": [[shard.name, shard.documents] for shard in shards]}
+        with atomic_file(self.path / _MANIFEST) as file:
+            file.write(json.dumps(content).encode())
+        shutil.rmtree(self.path / _INPUTS, ignore_errors=True)
+        names = {shard.name for shard in shards}
+        for old in self.path.glob("part-*.parquet"):
+            if old.name not in names:
+                old.unlink()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is finished work."""
+        return (self.path / _MANIFEST).is_file()
+
+    def made_by(self) -> dict[str, Any]:
+        """What made the vectors of finished work."""
+        return dict(self._manifest()["made_by"])
+
+    def _manifest(self) -> dict[str, Any]:
+        """What `complete` wrote.
+
+        Raises:
+            FileNotFoundError: There is nothing, or the work is not finished.
+            ValueError: It cannot be read.
+        """
+        path = self.path / _MANIFEST
+        try:
+            return dict(json.loads(path.read_text("utf-8")))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"There is no finished set of shards in {self.path}; run the command that makes it again, which goes on "
+                "where it stopped."
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); run the command that makes the shards again.") from None
+
+    def shards(self) -> list[Shard]:
+        """The shards of finished work, in order.
+
+        Raises:
+            FileNotFoundError: There are none, or the work is not finished.
+            ValueError: A shard is missing.
+        """
+        shards = [Shard(*row) for row in self._manifest()["shards"]]
+        for shard in shards:
+            if not (self.path / shard.name).is_file():
+                raise ValueError(f"{self.path / shard.name} is missing; run the command that makes the shards again.")
+        return shards
+
+    def read(self) -> Iterator[tuple[list[Row], np.ndarray[Any, Any]]]:
+        """Rows and vectors `[n,D]` of finished work, shard by shard, in the order of the input."""
+        import pyarrow.parquet as pq
+
+        for shard in self.shards():
+            table = pq.read_table(self.path / shard.name)
+            yield _rows(table), vectors_of(table)
+
+    @staticmethod
+    def _write(path: Path, table: Any) -> None:
+        """Write a table, whole or not at all."""
+        import pyarrow.parquet as pq
+
+        with atomic_file(path) as file:
+            pq.write_table(table, file)
+
+
+def vectors_of(table: Any) -> np.ndarray[Any, Any]:
+    """The vectors `[n,D]` of a shard's table."""
+    column = table["embedding"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(table), column.type.list_size)
+
+
+def _rows(table: Any) -> list[Row]:
+    """The rows of a table, without their vectors."""
+    return [Row(*values) for values in zip(*(table[name].to_pylist() for name in Row._fields), strict=True)]
+
+
+def _parts(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    iterator = iter(rows)
+    while part := list(islice(iterator, size)):
+        yield part
+
+
+def _hash(rows: Sequence[Row], digest: str) -> str:
+    """Of all that a shard's file holds."""
+    summary = hashlib.sha256(digest.encode())
+    for row in rows:
+        summary.update(json.dumps(row).encode() + b"\n")
+    return summary.hexdigest()[:12]
+
+
+def _table(rows: Sequence[Row]) -> Any:
+    """Rows as a table without vectors."""
+    import pyarrow as pa
+
+    columns = zip(Row._fields, zip(*rows, strict=True), strict=True)
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns})
