@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ssmoe_embed
 from ssmoe_embed.data import calibration_texts, search_corpus, tiny_folder
 from ssmoe_embed.embedding.methods import Method
-from ssmoe_embed.evaluation.offline import offline_tasks
 from ssmoe_embed.retrieval.search import CorpusSearch
 
 
@@ -78,20 +76,20 @@ def test_it_is_a_language_model():
     assert loss < 6.5
 
 
-def test_it_beats_random_weights_and_shared_words_where_meaning_decides(tiny):
-    [task] = [task for task in offline_tasks() if task.name == "related_definition"]
-    random = ssmoe_embed.load(progress=False)
-    torch.manual_seed(0)
-    random[0].model.load_state_dict(OlmoeModel(random[0].model.config).state_dict())
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(task.texts())
-    score = {
-        "tiny": task.evaluate(tiny.encode),
-        "random": task.evaluate(random.encode),
-        "tf-idf": task.evaluate(words.transform),
-    }
-    low = score["tiny"][f"{task.main_metric}_low"]
-    assert low > score["random"][f"{task.main_metric}_high"]
-    assert low > score["tf-idf"][f"{task.main_metric}_high"]
+def test_it_beats_random_weights_and_shared_words_where_meaning_decides(tiny, tmp_path):
+    mteb = pytest.importorskip("mteb")
+    from ssmoe_embed.evaluation.offline import offline_task
+    from ssmoe_embed.evaluation.peers import DenseEncoder, peer
+    from ssmoe_embed.evaluation.statistics import paired_bootstrap
+
+    task = offline_task("WordNetRelatedRetrieval")
+    others = [peer("random-weights"), peer("tfidf-words")]
+    for place, encoder in enumerate([DenseEncoder(tiny, others[0].mteb_model_meta), *others]):
+        mteb.evaluate(encoder, [task], cache=None, prediction_folder=tmp_path / str(place), show_progress_bar=False)
+    for place in (1, 2):
+        gain = paired_bootstrap(task, tmp_path / str(place), tmp_path / "0")
+        assert gain.low > 0.05
+        assert gain.p_value < 0.01
 
 
 def test_the_readmes_query_finds_its_answer_first(tiny, tmp_path):

@@ -1,4 +1,3 @@
-import json
 import runpy
 import sys
 from pathlib import Path
@@ -13,33 +12,35 @@ def run(monkeypatch, *arguments):
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
-def test_one_table_is_printed_and_written(monkeypatch, capsys, tmp_path):
+def test_one_report_is_printed_and_written_and_nothing_is_measured_twice(monkeypatch, capsys, tmp_path):
     extra = tmp_path / "mine.jsonl"
-    extra.write_text('{"id": 1, "document": "tea"}\n{"id": 2, "document": "rice"}\n{"query": "tea", "relevant": [1]}\n')
-    outputs = [tmp_path / "table.md", tmp_path / "table.json"]
-    tasks = ["similarity", "mine"]
-    run(monkeypatch, "--models", "chance", "tfidf", "--extra", extra, "--tasks", *tasks, "--output", *outputs)
+    documents = '{"id": 1, "document": "tea"}\n{"id": 2, "document": "rice"}\n'
+    extra.write_text(documents + '{"query": "tea", "relevant": [1]}\n{"query": "rice", "relevant": [2]}\n')
+    output, results = tmp_path / "report.md", tmp_path / "results"
+    common = ["--models", "--peers", "chance", "tfidf-words", "--tasks", "WordRelatednessSTS", "--results", results]
+    options = [*common, "--extra", extra, "--corrupt", "none", "--resamples", 100, "--output", output]
+    run(monkeypatch, *options, "--compare", "tfidf-words:chance")
     printed = capsys.readouterr().out
-    header, rule, chance, tfidf = printed.splitlines()
-    assert header == "| encoder | similarity (spearman) | mine (mrr@10) | mean |"
-    assert set(rule) == {"|", "-"}
-    assert chance.startswith("| chance | ")
-    assert tfidf.split(" | ")[2] == "100.0 ± 0.0"
-    assert outputs[0].read_text() == printed
-    scores = json.loads(outputs[1].read_text())
-    assert scores["tfidf"]["mine"]["recall@1"] == 1.0
-    assert set(scores["chance"]["similarity"]) == {"spearman", "spearman_low", "spearman_high"}
+    assert output.read_text() == printed
+    assert "| peer/tfidf-words |" in printed
+    assert "mine (ndcg_at_10)" in printed
+    assert "tfidf-words − chance" in printed
+    files = {path: path.stat().st_mtime_ns for path in results.rglob("*_predictions.json")}
+    assert len(files) == 4
+    run(monkeypatch, *options, "--compare", "tfidf-words:chance")
+    assert capsys.readouterr().out == printed
+    assert files == {path: path.stat().st_mtime_ns for path in files}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tasks", "nonsense"], "nonsense: the tasks are definition_to_example"),
-        (["--output", "table.csv"], "must end in .md or .json"),
-        (["--models", "minilm:prompt", "--tasks", "similarity"], "not of the form setting=value"),
+        (["--output", "table.csv"], "must end in .md"),
+        (["--compare", "ssmoe"], "write two methods as ssmoe:smoe"),
+        (["--tasks", "WordRelatedSTS"], "WordRelatednessSTS"),
     ],
 )
-def test_wrong_arguments_are_named(monkeypatch, capsys, arguments, message):
-    with pytest.raises(SystemExit) as error:
-        run(monkeypatch, *arguments)
+def test_wrong_arguments_are_named(monkeypatch, capsys, tmp_path, arguments, message):
+    with pytest.raises((SystemExit, ValueError)) as error:
+        run(monkeypatch, "--models", "--peers", "--results", tmp_path, *arguments)
     assert message in f"{capsys.readouterr().err} {error.value}"

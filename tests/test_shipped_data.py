@@ -25,15 +25,17 @@ def documented_sources():
     return {line.removeprefix("## ") for line in lines if line.startswith("## ")}
 
 
-def wordnet_texts():
+def task_texts():
+    """The texts of the offline tasks, but for questions to the search corpus, and single words."""
     for name in OFFLINE:
-        if name != "howto_search.jsonl":
+        if name not in {"howto_search.jsonl", "word_relatedness.jsonl"}:
             for record in read_records(f"offline/{name}"):
                 yield from (record[key] for key in ("document", "query", "first", "second", "text") if key in record)
+                yield from record.get("positive", []) + record.get("negative", [])
 
 
 @pytest.mark.parametrize(
-    ("files", "most"), [("calibration.jsonl", 500_000), ("search/*.jsonl", 1_200_000), ("offline/*.jsonl", 700_000)]
+    ("files", "most"), [("calibration.jsonl", 500_000), ("search/*.jsonl", 1_200_000), ("offline/*.jsonl", 1_500_000)]
 )
 def test_the_files_are_small_and_every_line_is_a_json_object(files, most):
     paths = sorted(DATA.glob(files))
@@ -59,7 +61,7 @@ def test_the_calibration_sample_holds_no_text_of_the_offline_tasks():
     sample = [folded(text) for text in calibration_texts()]
     exact = set(sample)
     joined = "\n".join(sample)
-    for text in wordnet_texts():
+    for text in task_texts():
         key = folded(text.removeprefix("what do you call this: "))
         assert key not in exact, text
         assert len(key) < 25 or key not in joined, text
@@ -81,6 +83,7 @@ def test_the_search_corpus_is_valid_and_answers_the_readmes_question():
 def test_every_source_has_its_licence_text():
     sources = {record["source"] for record in read_records("calibration.jsonl")}
     sources |= {document.source for document in search_corpus()}
+    sources |= {"wordnet", "reviews", "bible", "wordsim353"}  # of the offline tasks
     assert sources <= documented_sources()
     assert {document.license for document in search_corpus()} == {
         "Apache-2.0",
@@ -88,6 +91,15 @@ def test_every_source_has_its_licence_text():
         "PostgreSQL",
         "MIT OR Apache-2.0",
     }
+
+
+def test_every_file_of_the_offline_tasks_is_one_of_a_task_and_has_its_source():
+    pytest.importorskip("mteb")
+    from ssmoe_embed.evaluation.offline.registry import OFFLINE as TASKS
+
+    assert {task.file for task in TASKS} == set(OFFLINE)
+    text = (DATA / "LICENSES.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in OFFLINE if "howto" not in name)
 
 
 def test_every_question_names_documents_of_the_corpus_in_other_words_than_the_title():
@@ -140,3 +152,55 @@ def test_a_manuals_page_is_cut_into_sections(make_data, tmp_path):
     assert section.blocks == ["Use `sorted`. It is stable.", "```\nsorted(x)\n```", "Fast."]
     assert shorten(section.blocks, target=6, most=8) == "Use `sorted`. It is stable.\n\n```\nsorted(x)\n```"
     assert shorten(["One two. Three four five."], target=9, most=3) == "One two."
+
+
+def test_a_bible_in_the_format_of_sword_is_read_by_chapter_and_verse(make_data, tmp_path):
+    import struct
+    import zlib
+
+    from make_data.verses import read_verses
+
+    entries = [
+        "",
+        '<chapter n="3" osisID="Ps.3" sID="Ps.3"/> ',
+        "<title>A song</title>LORD, <w x='1'>how</w> are<note>a note</note> they &amp; I ,",
+        "¶ Many there  be.",
+        '<chapter n="4" osisID="Ps.4" sID="Ps.4"/>',
+        "Hear me.",
+    ]
+    block = "".join(entries).encode()
+    packed = zlib.compress(block)
+    places, start = b"", 0
+    for entry in entries:
+        places += struct.pack("<IIH", 0, start, len(entry.encode()))
+        start += len(entry.encode())
+    for testament, content in (
+        ("ot", (struct.pack("<III", 0, len(packed), len(block)), places, packed)),
+        ("nt", (b"",) * 3),
+    ):
+        for kind, data in zip(("bzs", "bzv", "bzz"), content, strict=True):
+            (tmp_path / f"{testament}.{kind}").write_bytes(data)
+    assert read_verses(tmp_path) == {
+        ("Ps", 3, 1): "LORD, how are they & I,",
+        ("Ps", 3, 2): "Many there be.",
+        ("Ps", 4, 1): "Hear me.",
+    }
+
+
+def test_reviews_are_labelled_by_their_ratings_and_unclear_ones_left_out(make_data, tmp_path):
+    from make_data.ratings import REVIEWS, review_sentiment
+
+    path = tmp_path / REVIEWS
+    path.parent.mkdir()
+    rows = ["1_1\t2.5\tit plays almost everything you give it .", "1_2\t-1.0\tthe sound is bad and it breaks ."]
+    rows += [
+        "2_1\t0.9\tit is neither good nor bad at all .",
+        "3_1\t2.0\ttoo short .",
+        "4_1\t2.0\tIt plays almost everything you give it .",
+    ]
+    path.write_text("\n".join(rows))
+    found = {record["text"]: record["label"] for record in review_sentiment(tmp_path)}
+    assert found == {
+        "it plays almost everything you give it .": "positive",
+        "the sound is bad and it breaks .": "negative",
+    }

@@ -28,7 +28,9 @@ Place = tuple[str, int, int]
 
 def verse_reranking(root: Path) -> Iterator[Record]:
     """Queries with one true and `NEAR + MISLEADING` false candidates each."""
-    old, new = (read_verses(root / "usr/share/sword/modules/texts/ztext" / name) for name in (KING_JAMES, WORLD_ENGLISH))
+    old, new = (
+        read_verses(root / "usr/share/sword/modules/texts/ztext" / name) for name in (KING_JAMES, WORLD_ENGLISH)
+    )
     aligned = _same_chapters(old, new)
     usable = [p for p in new if p[:2] in aligned and all(SHORTEST <= len(t) <= LONGEST for t in (old[p], new[p]))]
     books: dict[str, list[Place]] = defaultdict(list)
@@ -56,7 +58,9 @@ def _same_chapters(old: dict[Place, str], new: dict[Place, str]) -> set[tuple[st
     for place, text in new.items():
         chapters[place[:2]].append(overlap(old.get(place, ""), text))
     counts = Counter(place[:2] for place in old)
-    return {c for c, shared in chapters.items() if counts[c] == len(shared) and statistics.median(shared) > 2 * MOST_SHARED}
+    return {
+        c for c, shared in chapters.items() if counts[c] == len(shared) and statistics.median(shared) > 2 * MOST_SHARED
+    }
 
 
 def read_verses(folder: Path) -> dict[Place, str]:
