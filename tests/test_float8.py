@@ -1,6 +1,7 @@
 """Checkpoints that keep their experts in eight bits, with a scale a block, as DeepSeek-V3 and MiniMax-M2 are published."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from tiny import make_tokenizer
 from transformers import AutoModel, FineGrainedFP8Config
 
-from ssmoe_embed import SpectralRouters
+from ssmoe_embed import SpectralRouters, SSMoE
 from ssmoe_embed.families.float8 import read_row, read_weight
 
 FLOAT8 = torch.float8_e4m3fn
@@ -110,6 +111,49 @@ def test_streamed_from_disk_equals_what_transformers_unpacks(layout, folder):
     streamed = SpectralRouters.from_checkpoint(folder, top_c=5, progress=False)
     for layer, weight in streamed.weights.items():
         torch.testing.assert_close(weight, live.weights[layer], rtol=0, atol=1e-5)
+
+
+def test_an_embedding_module_is_made_of_it(layout, folder):
+    module = SSMoE.from_base(folder, top_c=5, calibration="none", progress=False)
+    streamed = SpectralRouters.from_checkpoint(folder, top_c=5, progress=False)
+    for layer, weight in streamed.weights.items():
+        torch.testing.assert_close(weight, module.routers.weights[layer], rtol=0, atol=1e-5)
+    with torch.inference_mode():
+        assert module.forward(module.preprocess(["one text", "two"]))["sentence_embedding"].isfinite().all()
+
+
+def test_llama_4_with_its_experts_split_up_and_a_scale_a_row_equals_the_packed_one(model_folder, tmp_path):
+    """The layout of the published FP8 checkpoint of Llama 4 Maverick."""
+    layout, folder = LAYOUTS["llama4"], model_folder("llama4")
+    tensors, split, rounded = stored_tensors(folder), {}, {}
+    for name, tensor in tensors.items():
+        if ".experts." not in name:
+            split[name] = rounded[name] = tensor
+    for layer in layout.sparse:
+        kept = []
+        for expert in range(8):
+            gate, up, down = layout.matrices(tensors, layer, expert)
+            parts = {}
+            for part, matrix in {"gate": gate, "up": up, "down": down.T}.items():
+                scale = matrix.abs().amax(dim=1, keepdim=True).float() / 448
+                small = (matrix / scale).to(FLOAT8)
+                name = f"{layout.start(layer)}experts.{expert}.{part}_proj.weight"
+                split |= {name: small, f"{name}_scale": scale}
+                parts[part] = small.float() * scale
+            kept.append((torch.cat([parts["gate"], parts["up"]]).T, parts["down"].T))
+        for position, part in enumerate(("gate_up", "down")):
+            rounded[f"{layout.start(layer)}experts.{part}_proj"] = torch.stack([pair[position] for pair in kept])
+    made = []
+    for number, content in enumerate((split, rounded)):
+        copy = tmp_path / str(number)
+        copy.mkdir()
+        shutil.copy(folder / "config.json", copy)
+        content = {name: tensor.contiguous() for name, tensor in content.items()}
+        save_file(content, copy / "model.safetensors", {"format": "pt"})
+        made.append(SpectralRouters.from_checkpoint(copy, top_c=5, progress=False).weights)
+    assert list(made[0]) == list(layout.sparse)
+    for layer, weight in made[0].items():
+        torch.testing.assert_close(weight, made[1][layer], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("shape", "block"), [((40, 24), 16), ((16, 16), 16), ((33, 70), 32), ((128, 300), 128)])

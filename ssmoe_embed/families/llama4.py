@@ -18,14 +18,19 @@ class Llama4(MoEFamily):
         models="Llama-4-Scout, Llama-4-Maverick",
         weights="top-k of the logits → sigmoid, applied to the expert's input",
         beside="a shared expert; dense layers by `interleave_moe_layer_step`; the vision model is not used",
-        layout="all experts in one tensor, gate columns, then up columns",
-        unsupported="images; checkpoints whose experts are split up (the published FP8 ones), from disk",
+        layout="all experts in one tensor, gate columns before up columns; or `gate_proj`, `up_proj`, `down_proj` of each",
+        unsupported="images",
     )
     score = Score.SIGMOID
     block_attribute = "feed_forward"
     router_attribute = "router"
     router_name = "layers.{layer}.feed_forward.router.weight"
-    matrix_names = ("layers.{layer}.feed_forward.experts.gate_up_proj", "layers.{layer}.feed_forward.experts.down_proj")
+    packed_names = ("layers.{layer}.feed_forward.experts.gate_up_proj", "layers.{layer}.feed_forward.experts.down_proj")
+    matrix_names = (
+        "layers.{layer}.feed_forward.experts.{expert}.gate_proj.weight",
+        "layers.{layer}.feed_forward.experts.{expert}.up_proj.weight",
+        "layers.{layer}.feed_forward.experts.{expert}.down_proj.weight",
+    )
     layer_lists = ("layer_types", "no_rope_layers")
 
     def shorten(self, config: Any, layers: int) -> None:
@@ -40,7 +45,9 @@ class Llama4(MoEFamily):
 
     def stored_matrices(self, source: TensorSource, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
         """See `MoEFamily.stored_matrices`."""
-        gate_up, down = (prefix + name.format(layer=layer) for name in self.matrix_names)
+        gate_up, down = (prefix + name.format(layer=layer) for name in self.packed_names)
+        if gate_up not in source:  # split up, as in the FP8 checkpoints
+            return super().stored_matrices(source, prefix, layer, expert)
         return _hidden_space(read_row(source, gate_up, expert), read_row(source, down, expert))
 
 

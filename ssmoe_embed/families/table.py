@@ -22,7 +22,7 @@ _REFUSED = """
 
 def rows() -> list[tuple[str, ...]]:
     """One row a family, in the order of `COLUMNS`."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for family in families():
         notes = family.notes
         types = ", ".join(f"`{name}`" for name in family.model_types)
