@@ -123,7 +123,7 @@ def test_an_embedding_module_is_made_of_it(layout, folder):
 
 
 def test_llama_4_with_its_experts_split_up_and_a_scale_a_row_equals_the_packed_one(model_folder, tmp_path):
-    """The layout of the published FP8 checkpoint of Llama 4 Maverick."""
+    """As quantisers that split the experts up leave them, one scale a row."""
     layout, folder = LAYOUTS["llama4"], model_folder("llama4")
     tensors, split, rounded = stored_tensors(folder), {}, {}
     for name, tensor in tensors.items():

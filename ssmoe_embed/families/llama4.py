@@ -46,7 +46,7 @@ class Llama4(MoEFamily):
     def stored_matrices(self, source: TensorSource, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
         """See `MoEFamily.stored_matrices`."""
         gate_up, down = (prefix + name.format(layer=layer) for name in self.packed_names)
-        if gate_up not in source:  # split up, as in the FP8 checkpoints
+        if gate_up not in source:  # split up, as quantisers leave them
             return super().stored_matrices(source, prefix, layer, expert)
         return _hidden_space(read_row(source, gate_up, expert), read_row(source, down, expert))
 
