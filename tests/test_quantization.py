@@ -144,6 +144,17 @@ def test_bytes_by_component_show_the_experts_shrink_and_the_routers_not(packed, 
     assert weight_count(packed) == weight_count(plain)
 
 
+def test_attention_can_be_left_at_full_precision(folder, plain):
+    model = loaded(folder, quantization="nf4-experts")
+    kept = memory_by_component(model)
+    assert kept[Component.ATTENTION] == memory_by_component(plain)[Component.ATTENTION] > 0
+    for component in (Component.EXPERTS, Component.SHARED_EXPERTS, Component.DENSE):
+        assert (
+            kept[component] <= memory_by_component(plain)[component] / 2
+        )  # a quarter, but for the scales of tiny matrices
+    assert kept[Component.EXPERTS] > 0
+
+
 # --- on one family ----------------------------------------------------------------------------------------------------
 
 
@@ -331,7 +342,9 @@ def test_offloading_of_packed_weights_is_refused(olmoe, place, tmp_path):
 
 
 def test_an_unknown_name_is_refused_before_anything_is_read(olmoe, tmp_path):
-    with pytest.raises(ValueError, match=r"quantize='nf3' is not known; choose one of 'nf4', 'paper-nf4'"):
+    with pytest.raises(
+        ValueError, match=r"quantize='nf3' is not known; choose one of 'nf4', 'nf4-experts', 'paper-nf4'"
+    ):
         ssmoe_embed.build(olmoe, tmp_path / "x", quantize="nf3", progress=False)
     with pytest.raises(ValueError, match=r"Did you mean 'nf4'"):
         SSMoE.from_base(olmoe, quantize="nf3")
@@ -418,7 +431,7 @@ def test_the_command_builds_and_prints_bytes_by_component(olmoe, texts, tmp_path
 
 
 def test_names_of_presets_are_what_the_documentation_says():
-    assert [str(name) for name in Quantization] == ["nf4", "paper-nf4"]
+    assert [str(name) for name in Quantization] == ["nf4", "nf4-experts", "paper-nf4"]
     assert QuantizationSettings.of("paper-nf4") == QuantizationSettings(double=True, dtype="bfloat16", batch_size=128)
 
 

@@ -46,7 +46,8 @@ def build(
         str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's own.")
     ] = None,
     quantize: Annotated[
-        str | None, typer.Option(help="Keep the base model, experts included, in 4 bits: nf4 or paper-nf4.")
+        str | None,
+        typer.Option(help="Keep the base model, experts included, in 4 bits: nf4, nf4-experts or paper-nf4."),
     ] = None,
     device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as auto or cuda.")] = None,
     license_: Annotated[str | None, typer.Option("--license", help="The base model's licence, for the card.")] = None,

@@ -61,8 +61,8 @@ def build(
         trust_remote_code: Allow code that comes with the base model.
         model_kwargs: For the base model: `dtype`, `device_map`, ….
         dtype: The dtype that the built model loads its base in; by default the checkpoint's own.
-        quantize: Keep the base model's weights in 4 bits, experts included, now and when the built model is loaded: `nf4`
-            or `paper-nf4`, see `Quantization`.
+        quantize: Keep the base model's weights in 4 bits, experts included, now and when the built model is loaded: `nf4`,
+            `nf4-experts` or `paper-nf4`, see `Quantization`.
         license: The base model's licence, for the model card.
         embed_base: Copy the base model, a local folder, into the repository instead of pointing to it.
         batch_size: Texts a forward pass; by default 32, or what `quantize` stands for.

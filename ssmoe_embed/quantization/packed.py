@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -112,7 +113,6 @@ class BlockwiseMatrices(PackedMatrices):
     scales: torch.Tensor
     offsets: torch.Tensor
     nested_scales: torch.Tensor
-    nested_code: torch.Tensor
 
     def __init__(
         self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, settings: QuantizationSettings
@@ -134,7 +134,6 @@ class BlockwiseMatrices(PackedMatrices):
         if settings.double:
             self._reserve("offsets", (count,), torch.float32)
             self._reserve("nested_scales", (count, -(-blocks // _NESTED_BLOCK)), torch.float32)
-            self._reserve("nested_code", (256,), torch.float32)
 
     def _reserve(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.register_buffer(name, torch.empty(shape, dtype=dtype, device=self.device))
@@ -154,7 +153,6 @@ class BlockwiseMatrices(PackedMatrices):
         if self.settings.double:
             self.offsets[index] = state.offset
             self.nested_scales[index] = state.state2.absmax
-            self.nested_code.copy_(state.state2.code)
 
     def unpack(self, index: int) -> torch.Tensor:
         """See `PackedMatrices.unpack`."""
@@ -163,7 +161,7 @@ class BlockwiseMatrices(PackedMatrices):
         nested: dict[str, Any] = {}
         if self.settings.double:
             state = QuantState(
-                self.nested_scales[index], code=self.nested_code, blocksize=_NESTED_BLOCK, dtype=torch.float32
+                self.nested_scales[index], code=_scale_values(self.device), blocksize=_NESTED_BLOCK, dtype=torch.float32
             )
             nested = {"offset": self.offsets[index], "state2": state}
         state = QuantState(
@@ -176,6 +174,14 @@ class BlockwiseMatrices(PackedMatrices):
             **nested,
         )
         return dequantize_4bit(self.packed[index][:, None], state).view(self.shape[-2:])
+
+
+@cache
+def _scale_values(device: torch.device) -> torch.Tensor:
+    """The 256 values of bitsandbytes' 8-bit scales, once a device."""
+    from bitsandbytes.functional import create_dynamic_map
+
+    return create_dynamic_map().to(device)
 
 
 class Mxfp4Matrices(PackedMatrices):

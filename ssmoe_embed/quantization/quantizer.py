@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -91,7 +92,7 @@ class FourBitQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         del kwargs
-        self.targets = packable(model)
+        self.targets = packable(model, self.quantization_config.settings)
         # the one implementation that asks for one expert at a time; the others want the whole stack
         model.set_experts_implementation("eager")
 
@@ -131,8 +132,12 @@ class FourBitQuantizer(HfQuantizer):
         return BlockwiseMatrices(tuple(self.targets[name]), like.dtype, like.device, self.quantization_config.settings)
 
 
-def packable(model: PreTrainedModel) -> dict[str, torch.Size]:
+def packable(model: PreTrainedModel, settings: QuantizationSettings) -> dict[str, torch.Size]:
     """The parameters of a model that are packed, by full name: linear layers and 3-D expert weights of its decoder.
+
+    Args:
+        model: The model, on any device.
+        settings: Whether attention is packed.
 
     Raises:
         ValueError: The experts of a layer are neither.
@@ -155,8 +160,18 @@ def packable(model: PreTrainedModel) -> dict[str, torch.Size]:
                 "linear layers), so most of the model would stay as it is; load it without 4-bit."
             )
         found |= fused
-    for module in family.decoder(model).layers.modules():
+    for part, module in _parts(family.decoder(model).layers):
         name = names[id(module)]
+        if not settings.attention and part != family.block_attribute and "shared" not in part:
+            continue
         if type(module) is nn.Linear and id(module) not in routers and name.rsplit(".", 1)[-1] not in _KEPT:
             found[f"{name}.weight"] = module.weight.shape
     return found
+
+
+def _parts(layers: Iterable[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """Every module of decoder layers, with the name of the layer's part that it belongs to."""
+    for layer in layers:
+        for part, child in layer.named_children():
+            for module in child.modules():
+                yield part, module
