@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Method, Model, Prompt, Quiet, given
+from ssmoe_embed.cli.index import OwnModel, open_with_model
+from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Method, Prompt, Quiet, given
 from ssmoe_embed.hub.loading import load
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def serve(
     folder: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="Index to search; by default the corpus of the package.")
     ] = None,
-    model: Model = DEFAULT_MODEL,
+    model: OwnModel = None,
     method: Method = None,
     prompt: Prompt = None,
     alpha: Alpha = None,
@@ -60,30 +61,40 @@ def serve(
         max_body=int(max_body * 1e6),
     )
     with listen(host, port) as listener:
-        encoder = load(model, device=device, progress=not quiet, **given(method=method, prompt=prompt, alpha=alpha))
+        settings = given(method=method, prompt=prompt, alpha=alpha)
+        called, encoder, corpus = _served(folder, model, settings, device, quiet=quiet)
+        called = name or called
         app = create_app(
             encoder,
-            name=name or model,
-            corpus=_corpus(folder, encoder, quiet=quiet),
+            name=called,
+            corpus=corpus,
             limits=limits,
             normalize=normalize,
             hosts=(*LOOPBACK, host) if is_loopback(host) else None,
             map_size=map_size,
         )
         address = address_of(listener)
-        server = Server(app, ready=lambda: typer.echo(f"Serving {name or model} on {address}", err=True))
+        server = Server(app, ready=lambda: typer.echo(f"Serving {called} on {address}", err=True))
         server.run(sockets=[listener])
 
 
-def _corpus(folder: Path | None, encoder: SentenceTransformer, *, quiet: bool) -> Corpus:
-    """What to search."""
+def _served(
+    folder: Path | None, model: str | None, settings: dict[str, Any], device: str | None, *, quiet: bool
+) -> tuple[str, SentenceTransformer, Corpus]:
+    """The model's name, the model, and what to search."""
     if folder is not None:
-        from ssmoe_embed.retrieval.index import SemanticIndex
+        from ssmoe_embed.retrieval.manifest import Manifest
         from ssmoe_embed.serving.indexed import IndexCorpus
 
-        return IndexCorpus(SemanticIndex.open(folder, encoder))
+        index = open_with_model(folder, model, settings, device, quiet)
+        encoder = index.model
+        if encoder is None:
+            raise ValueError(f"The index in {folder} was opened without a model.")
+        return model or Manifest.read(folder).reference.get("name", DEFAULT_MODEL), encoder, IndexCorpus(index)
     from ssmoe_embed.retrieval.corpus import read_corpus
     from ssmoe_embed.retrieval.search import CorpusSearch
     from ssmoe_embed.serving.shipped import ShippedCorpus
 
-    return ShippedCorpus(encoder, CorpusSearch(encoder, read_corpus(), progress=not quiet))
+    encoder = load(model or DEFAULT_MODEL, device=device, progress=not quiet, **settings)
+    search = CorpusSearch(encoder, read_corpus(), progress=not quiet)
+    return model or DEFAULT_MODEL, encoder, ShippedCorpus(encoder, search)
