@@ -177,6 +177,22 @@ def test_a_setting_that_is_varied_and_fixed_is_refused(built, tmp_path):
         sweep(built, [Axis("alpha", (0.0,))], [MockSTSTask()], tmp_path, settings={"alpha": 0.5})
 
 
+@pytest.mark.parametrize(
+    ("axis", "method", "message"),
+    [
+        (
+            Axis("alpha", (0.0, 1.0)),
+            "ev",
+            "alpha makes no difference to method ev; sweep over it with --method ssmoe\\.",
+        ),
+        (Axis("top_c", (2, 5)), "moee", "top_c makes no difference to method moee; .*--method ssmoe or ev"),
+    ],
+)
+def test_an_axis_that_makes_no_difference_is_refused(built, tmp_path, axis, method, message):
+    with pytest.raises(ValueError, match=message):
+        sweep(built, [axis], [MockSTSTask()], tmp_path, settings={"method": method, **UNCALIBRATED}, options=QUIET)
+
+
 def test_a_variants_vectors_are_those_of_a_model_built_with_its_routers_and_the_models_own_come_back(
     built, olmoe, tmp_path
 ):

@@ -49,9 +49,7 @@ def compare(
 ) -> None:
     """Put measured scores beside the paper's, or two methods beside one another with intervals and p-values.
 
-    Examples:
-    ssmoe compare results --with paper --corrupt replace@0.015
-    ssmoe compare results --methods ssmoe smoe
+    Example: ssmoe compare results --methods ssmoe smoe
     """
     from ssmoe_embed.evaluation.results import ResultFolder
 

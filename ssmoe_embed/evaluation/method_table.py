@@ -67,11 +67,13 @@ def rich_tables(lines: Sequence[MethodDifference], first: str, second: str) -> l
     tables = []
     for setup in dict.fromkeys(line.setup for line in lines):
         table = Table(title=setup, title_justify="left")
-        for position, name in enumerate(header(first, second)):
-            table.add_column(name, justify="left" if position < 2 else "right")
+        table.add_column("task", overflow="fold", min_width=20)
+        for name in header(first, second)[2:]:
+            table.add_column(name, justify="right", no_wrap="%" in name)
         for line in lines:
             if line.setup == setup:
-                table.add_row(*cells(line))
+                task, metric, *rest = cells(line)
+                table.add_row(f"{task}\n{metric}", *rest)
         tables.append(table)
     return tables
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssmoe_embed.embedding.methods import RoutingSignal
+from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.evaluation.corruption import Corruption
 from ssmoe_embed.evaluation.models import EvaluatedModel, model_name
 from ssmoe_embed.evaluation.report import Options
@@ -67,6 +69,7 @@ def sweep(
     failures: list[str] = []
     for layer, group in _grouped(combinations, lambda point: {**fixed, **point.embedding}.get("hidden_layer")):
         model = EvaluatedModel.load(name, hidden_layer=layer, **{"progress": options.progress, **loading})
+        _check_axes(axes, [{**fixed, **point.embedding} for point in combinations], model.own)
         variants = SpectralVariants(model, results.path / ROUTERS, progress=options.progress)
         for _, alike in _grouped(group, lambda point: repr(point.spectral)):
             variant = variants.select(alike[0].spectral)
@@ -93,6 +96,28 @@ def _grouped(chosen: Sequence[Point], key: Callable[[Point], Any]) -> list[tuple
     for point in chosen:
         groups.setdefault(key(point), []).append(point)
     return list(groups.items())
+
+
+def _check_axes(axes: Sequence[Axis], values: Sequence[Mapping[str, Any]], own: EmbeddingSettings) -> None:
+    """Refuse axes that make no difference to any point.
+
+    Raises:
+        ValueError: There is such an axis.
+    """
+    chosen = [_run(one, None).settings(own).changed(alpha=0.5) for one in values]
+    spectral = any(settings.needs_spectral_routers for settings in chosen)
+    mixing = any(settings.reroutes or settings.representation.signal is RoutingSignal.WEIGHTS for settings in chosen)
+    idle = [
+        axis.setting
+        for axis in axes
+        if (axis.is_spectral and not spectral) or (axis.setting in {"alpha", "mix"} and not mixing)
+    ]
+    if idle:
+        methods = ", ".join(dict.fromkeys(str(settings.method) for settings in chosen))
+        raise ValueError(
+            f"{' and '.join(idle)} makes no difference to method {methods}; sweep over it with --method ssmoe"
+            f"{' or ev' if not {'alpha', 'mix'} & set(idle) else ''}."
+        )
 
 
 def _run(values: Mapping[str, Any], corruption: Corruption | None) -> Run:
