@@ -1,18 +1,15 @@
 """The "AAA" corruption: a share of a text's words becomes, or is joined by, a meaningless token.
 
 The paper (https://arxiv.org/abs/2605.30992) says that random "AAA" sequences are put into the input and names neither the
-operation nor the rate, so both operations and a `ladder` of rates are offered. A word is what stands between white space,
-less the punctuation around it. What becomes of a text depends on the text and the settings alone, never on its batch.
+operation nor the rate, so both operations and a `ladder` of rates are offered. What becomes of a text depends on the text and
+the settings alone, never on its batch.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 import random
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,13 +17,13 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from ssmoe_embed.choices import Choice, unknown
+from ssmoe_embed.evaluation.words import TOKEN, exchange, is_stopword, word_spans
 
 CLEAN = "clean"
 """Name of no corruption."""
 TEXT_KEYS = ("text", "title", "body", "query")
 """Keys of a batch of mteb that hold texts."""
 LADDER_RATES = (0.015, 0.05, 0.1, 0.2, 0.4, 0.8)
-_TOKEN = re.compile(r"\S+")
 
 
 class Operation(Choice):
@@ -70,7 +67,7 @@ class Corruption:
         if not (math.isfinite(self.rate) and 0 <= self.rate <= most):
             msg = f"rate={self.rate} is not a share of words; give a number from 0 to 1 (insert takes more than 1 too)."
             raise ValueError(msg)
-        if not _TOKEN.fullmatch(self.token):
+        if not TOKEN.fullmatch(self.token):
             msg = f"token={self.token!r} is empty or holds white space; give one word such as 'AAA'."
             raise ValueError(msg)
         if self.minimum < 0:
@@ -148,7 +145,7 @@ class Corruption:
 
     def _apply(self, text: str) -> tuple[str, int, int]:
         """Corrupted text, number of words, number of tokens that came in."""
-        words = _words(text)
+        words = word_spans(text)
         if not words:
             return text, 0, 0
         count = max(int(self.rate * len(words)), self.minimum)
@@ -159,15 +156,15 @@ class Corruption:
         candidates = [w for w in words if not (self.keep_stopwords and is_stopword(text[slice(*w)]))]
         rng.shuffle(candidates)  # not sampled: so a higher rate replaces the same words, and more
         chosen = sorted(candidates[:count])
-        return _join(text, [(start, end, self.token) for start, end in chosen]), len(words), len(chosen)
+        return exchange(text, [(start, end, self.token) for start, end in chosen]), len(words), len(chosen)
 
     def _insert(self, text: str, count: int, rng: random.Random) -> str:
-        spans = [match.span() for match in _TOKEN.finditer(text)]
+        spans = [match.span() for match in TOKEN.finditer(text)]
         end = spans[-1][1]
         gaps = [*(start for start, _ in spans), end]
         drawn = Counter(rng.choice(gaps) for _ in range(count))
         runs = {place: " ".join([self.token] * times) for place, times in drawn.items()}
-        return _join(text, [(at, at, f" {run}" if at == end else f"{run} ") for at, run in sorted(runs.items())])
+        return exchange(text, [(at, at, f" {run}" if at == end else f"{run} ") for at, run in sorted(runs.items())])
 
 
 @dataclass
@@ -232,19 +229,6 @@ def ladder(
     return [Corruption(Operation.parse(o, "operation"), rate, **settings) for o in operations for rate in rates]
 
 
-def is_stopword(word: str) -> bool:
-    """Whether a word is on scikit-learn's English list; endings such as 's, 'll and n't do not matter."""
-    word = word.lower().replace("’", "'")
-    return bool({word, word.replace("'", ""), word.split("'")[0], word.split("n't")[0]} & _stopwords())
-
-
-@functools.cache
-def _stopwords() -> frozenset[str]:
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-    return frozenset(ENGLISH_STOP_WORDS)
-
-
 @dataclass(frozen=True)
 class _Corrupting:
     """A collate function that corrupts the texts of the batch that another one makes."""
@@ -267,33 +251,6 @@ class _Corrupting:
         if self.tally is not None:
             self.tally.add(words, tokens)
         return corrupted
-
-
-def _words(text: str) -> list[tuple[int, int]]:
-    """Start and end of each word, without the punctuation around it."""
-    spans = []
-    for match in _TOKEN.finditer(text):
-        start, end = match.span()
-        while start < end and _is_punctuation(text[start]):
-            start += 1
-        while start < end and _is_punctuation(text[end - 1]):
-            end -= 1
-        if start < end:
-            spans.append((start, end))
-    return spans
-
-
-def _is_punctuation(character: str) -> bool:
-    return unicodedata.category(character).startswith("P")
-
-
-def _join(text: str, changes: list[tuple[int, int, str]]) -> str:
-    """The text with each span, in order, exchanged for a string."""
-    pieces, done = [], 0
-    for start, end, new in changes:
-        pieces += [text[done:start], new]
-        done = end
-    return "".join([*pieces, text[done:]])
 
 
 def _number(value: float) -> str:

@@ -124,7 +124,7 @@ class BibleVerseReranking(Shipped, AbsTaskRetrieval):
         reference="https://ebible.org/web/",
         date=("1611-01-01", "2022-12-28"),
         domains=["Religious", "Written"],
-        license="cc0-1.0",
+        license="https://creativecommons.org/publicdomain/mark/1.0/",
         annotations_creators="derived",
         sample_creation="found",
         bibtex_citation="",
