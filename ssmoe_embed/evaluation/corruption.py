@@ -1,7 +1,7 @@
 """The "AAA" corruption: a share of a text's words becomes, or is joined by, a meaningless token.
 
 The paper (https://arxiv.org/abs/2605.30992) says that random "AAA" sequences are put into the input and names neither the
-operation nor the rate, so both operations and a `ladder` of rates are offered. What becomes of a text depends on the text and
+operation nor the rate, so both operations and a `ladder` of rates are offered. What becomes of a text depends on it and
 the settings alone, never on its batch.
 """
 
