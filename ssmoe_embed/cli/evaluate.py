@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -105,19 +105,17 @@ def evaluate(
             progress=not quiet,
         ),
         after_task=_summarise,
-        **_loading(
-            device, trust_remote_code, given(dtype=dtype, device_map=device_map, load_in_4bit=load_in_4bit or None)
+        **given(
+            device=device,
+            model_kwargs=given(dtype=dtype, device_map=device_map) or None,
+            load_in_4bit=load_in_4bit or None,
+            trust_remote_code=trust_remote_code,
         ),
     )
     written = write_summary(report.folder)
     _show(report, written)
     if report.failures:
         raise typer.Exit(1)
-
-
-def _loading(device: str | None, trust_remote_code: bool, model_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The keywords that models are loaded with."""
-    return given(device=device, model_kwargs=model_kwargs or None) | {"trust_remote_code": trust_remote_code}
 
 
 def _summarise(report: Report) -> None:

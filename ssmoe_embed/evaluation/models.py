@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,14 +65,18 @@ class EvaluatedModel:
             **kwargs: For `ssmoe_embed.load`.
         """
         model = load(name, **kwargs)
-        loading = {k: v for k, v in (kwargs.get("model_kwargs") or {}).items() if k in _LOADING}
+        given = (kwargs.get("model_kwargs") or {}) | {"load_in_4bit": kwargs.get("load_in_4bit")}
+        loading = {key: _plain(given[key]) for key in _LOADING if given.get(key)}
         made = cls.of(model, str(name), **loading)
         if hidden_layer is None or hidden_layer == made.own.hidden_layer:
             return made
-        del model
+        known = (made.name, made.revision)
+        own = made.own
+        del model, made  # or two base models would be in memory
+        gc.collect()
         other = load(name, hidden_layer=hidden_layer, calibration="none", **kwargs)  # runs fit what they need of it
-        other[0].configure(calibration=made.own.calibration)
-        return cls(made.name, made.revision, other, made.own, loading)
+        other[0].configure(calibration=own.calibration)
+        return cls(*known, other, own, loading)
 
     def settings(self, run: Run) -> EmbeddingSettings:
         """The settings of a run of this model."""
@@ -150,3 +155,8 @@ def model_name(name: str) -> str:
     if folder.is_dir():
         return f"local/{folder.resolve().name}"
     return name if "/" in name else f"hub/{name}"
+
+
+def _plain(value: Any) -> Any:
+    """A keyword as a JSON value: `torch.bfloat16` by its name."""
+    return value if isinstance(value, str | bool) else str(value).removeprefix("torch.")

@@ -21,6 +21,7 @@ _WHOLE = 64 * 2**20
 _SAMPLES, _SAMPLE_BYTES = 256, 2**16
 _WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json")
 _COMMIT_LENGTH = 40
+_PLACES = ("base_model_name_or_path", "base_revision", "base_license")
 
 
 def revision_of(name: str, module: SSMoE, own: EmbeddingSettings) -> str:
@@ -42,7 +43,8 @@ def revision_of(name: str, module: SSMoE, own: EmbeddingSettings) -> str:
             return commit
     source = module.source
     digest = hashlib.sha256(b"revision 1")
-    _add(digest, own.as_dict() | {"dtype": source.dtype})
+    config = module.get_config_dict() | own.as_dict()
+    _add(digest, {name: value for name, value in config.items() if name not in _PLACES})
     _add(digest, module.routers.settings.as_dict() if module.routers else None)
     if (folder / TENSORS).is_file():
         _add_file(digest, folder / TENSORS)

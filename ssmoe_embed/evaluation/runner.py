@@ -154,8 +154,9 @@ class _Evaluation:
         waiting = jobs if self.options.overwrite else unfinished(self.report.folder, jobs)
         self.report.kept += len(jobs) - len(waiting)
         with tqdm(total=len(waiting), desc="Evaluating", unit="run", disable=not self.options.progress) as bar:
-            for task, its_jobs in itertools.groupby(waiting, key=lambda job: job.task):
-                self._task(task, list(its_jobs), bar)
+            for _, found in itertools.groupby(waiting, key=lambda job: id(job.task)):
+                its_jobs = list(found)
+                self._task(its_jobs[0].task, its_jobs, bar)
                 if self.after_task is not None:
                     self.after_task(self.report)
 
