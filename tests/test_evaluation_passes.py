@@ -45,7 +45,9 @@ def test_vectors_are_bit_for_bit_those_of_encode(model, texts, calibration):
 
 def test_the_rerouted_pass_gives_the_vectors_of_encode(model, texts):
     [settings] = variants(model, ["ssmoe"], alpha=0.5)
-    np.testing.assert_array_equal(SharedPass(model, [settings]).encode(texts, settings), encoded(model, settings, texts))
+    np.testing.assert_array_equal(
+        SharedPass(model, [settings]).encode(texts, settings), encoded(model, settings, texts)
+    )
 
 
 def test_an_ensemble_of_prompts_gives_the_vectors_of_encode(model, texts):
