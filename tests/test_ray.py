@@ -10,6 +10,7 @@ from ssmoe_embed.cli.app import main
 from ssmoe_embed.distributed.jobs import Encoding, ModelReference
 from ssmoe_embed.distributed.joining import add_shards, write_shards
 from ssmoe_embed.distributed.shards import Row, ShardFolder
+from ssmoe_embed.distributed.workers import ShardEncoder
 from ssmoe_embed.embedding.streaming import VectorFormat
 from ssmoe_embed.retrieval.errors import WrongModelError
 from ssmoe_embed.retrieval.fingerprint import model_fingerprint
@@ -168,73 +169,56 @@ def test_workers_need_a_cluster(ssmoe, tmp_path):
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_gives_the_vectors_of_one_process(ssmoe, built, texts, tmp_path):
     """To the bit: the same texts share a forward pass, with the same number of threads."""
-    from ssmoe_embed.distributed.engine import encode_on_ray
-
     (tmp_path / "in.txt").write_text("\n".join(["", *texts]))
-    status, err = ssmoe("encode", tmp_path / "in.txt", "-o", tmp_path / "here.npy", "--model", built, "--batch-size", 1)
+    arguments = ("encode", tmp_path / "in.txt", "--model", built, "--batch-size", 1)
+    status, err = ssmoe(*arguments, "-o", tmp_path / "here.npy")
     assert status == 0, err
-    shards = encode_on_ray(
-        rows_of(["", *texts]),
-        tmp_path / "shards",
-        ModelReference(str(built)),
-        workers=2,
-        encoding=Encoding(batch_size=1, arguments={}),
-        shard_size=32,
-        progress=False,
-    )
+    status, err = ssmoe(*arguments, "-o", tmp_path / "shards", "--engine", "ray", "--workers", 2)
+    assert status == 0, err
+    assert f"{len(texts) + 1} vectors" in err
+    shards = ShardFolder(tmp_path / "shards")
     assert len(shards.shards()) == 2
-    vectors = np.concatenate([part for _, part in shards.read()])
-    assert np.array_equal(vectors, np.load(tmp_path / "here.npy"))
-    status, err = ssmoe(
-        "encode",
-        tmp_path / "in.txt",
-        "-o",
-        tmp_path / "there.npy",
-        "--model",
-        built,
-        "--engine",
-        "ray",
-        "--batch-size",
-        1,
-    )
-    assert status == 0, err
-    assert np.array_equal(np.load(tmp_path / "there.npy"), vectors)
-    assert not (tmp_path / "there.npy.shards").exists()
+    assert np.array_equal(np.concatenate([part for _, part in shards.read()]), np.load(tmp_path / "here.npy"))
 
 
 @pytest.mark.usefixtures("cluster")
 def test_an_index_made_on_a_cluster_is_that_of_one_process(ssmoe, built, model, corpus, tmp_path):
     lines = tmp_path / "corpus.txt"
     lines.write_text(corpus)
-    arguments = ("index", lines, "-o", tmp_path / "there", "--model", built, "--engine", "ray", "--workers", 2)
-    status, err = ssmoe(*arguments)
-    assert status == 0, err
-    there = SemanticIndex.open(tmp_path / "there", model)
-    assert not (tmp_path / "there" / "shards").exists()
-    status, err = ssmoe("index", lines, "-o", tmp_path / "here", "--model", built)
-    assert status == 0, err
-    here = SemanticIndex.open(tmp_path / "here", model)
+    arguments = ("index", lines, "--model", built, "--batch-size", 1)
+    clustered = (*arguments, "-o", tmp_path / "there", "--engine", "ray", "--workers", 2)
+    for command in ((*arguments, "-o", tmp_path / "here"), clustered):
+        status, err = ssmoe(*command)
+        assert status == 0, err
+    here, there = (SemanticIndex.open(tmp_path / name, model) for name in ("here", "there"))
     assert there.documents() == here.documents()
     np.testing.assert_allclose(there.vectors(), here.vectors(), atol=1e-6)
     assert there.verify() == []
-    lines.write_text("a new text\n" + lines.read_text())
-    status, err = ssmoe(*arguments, "--prune")
+    assert not (tmp_path / "there" / "shards").exists()
+    lines.write_text(corpus.split("\n", 1)[1])  # nothing new: no worker is started, what is gone is removed
+    status, err = ssmoe(*clustered, "--prune")
     assert status == 0, err
-    assert "1 added" in err
-    assert "1 texts encoded" in err
     there.refresh()
-    assert [document.text for document in there.documents()].count("a new text") == 1
+    assert len(there) == len(here) - 1
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_workers_error_is_told(built, texts, tmp_path):
+def test_a_workers_error_is_told_in_one_line(texts, tmp_path):
     from ssmoe_embed.distributed.engine import encode_on_ray
 
-    job = {"reference": ModelReference(str(built)), "workers": 1, "shard_size": 30, "progress": False}
-    with pytest.raises(ValueError, match=r"A Ray worker failed: .*There is no model"):
-        encode_on_ray(rows_of(texts), tmp_path / "a", **(job | {"reference": ModelReference("no/such/model")}))
-    with pytest.raises(ValueError, match="no text"):
-        encode_on_ray([], tmp_path / "b", **job)
+    with pytest.raises(
+        ValueError, match=r"^A Ray worker failed: .*no model 'no/such/model'.*goes on with the others\.$"
+    ):
+        encode_on_ray(rows_of(texts), tmp_path, ModelReference("no/such/model"), workers=1, progress=False)
+
+
+def test_a_worker_with_another_model_refuses_to_work(built, tmp_path):
     fingerprint = model_fingerprint(ssmoe_embed.load(built, method="ev", progress=False))
-    with pytest.raises(ValueError, match=r"A Ray worker failed: .*made with"):
-        encode_on_ray(rows_of(texts), tmp_path / "c", fingerprint=fingerprint, **job)
+    with pytest.raises(WrongModelError, match="a worker has another model"):
+        ShardEncoder(str(tmp_path), ModelReference(str(built)), fingerprint, SMALL)
+
+
+def test_no_workers_are_refused(tmp_path):
+    engine = pytest.importorskip("ssmoe_embed.distributed.engine")
+    with pytest.raises(ValueError, match="at least 1"):
+        engine.encode_on_ray([Row("1", "a")], tmp_path, ModelReference("x"), workers=0)

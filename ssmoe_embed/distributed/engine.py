@@ -126,7 +126,7 @@ def _cluster(workers: int | None) -> Iterator[Any]:
         except ConnectionError:
             cpus = max(workers or 1, os.cpu_count() or 1)
             ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised, too
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield ray
@@ -137,8 +137,8 @@ def _cluster(workers: int | None) -> Iterator[Any]:
 
 def _reason(error: BaseException) -> str:
     """The worker's own error, without the frames of both processes."""
-    cause = getattr(error, "cause", None) or error.__cause__
+    cause = getattr(error, "cause", None)  # what a task raised; of an actor's start only the text is known
     if cause is not None:
         return _reason(cause)
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

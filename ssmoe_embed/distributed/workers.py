@@ -8,6 +8,7 @@ from typing import Any
 
 from ssmoe_embed.distributed.jobs import Encoding, ModelReference
 from ssmoe_embed.distributed.shards import ShardFolder
+from ssmoe_embed.retrieval.errors import WrongModelError
 from ssmoe_embed.retrieval.fingerprint import check_model, model_fingerprint
 
 
@@ -30,7 +31,10 @@ class ShardEncoder:
         self._folder = ShardFolder(folder)
         self._encoding = encoding
         self._model = reference.load()
-        check_model(self._model, fingerprint, Path(folder))
+        try:
+            check_model(self._model, fingerprint, Path(folder))
+        except WrongModelError as error:
+            raise WrongModelError(f"Under the name {reference.name!r} a worker has another model. {error}") from None
 
     def __call__(self, batch: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
         """Encode shards; returns their names and how many texts each has."""
