@@ -2,16 +2,30 @@
 
 import csv
 import io
+import json
+import re
+import shutil
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
+from datasets import Dataset
+from mteb.mocks.mock_tasks import MockMultilingualSTSTask, MockSTSTask
 from rich.console import Console
+from scipy.stats import spearmanr
+from typer.testing import CliRunner
 
+from ssmoe_embed.cli.app import app
+from ssmoe_embed.evaluation import method_table
 from ssmoe_embed.evaluation.comparison import compare_with_paper
 from ssmoe_embed.evaluation.comparison_table import cell, csv_text, markdown, rich_tables, signed
+from ssmoe_embed.evaluation.method_comparison import compare_methods
 from ssmoe_embed.evaluation.paper import DATASETS, METRICS, OVERALL, datasets, published
-from ssmoe_embed.evaluation.results import Score
+from ssmoe_embed.evaluation.report import Options
+from ssmoe_embed.evaluation.results import ResultFolder, Score
+from ssmoe_embed.evaluation.runner import evaluate
+from ssmoe_embed.evaluation.runs import grid
 
 CORRUPT = "replace@0.015"
 
@@ -215,3 +229,186 @@ def test_csv_and_markdown_say_the_same_as_the_rows():
 
 def test_a_difference_that_rounds_to_zero_has_no_sign():
     assert [signed(value) for value in (0.04, -0.04, 1.26, -1.24)] == ["0.0", "0.0", "+1.3", "−1.2"]
+
+
+# --- two methods ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured(built, tmp_path_factory):
+    """Two methods and a peer on two tasks, with their predictions; never change it."""
+    tasks = [rated_pairs(), MockMultilingualSTSTask()]
+    runs = grid(["ssmoe", "smoe", "router"], corruptions=["none", CORRUPT])
+    folder = tmp_path_factory.mktemp("measured")
+    report = evaluate([built], tasks, runs, folder, peers=[], options=Options(predictions=True, progress=False))
+    assert not report.failures
+    return report.folder, tasks
+
+
+def rated_pairs():
+    """A task of forty pairs of sentences, so that a bootstrap has something to draw."""
+    task = MockSTSTask()
+    task.load_data()
+    words = ["rain", "soup", "gate", "letter", "dog", "train", "music", "stone"]
+    first = [f"The {words[i % 8]} is {words[(3 * i) % 8]} today." for i in range(40)]
+    second = [f"A {words[(i * i) % 8]} was {words[(5 * i) % 8]} yesterday." for i in range(40)]
+    rows = {"sentence1": first, "sentence2": second, "score": [float((7 * i) % 11) for i in range(40)]}
+    task.dataset = {"test": Dataset.from_dict(rows)}
+    return task
+
+
+def ours(lines, task="MockSTSTask", corruption="clean"):
+    (found,) = [one for one in lines if (one.task, one.first.corruption) == (task, corruption)]
+    return found
+
+
+def test_the_difference_interval_and_p_value_are_those_of_an_independent_bootstrap(measured):
+    folder, tasks = measured
+    found = ours(compare_methods(folder, "ssmoe", "smoe", tasks=tasks, resamples=2000)).bootstrap
+    scores = {s.method: s for s in folder.scores() if (s.task, s.corruption) == ("MockSTSTask", "clean")}
+    assert found.difference == pytest.approx(scores["ssmoe"].score - scores["smoe"].score, abs=1e-6)
+    gold = np.array(tasks[0].dataset["test"]["score"])
+    cosines = {}
+    for method in ("ssmoe", "smoe"):
+        content = json.loads(folder.prediction_file(scores[method]).read_text())
+        cosines[method] = np.array(content["default"]["test"]["cosine_scores"]).ravel()
+    draw = np.random.default_rng(1)
+    differences = []
+    for _ in range(1000):
+        rows = draw.integers(0, 40, 40)
+        ssmoe, smoe = (spearmanr(cosines[method][rows], gold[rows]).statistic for method in ("ssmoe", "smoe"))
+        differences.append(ssmoe - smoe)
+    low, high = np.percentile(differences, [2.5, 97.5])
+    width = high - low
+    assert (found.low, found.high) == (pytest.approx(low, abs=0.15 * width), pytest.approx(high, abs=0.15 * width))
+    share = min(np.mean(np.array(differences) <= 0), np.mean(np.array(differences) >= 0))
+    assert found.p_value == pytest.approx(2 * share, abs=0.1)
+    assert found.examples == 40
+
+
+def test_swapping_the_methods_turns_the_difference_round(measured):
+    folder, tasks = measured
+    one = ours(compare_methods(folder, "ssmoe", "smoe", tasks=tasks, resamples=500)).bootstrap
+    other = ours(compare_methods(folder, "smoe", "ssmoe", tasks=tasks, resamples=500)).bootstrap
+    assert other.difference == pytest.approx(-one.difference)
+    assert (other.low, other.high) == (pytest.approx(-one.high), pytest.approx(-one.low))
+
+
+def test_every_corruption_and_every_subset_of_a_task_is_a_line(measured):
+    folder, tasks = measured
+    lines = compare_methods(folder, "ssmoe", "router", tasks=tasks, resamples=200)
+    subsets = tasks[1].hf_subsets
+    assert len(subsets) > 1
+    names = {"MockSTSTask", *(f"MockMultilingualSTSTask test/{subset}" for subset in subsets)}
+    assert {(one.task, one.first.corruption) for one in lines} == {(n, c) for n in names for c in ("clean", CORRUPT)}
+    clean = compare_methods(folder, "ssmoe", "router", tasks=tasks, corruption="clean", resamples=200)
+    assert {one.first.corruption for one in clean} == {"clean"}
+
+
+def test_adjusted_p_values_follow_holm(measured):
+    folder, tasks = measured
+    lines = [one for one in compare_methods(folder, "ssmoe", "smoe", tasks=tasks, resamples=200) if one.bootstrap]
+    order = sorted(lines, key=lambda one: one.bootstrap.p_value)
+    expected, running = [], 0.0
+    for position, one in enumerate(order):
+        running = max(running, min(1.0, (len(order) - position) * one.bootstrap.p_value))
+        expected.append(running)
+    assert [one.adjusted for one in order] == pytest.approx(expected)
+
+
+def test_what_was_not_measured_or_not_alike_is_refused(measured, tmp_path):
+    folder, tasks = measured
+    with pytest.raises(ValueError, match=r"'ev' is not known; choose one of 'router', 'smoe', 'ssmoe'"):
+        compare_methods(folder, "ssmoe", "ev", tasks=tasks)
+    with pytest.raises(ValueError, match="ssmoe cannot be compared with itself"):
+        compare_methods(folder, "ssmoe", "ssmoe", tasks=tasks)
+    with pytest.raises(ValueError, match=r"model='local/mdel' is not known.*Did you mean 'local/model'"):
+        compare_methods(folder, "ssmoe", "smoe", tasks=tasks, model="local/mdel")
+    with pytest.raises(ValueError, match="nothing was measured"):
+        compare_methods(ResultFolder(tmp_path), "ssmoe", "smoe")
+
+
+def test_a_task_whose_predictions_are_gone_says_so_and_the_others_are_compared(measured, tmp_path):
+    folder, tasks = measured
+    shutil.copytree(folder.path, tmp_path / "copy")
+    copy = ResultFolder(tmp_path / "copy")
+    for score in copy.scores():
+        if (score.task, score.method) == ("MockSTSTask", "smoe"):
+            copy.prediction_file(score).unlink()
+    lines = compare_methods(copy, "ssmoe", "smoe", tasks=tasks, resamples=200)
+    gone = ours(lines)
+    assert gone.bootstrap is None
+    assert "no predictions of smoe were kept; evaluate with --predictions" in method_table.markdown(
+        lines, "ssmoe", "smoe"
+    )
+    others = [one for one in lines if one.task != "MockSTSTask"]
+    assert others
+    assert all(one.adjusted is not None for one in others if one.bootstrap)
+
+
+def test_tables_of_two_methods_say_the_same(measured):
+    folder, tasks = measured
+    lines = compare_methods(folder, "ssmoe", "smoe", tasks=tasks, resamples=200)
+    rows = list(csv.DictReader(io.StringIO(method_table.csv_text(lines, "ssmoe", "smoe"))))
+    found = ours(lines).bootstrap
+    (row,) = [row for row in rows if (row["task"], row["corruption"]) == ("MockSTSTask", "clean")]
+    assert float(row["difference"]) == pytest.approx(found.difference, abs=1e-6)
+    assert float(row["first_score"]) - float(row["second_score"]) == pytest.approx(found.difference, abs=1e-5)
+    assert float(row["p_value"]) == pytest.approx(found.p_value, abs=1e-6)
+    (line_,) = [text for text in method_table.markdown(lines, "ssmoe", "smoe").splitlines() if "| MockSTSTask" in text][
+        :1
+    ]
+    assert signed(100 * found.difference, 2) in line_
+
+
+def test_the_command_compares_two_methods_and_writes_the_table(measured, tmp_path, monkeypatch):
+    folder, tasks = measured
+    monkeypatch.setattr(
+        "ssmoe_embed.evaluation.tasks.find_tasks", lambda names: [t for t in tasks if t.metadata.name in names]
+    )
+    args = ["compare", str(folder.path), "--methods", "ssmoe", "smoe", "--tasks", "MockSTSTask", "--resamples", "200"]
+    ran = CliRunner().invoke(app, [*args, "-o", str(tmp_path / "out.csv")])
+    assert ran.exit_code == 0, ran.output
+    assert "local/model, clean, prompt none" in ran.output
+    assert "cosine_spearman" in ran.output
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "Name what to compare"),
+        (["--methods", "ssmoe"], "Name what to compare"),
+        (["--with", "papr"], "Did you mean 'paper'"),
+        (["--with", "paper"], r"it has OLMoE-7B \(ssmoe/olmoe-7b\)"),
+        (["--with", "paper", "--tasks", "STS12"], "shows all its tasks"),
+        (["--as", "OLMoE-7B", "--methods", "ssmoe", "smoe"], "add --with paper"),
+        (["--with", "paper", "-o", "table.xlsx"], "neither a .md nor a .csv"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(measured, args, message):
+    folder, _ = measured
+    ran = CliRunner().invoke(app, ["compare", str(folder.path), *args])
+    assert ran.exit_code == 1
+    assert re.search(message, str(ran.exception))
+
+
+def test_the_command_compares_a_named_model_with_the_paper_and_keeps_an_existing_file(measured, tmp_path):
+    folder, _ = measured
+    out = tmp_path / "out.md"
+    args = [
+        "compare",
+        str(folder.path),
+        "--with",
+        "paper",
+        "--model",
+        "local/model",
+        "--as",
+        "OLMoE-7B",
+        "-o",
+        str(out),
+    ]
+    ran = CliRunner().invoke(app, args)
+    assert ran.exit_code == 0, ran.output
+    assert "None of the paper's 19 tasks was measured" in out.read_text()
+    assert "exists already" in str(CliRunner().invoke(app, args).exception)
