@@ -3,5 +3,6 @@
 from ssmoe_embed.routing.mixing import Mix
 from ssmoe_embed.routing.policies import RoutingPolicy, SpectralRouting
 from ssmoe_embed.routing.reroute import Rerouting, reroute
+from ssmoe_embed.routing.token_policies import HashRouting, RandomRouting
 
-__all__ = ["Mix", "Rerouting", "RoutingPolicy", "SpectralRouting", "reroute"]
+__all__ = ["HashRouting", "Mix", "RandomRouting", "Rerouting", "RoutingPolicy", "SpectralRouting", "reroute"]

@@ -14,6 +14,8 @@ from typing_extensions import Self
 
 from ssmoe_embed.families import MoEFamily, family_of
 from ssmoe_embed.routing.policies import RoutingPolicy
+from ssmoe_embed.routing.token_policies import TokenPolicy
+from ssmoe_embed.routing.tokens import install_token_hooks
 
 
 def reroute(model: nn.Module, policy: RoutingPolicy) -> Rerouting:
@@ -51,6 +53,8 @@ class Rerouting:
             shadowed = vars(layer.router).get("forward")  # accelerate puts its own there
             layer.router.forward = _PolicyForward(layer.router, shadowed, layer.index, policy, family)
             self._routers.append(layer.router)
+        needs_tokens = isinstance(policy, TokenPolicy) and policy.needs_tokens
+        self._hooks = install_token_hooks(list({model, family.decoder(model)})) if needs_tokens else []
 
     def remove(self) -> None:
         """Give the model its own routing back. Doing so twice does nothing."""
@@ -59,6 +63,8 @@ class Rerouting:
             forward: _PolicyForward = vars(router).pop("forward")
             if forward.shadowed is not None:
                 router.forward = forward.shadowed
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,90 @@
+"""Handing the tokens of a forward pass to the routers, which by themselves see hidden states only.
+
+A hook before the model notes the token ids and each token's place in its text, one after it forgets them. Both are
+classes, so that the model stays picklable, and what they note belongs to the thread that runs the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of one forward pass, in the order in which the routers see them.
+
+    Attributes:
+        ids: Token ids `[N]`.
+        positions: How many tokens stand before each one in its own text, `[N]`; padding counts for none.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+
+
+_CURRENT: ContextVar[Tokens | None] = ContextVar("ssmoe_embed_tokens", default=None)
+
+
+def current_tokens(count: int) -> Tokens:
+    """The tokens of the forward pass that is running.
+
+    Args:
+        count: How many the router sees.
+
+    Raises:
+        ValueError: They are not known, or are others.
+    """
+    tokens = _CURRENT.get()
+    if tokens is None or len(tokens.ids) != count:
+        seen = "no token ids" if tokens is None else f"{len(tokens.ids)} token ids"
+        raise ValueError(
+            f"Routing by token needs the ids of the {count} tokens that a router sees, and the model was called with "
+            f"{seen}. Pass input_ids rather than inputs_embeds, and switch gradient checkpointing off."
+        )
+    return tokens
+
+
+def install_token_hooks(modules: Sequence[nn.Module]) -> list[RemovableHandle]:
+    """Note the tokens whenever one of the modules is called with token ids."""
+    handles = []
+    for module in modules:
+        handles.append(module.register_forward_pre_hook(_Note(), with_kwargs=True))
+        handles.append(module.register_forward_hook(_Forget(), always_call=True))
+    return handles
+
+
+class _Note:
+    """A forward pre-hook that notes the tokens."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if not isinstance(ids, torch.Tensor) or ids.is_floating_point() or ids.ndim != 2:
+            return  # an inner module that gets embeddings; the outer one has noted the ids
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        positions = _positions(ids, mask, kwargs.get("position_ids"), kwargs.get("past_key_values"))
+        _CURRENT.set(Tokens(ids.reshape(-1), positions.to(ids.device).reshape(-1)))  # [B,T] → [N]
+
+
+class _Forget:
+    """A forward hook that forgets them, also after an error."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        _CURRENT.set(None)
+
+
+def _positions(ids: torch.Tensor, mask: Any, position_ids: Any, cache: Any) -> torch.Tensor:
+    """How many tokens stand before each one in its text `[B,T]`, the same with and without a cache and padding."""
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+        places: torch.Tensor = mask.long().cumsum(dim=-1) - 1  # [B,past+T]
+        return places[:, -ids.shape[1] :].clamp_min(0)
+    if isinstance(position_ids, torch.Tensor) and position_ids.ndim == 2:
+        return position_ids.expand_as(ids)
+    past = int(cache.get_seq_length()) if cache is not None else 0
+    return torch.arange(past, past + ids.shape[1]).expand_as(ids)
