@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
+from accelerate.utils import align_module_device
 
 from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.pooling import last_token
@@ -83,7 +86,8 @@ class Reader:
         self, layer: MoELayer, x: torch.Tensor, signal: RoutingSignal, spectral: SpectralRouting | None
     ) -> torch.Tensor:
         """One layer's signal `[B,E]` for its router inputs `x [B,H]`."""
-        learned = self._family.router_logits(layer.router, x).float()
+        with _in_memory(layer.router):
+            learned = self._family.router_logits(layer.router, x).float()
         if signal is RoutingSignal.LOGITS:
             return learned
         if spectral is None:
@@ -94,3 +98,12 @@ class Reader:
         if signal is RoutingSignal.EV_LOGITS:
             return e
         return mixed_scores(learned, e, spectral.alpha, spectral.mix, self._family.score)
+
+
+@contextmanager
+def _in_memory(router: torch.nn.Module) -> Iterator[None]:
+    """The router with its weights while the block runs: an offloaded module has them only within its own forward."""
+    with ExitStack() as aligned:
+        for part in router.modules():
+            aligned.enter_context(align_module_device(part))
+        yield
