@@ -3,6 +3,8 @@
 import os
 import signal
 
+from mteb.abstasks.aggregate_task_metadata import AggregateTaskMetadata
+from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.mocks import (
     MockClassificationTask,
     MockClusteringTask,
@@ -73,3 +75,19 @@ def killing():
 
 def whole():
     return _renamed(MockClassificationTask(), "Victim")
+
+
+def average():
+    """A task that averages two others."""
+
+    class _Average(AbsTaskAggregate):
+        metadata = AggregateTaskMetadata(
+            name="Average",
+            description="The mean of two tasks.",
+            tasks=[MockSTSTask(), MockRetrievalTask()],
+            main_score="main",
+            type="Retrieval",
+            eval_splits=["test"],
+        )
+
+    return _Average()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mteb
 import pytest
-from evaluation_tasks import all_kinds, failing, unavailable, whole
+from evaluation_tasks import all_kinds, average, failing, unavailable, whole
 from mteb.mocks import MockClassificationTask, MockMultilingualSTSTask, MockRetrievalTask, MockSTSTask
 from tiny import save_model
 
@@ -121,6 +121,22 @@ def test_the_same_evaluation_again_measures_nothing_and_changes_nothing(everythi
     again = evaluate([model], all_kinds(), grid(METHODS), everything.folder.path, options=QUIET)
     assert (again.done, again.kept, again.texts_read) == (0, len(METHODS) * len(all_kinds()), 0)
     assert contents(everything.folder.path) == before
+
+
+def test_an_average_is_made_of_its_parts_which_have_no_column_of_their_own(model, tmp_path):
+    parts = evaluate(
+        [model], [MockSTSTask(), MockRetrievalTask()], grid(["smoe", "ev"]), tmp_path / "parts", options=QUIET
+    )
+    report = evaluate([model], [average()], grid(["smoe", "ev"]), tmp_path / "average", options=QUIET)
+    assert report.failures == []
+    measured = main_scores(parts)
+    assert main_scores(report) == {
+        (method, "clean", "Average"): pytest.approx(
+            (measured[method, "clean", "MockSTSTask"] + measured[method, "clean", "MockRetrievalTask"]) / 2, abs=1e-5
+        )
+        for method in ("smoe", "ev")
+    }
+    assert evaluate([model], [average()], grid(["smoe", "ev"]), tmp_path / "average", options=QUIET).done == 0
 
 
 def test_overwrite_measures_again(model, tmp_path):

@@ -141,9 +141,16 @@ class ResultFolder:
         folder = score.path.relative_to(root / _RESULTS).parent
         return root / _PREDICTIONS / folder / f"{score.task}_predictions.json"
 
-    def record(self, tasks: Iterable[AbsTask]) -> None:
-        """Note what is asked of tasks: their type, main metric, splits and subsets."""
+    def record(self, tasks: Iterable[AbsTask], parts: Iterable[AbsTask] = ()) -> None:
+        """Note what is asked of tasks: their type, main metric, splits and subsets.
+
+        Args:
+            tasks: Those that were asked for.
+            parts: Those that are only parts of an average, and have no score of their own unless they are asked for too.
+        """
         noted = self._tasks()
+        for task in parts:
+            noted.setdefault(task.metadata.name, _description(task) | {"part": True})
         for task in tasks:
             noted[task.metadata.name] = _description(task)
         with atomic_file(self.path / _TASKS) as file:
@@ -168,14 +175,14 @@ class ResultFolder:
         ]
 
     def scores(self) -> list[Score]:
-        """Every score in the folder; results that lack some of what was asked of their task are left out.
+        """Every score in the folder; results that lack some of what was asked of their task, and parts, are left out.
 
         Raises:
             ValueError: A file is broken.
         """
         tasks = self._tasks()
         found = [self._score(corruption, path, tasks) for corruption, path in self._files()]
-        return [score for score in found if score is not None]
+        return [score for score in found if score is not None and not tasks.get(score.task, {}).get("part")]
 
     def incomplete(self) -> list[Path]:
         """Result files that lack some of what was asked of their task: the next run completes them."""

@@ -66,7 +66,8 @@ def evaluate(
         run.settings(EmbeddingSettings())  # what no model has is refused before anything is loaded
     asked = find_tasks(tasks)
     folder = ResultFolder(Path(output))
-    folder.record(asked)
+    parts = [task for task in expanded(asked) if task not in asked]
+    folder.record(asked, parts)
     report = Report(folder)
     evaluation = _Evaluation(report, expanded(asked), options, after_task)
     for peer in peers:
