@@ -40,7 +40,8 @@ class Document:
             if value is not None:  # half of a surrogate pair cannot be stored
                 object.__setattr__(self, name, str(value).encode("utf-8", "replace").decode())
         try:
-            object.__setattr__(self, "metadata", json.loads(json.dumps(dict(self.metadata))))
+            plain = json.dumps(dict(self.metadata), ensure_ascii=False).encode("utf-8", "replace")
+            object.__setattr__(self, "metadata", json.loads(plain))
         except (TypeError, ValueError) as error:
             raise ValueError(f"The metadata of document {self.id!r} are not JSON values ({error}).") from None
 

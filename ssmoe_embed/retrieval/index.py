@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, replace
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,7 @@ class SemanticIndex:
         Raises:
             ValueError: There are fewer vectors than documents or more, or they are not of the index's dimension.
         """
-        pairs = zip(documents, vectors, strict=True)
+        pairs = _pairs(documents, vectors)
 
         def added(writer: Writer) -> AddCounts:
             counts = AddCounts()
@@ -340,6 +340,17 @@ class SemanticIndex:
         [vector] = self.encode_queries([query])
         stored = np.asarray(self._now.vectors[row])
         return explain(self._model(), vector, stored, id, float(dot(stored[None], vector)[0]))
+
+
+def _pairs(documents: Iterable[Document], vectors: Iterable[Any]) -> Iterator[tuple[Document, Any]]:
+    """Each document with its vector."""
+    for number, (document, vector) in enumerate(zip_longest(documents, vectors)):
+        if document is None or vector is None:
+            raise ValueError(
+                f"After {number} pairs there is no {'document' if document is None else 'vector'} left; give one vector for "
+                "each document."
+            )
+        yield document, vector
 
 
 class _Given:

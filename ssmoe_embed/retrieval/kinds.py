@@ -20,6 +20,7 @@ from ssmoe_embed.retrieval.vectors import Array
 _FLAT_UP_TO = 20_000
 _HNSW_UP_TO = 2_000_000
 _SEED = 1234
+_MOST_WIDENING = 50
 
 Rungs = tuple[tuple[int, int], ...]
 
@@ -85,6 +86,8 @@ class Approximate(ABC):
 
     def train(self, sample: Array, rows: int) -> None:
         """Learn codes from sample vectors `[n,D]` for an index of about so many rows."""
+        if len(sample) == 1:  # FAISS asks for two to learn anything
+            sample = np.repeat(sample, 2, axis=0)
         self.index = self._new(faiss_library(), rows, len(sample))
         self.index.train(self._coded(sample))
 
@@ -121,6 +124,8 @@ class Approximate(ABC):
         """
         width, oversample = self.rung
         count = min(k * oversample, self.covered)
+        if allowed is not None:  # the rows to be named are as rare among those looked at as among all
+            width = round(width * min(_MOST_WIDENING, len(allowed) / max(1, np.count_nonzero(allowed))))
         bits = None if allowed is None else np.packbits(allowed, bitorder="little")  # must outlive the search
         faiss = faiss_library()
         chosen = None if bits is None else faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))

@@ -12,7 +12,7 @@ import torch
 from ssmoe_embed.retrieval.kinds import Approximate
 from ssmoe_embed.retrieval.vectors import Array, row_blocks
 
-_FEW = 0.02
+_FEW = 0.05
 """Where fewer than this share of the rows is allowed, looking at all of those is faster than an approximate index."""
 NOTHING = -1
 """The row that stands where fewer than `k` were found."""

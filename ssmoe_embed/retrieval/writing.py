@@ -26,6 +26,7 @@ _OWN_FILES = (
     ".approximate-*",
     ".keywords-*",
     ".manifest.json.*",
+    ".writer.json.*",
 )
 _WASTE = 0.5
 """Vectors of removed texts are thrown out when they are more than this share of all, …"""
