@@ -7,8 +7,10 @@ import mteb
 import pytest
 from mteb.mocks.mock_tasks import MockClassificationTask, MockMultilingualSTSTask, MockSTSTask
 from mteb.models import ModelMeta
+from typer.testing import CliRunner
 
 import ssmoe_embed
+from ssmoe_embed.cli.app import app
 from ssmoe_embed.evaluation.corruption import Corruption
 from ssmoe_embed.evaluation.encoders import MethodEncoder
 from ssmoe_embed.evaluation.models import EvaluatedModel, load_encoder
@@ -192,3 +194,20 @@ def test_an_existing_output_is_kept_unless_overwriting_is_asked_for(measured, tm
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
     prepare_submission(measured, tmp_path / "out", tasks(), overwrite=True)
     assert not (tmp_path / "out" / "mine.txt").exists()
+
+
+def test_the_command_makes_the_folder_and_says_what_comes_next(measured, tmp_path, monkeypatch):
+    monkeypatch.setattr("ssmoe_embed.evaluation.tasks.find_tasks", lambda names: tasks())
+    args = ["submit", str(measured.path), "-o", str(tmp_path / "out"), "--no-mock-run"]
+    ran = CliRunner().invoke(app, args)
+    assert ran.exit_code == 0, ran.output
+    assert (tmp_path / "out" / CODE).is_file()
+    for said in (f"mteb submit-results --output-folder {tmp_path / 'out'} --models {NAME}", "mock run was left out"):
+        assert said in ran.output.replace("\n", " ")
+    assert "exists already" in str(CliRunner().invoke(app, args).exception)
+
+
+def test_the_command_refuses_a_folder_that_is_not_there(tmp_path):
+    ran = CliRunner().invoke(app, ["submit", str(tmp_path / "none"), "-o", str(tmp_path / "out")])
+    assert ran.exit_code == 1
+    assert "There is no result folder" in str(ran.exception)

@@ -6,8 +6,10 @@ import io
 import pytest
 from mteb.mocks.mock_tasks import MockRetrievalTask, MockSTSTask
 from tiny import TOP_C
+from typer.testing import CliRunner
 
 import ssmoe_embed
+from ssmoe_embed.cli.app import app
 from ssmoe_embed.evaluation.corruption import Corruption
 from ssmoe_embed.evaluation.models import EvaluatedModel
 from ssmoe_embed.evaluation.report import Options
@@ -306,3 +308,39 @@ def test_the_plot_draws_the_measured_scores_and_the_papers(monkeypatch):
 
 def test_a_point_names_a_prompt_of_ones_own_shortly():
     assert Point((("prompt", 'A long "{text}" template'),)).label.startswith("prompt=custom-")
+
+
+# --- the command --------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_sweeps_and_writes_the_report(built, tmp_path):
+    args = ["sweep", str(built), "--alpha", "0", "1", "--hidden-layer", "-1", "-2", "--tasks", "WordRelatednessSTS"]
+    args += ["--settings", "calibration=none", "--with", "paper", "--quiet", "-o", str(tmp_path / "out")]
+    ran = CliRunner().invoke(app, args)
+    assert ran.exit_code == 0, ran.output
+    assert "To choose settings by them is to tune" in " ".join(ran.output.split())
+    rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").open()))
+    assert {(row["hidden_layer"], row["alpha"]) for row in rows} == {
+        (h, a) for h in ("-1", "-2") for a in ("0.0", "1.0")
+    }
+    assert all(-100 <= float(row["score"]) <= 100 for row in rows)
+    assert len({row["score"] for row in rows}) > 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "varies at least one setting"),
+        (["--alpha", "2"], "outside"),
+        (["--alpha", "0", "--vary", "alpha=1"], "varied twice"),
+        (["--vary", "alpah=1"], "Did you mean 'alpha'"),
+        (["--alpha", "0", "--tasks", "WordRelatedness"], "Did you mean 'WordRelatednessSTS'"),
+        (["--alpha", "0", "--corrupt", "ladder"], "several corruptions"),
+        (["--alpha", "0", "--with", "table6"], "with='table6' is not known"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(built, tmp_path, args, message):
+    ran = CliRunner().invoke(app, ["sweep", str(built), *args, "-o", str(tmp_path / "out"), "--quiet"])
+    assert ran.exit_code == 1
+    assert message in str(ran.exception)
+    assert not (tmp_path / "out").exists()

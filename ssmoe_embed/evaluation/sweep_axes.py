@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,10 +108,6 @@ class Point:
             ", ".join(f"{name}={value_label(name, value)}" for name, value in self.values) or "the model's own settings"
         )
 
-    def without(self, setting: str) -> Point:
-        """The combination but for one setting."""
-        return Point(tuple((name, value) for name, value in self.values if name != setting))
-
     def __getitem__(self, setting: str) -> Any:
         return dict(self.values)[setting]
 
@@ -137,11 +133,6 @@ def points(axes: Sequence[Axis]) -> list[Point]:
 def value_label(setting: str, value: Any) -> str:
     """A value as it is shown; a prompt of one's own by its short name."""
     return prompt_label(value) if setting == "prompt" else str(value)
-
-
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as plain strings and numbers."""
-    return {name: value if isinstance(value, int | float) else str(value) for name, value in settings.items()}
 
 
 def _value(setting: str, text: str | float) -> Any:

@@ -161,9 +161,10 @@ def _draw(axes: Any, result: SweepResult, across: Axis, task: str) -> None:
     names = [value_label(across.setting, value) for value in across.values]
     places = list(across.values) if across.is_numeric else list(range(len(names)))
     order = sorted(range(len(places)), key=places.__getitem__)
+    told = {axis.setting for axis in result.axes if len(axis.values) > 1 and axis.setting != across.setting}
     lines: dict[str, dict[str, float | None]] = {}
     for point in result.points:
-        rest = point.without(across.setting)
+        rest = Point(tuple(pair for pair in point.values if pair[0] in told))
         line = lines.setdefault(rest.label if rest.values else result.model, {})
         line[value_label(across.setting, point[across.setting])] = result.score(point, task)
     for label, scores in lines.items():
