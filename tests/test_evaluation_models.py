@@ -14,6 +14,7 @@ import ssmoe_embed
 from ssmoe_embed.evaluation.corruption import Corruption
 from ssmoe_embed.evaluation.models import EvaluatedModel, load_encoder, model_name
 from ssmoe_embed.evaluation.passes import SharedPass
+from ssmoe_embed.evaluation.revisions import revision_of
 from ssmoe_embed.evaluation.runs import Run
 from ssmoe_embed.hub.recipes import RECIPES
 
@@ -66,6 +67,20 @@ def test_one_changed_weight_of_the_base_model_changes_the_revision(olmoe, tmp_pa
     plain = {"method": "smoe", "calibration": "none"}
     first, second = (EvaluatedModel.of(ssmoe_embed.load(one, progress=False, **plain)) for one in (olmoe, base))
     assert first.revision != second.revision
+
+
+def test_the_revision_of_a_hub_model_is_the_commit_it_was_loaded_at(evaluated, tmp_path):
+    commits = {"main": "a" * 40, "v2": "b" * 40}
+    repository = tmp_path / "models--some--model"
+    for name, commit in commits.items():
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "snapshots" / commit / "modules.json").write_text("[]")
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / name).write_text(commit)
+    module, own = evaluated.model[0], evaluated.own
+    for name, commit in commits.items():
+        assert revision_of("some/model", module, own, revision=name, cache_dir=tmp_path) == commit
+        assert revision_of("some/model", module, own, revision=commit, cache_dir=tmp_path) == commit
 
 
 def test_a_record_counts_parameters_as_the_model_has_them(evaluated):

@@ -281,6 +281,12 @@ def test_an_unknown_setting_is_refused_before_anything_is_loaded(tmp_path, run, 
     assert not list(tmp_path.iterdir())
 
 
+def test_settings_that_would_not_be_part_of_a_results_name_are_refused(built, tmp_path):
+    for setting in ({"alpha": 0.1}, {"top_c": 3}):
+        with pytest.raises(ValueError, match="settings belong to runs"):
+            evaluate([built], [MockSTSTask()], [Run()], tmp_path, **setting)
+
+
 # --- other layers, batches, peers -------------------------------------------------------------------------------------
 
 

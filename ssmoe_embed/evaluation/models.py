@@ -67,11 +67,12 @@ class EvaluatedModel:
         model = load(name, **kwargs)
         given = (kwargs.get("model_kwargs") or {}) | {"load_in_4bit": kwargs.get("load_in_4bit")}
         loading = {key: _plain(given[key]) for key in _LOADING if given.get(key)}
-        made = cls.of(model, str(name), **loading)
+        hub = {"revision": kwargs.get("revision"), "cache_dir": kwargs.get("cache_folder")}
+        own = model[0].settings
+        made = cls(model_name(str(name)), revision_of(str(name), model[0], own, **hub), model, own, loading)
         if hidden_layer is None or hidden_layer == made.own.hidden_layer:
             return made
         known = (made.name, made.revision)
-        own = made.own
         del model, made  # or two base models would be in memory
         gc.collect()
         other = load(name, hidden_layer=hidden_layer, calibration="none", **kwargs)  # runs fit what they need of it

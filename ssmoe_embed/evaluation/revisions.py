@@ -24,13 +24,14 @@ _COMMIT_LENGTH = 40
 _PLACES = ("base_model_name_or_path", "base_revision", "base_license")
 
 
-def revision_of(name: str, module: SSMoE, own: EmbeddingSettings) -> str:
+def revision_of(name: str, module: SSMoE, own: EmbeddingSettings, **hub: Any) -> str:
     """The revision of a model.
 
     Args:
         name: What it was loaded by.
         module: Its module.
         own: Its saved settings.
+        **hub: `revision` and `cache_dir`, if it was loaded with them.
 
     Returns:
         The commit of a hub repository; for anything else 16 hexadecimal digits that depend on the settings, the spectral
@@ -38,7 +39,7 @@ def revision_of(name: str, module: SSMoE, own: EmbeddingSettings) -> str:
     """
     folder = tiny_folder() if name == EMBEDDED else Path(name)
     if not folder.is_dir():
-        commit = _commit(name)
+        commit = _commit(name, hub)
         if commit is not None:
             return commit
     source = module.source
@@ -56,11 +57,11 @@ def revision_of(name: str, module: SSMoE, own: EmbeddingSettings) -> str:
     return digest.hexdigest()[:16]
 
 
-def _commit(name: str) -> str | None:
+def _commit(name: str, hub: dict[str, Any]) -> str | None:
     """The commit that a hub repository's cached files are of."""
     for file in ("modules.json", "config.json"):
         try:
-            path = try_to_load_from_cache(name, file)
+            path = try_to_load_from_cache(name, file, **hub)
         except HFValidationError:
             return None
         if isinstance(path, str) and len(Path(path).parent.name) == _COMMIT_LENGTH:

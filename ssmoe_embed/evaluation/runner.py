@@ -30,6 +30,7 @@ from ssmoe_embed.evaluation.report import Failure, Options, Report
 from ssmoe_embed.evaluation.results import ResultFolder
 from ssmoe_embed.evaluation.runs import Run
 from ssmoe_embed.evaluation.tasks import expanded, find_tasks
+from ssmoe_embed.spectral.settings import SpectralSettings
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,13 @@ def evaluate(
             ones.
     """
     options = options or Options()
+    settings = sorted(
+        loading.keys() & {*EmbeddingSettings.__dataclass_fields__, *SpectralSettings.__dataclass_fields__}
+    )
+    if settings:  # they would not be part of a result's name
+        raise ValueError(
+            f"{', '.join(settings)}: settings belong to runs (Run(overrides=…)); spectral ones are fixed by a model."
+        )
     for run in runs:
         run.settings(EmbeddingSettings())  # what no model has is refused before anything is loaded
     asked = find_tasks(tasks)
