@@ -5,27 +5,32 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+import mteb
 import numpy as np
 import pytest
 from datasets import Dataset
 from mteb.mocks.mock_tasks import MockMultilingualSTSTask, MockSTSTask
+from mteb.results import TaskResult
 from rich.console import Console
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
+import ssmoe_embed
 from ssmoe_embed.cli.app import app
 from ssmoe_embed.evaluation import method_table
 from ssmoe_embed.evaluation.comparison import compare_with_paper
 from ssmoe_embed.evaluation.comparison_table import cell, csv_text, markdown, rich_tables, signed
 from ssmoe_embed.evaluation.method_comparison import compare_methods
+from ssmoe_embed.evaluation.models import EvaluatedModel
 from ssmoe_embed.evaluation.paper import DATASETS, METRICS, OVERALL, datasets, published
 from ssmoe_embed.evaluation.report import Options
 from ssmoe_embed.evaluation.results import ResultFolder, Score
 from ssmoe_embed.evaluation.runner import evaluate
-from ssmoe_embed.evaluation.runs import grid
+from ssmoe_embed.evaluation.runs import Run, grid
 
 CORRUPT = "replace@0.015"
 
@@ -412,3 +417,18 @@ def test_the_command_compares_a_named_model_with_the_paper_and_keeps_an_existing
     assert ran.exit_code == 0, ran.output
     assert "None of the paper's 19 tasks was measured" in out.read_text()
     assert "exists already" in str(CliRunner().invoke(app, args).exception)
+
+
+def test_the_command_shows_a_result_file_of_mteb_beside_the_papers_score(built, tmp_path):
+    model = EvaluatedModel.of(ssmoe_embed.load(built, progress=False))
+    meta = replace(model, name="ssmoe/olmoe-7b").meta(Run(method="ssmoe", prompt="none"))
+    task = mteb.get_task("EmotionClassification")
+    entry = {"main_score": 0.5, "accuracy": 0.5, "hf_subset": "default", "languages": ["eng-Latn"]}
+    measured_once = TaskResult.from_task_results(task, {"test": {"default": entry}}, evaluation_time=1.0)
+    ResultFolder(tmp_path).cache().save_to_cache(measured_once, meta)
+    out = tmp_path / "table.md"
+    ran = CliRunner().invoke(app, ["compare", str(tmp_path), "--with", "paper", "--methods", "ssmoe", "-o", str(out)])
+    assert ran.exit_code == 0, ran.output
+    assert "| EmotionClassification | 50.0 (37.4, +12.6) |" in out.read_text()
+    assert "| **Classification mean** | **50.0 (37.4, +12.6)** |" in out.read_text()
+    assert "tasks measured of 19: ssmoe 1" in out.read_text().lower()

@@ -6,6 +6,7 @@ from dataclasses import replace
 import mteb
 import pytest
 from mteb.mocks.mock_tasks import MockClassificationTask, MockMultilingualSTSTask, MockSTSTask
+from mteb.mocks.mock_tasks.reranking import MockAggregatedTask
 from mteb.models import ModelMeta
 from typer.testing import CliRunner
 
@@ -15,7 +16,9 @@ from ssmoe_embed.evaluation.corruption import Corruption
 from ssmoe_embed.evaluation.encoders import MethodEncoder
 from ssmoe_embed.evaluation.models import EvaluatedModel, load_encoder
 from ssmoe_embed.evaluation.passes import SharedPass
+from ssmoe_embed.evaluation.report import Options
 from ssmoe_embed.evaluation.results import ResultFolder
+from ssmoe_embed.evaluation.runner import evaluate
 from ssmoe_embed.evaluation.runs import Run
 from ssmoe_embed.evaluation.submission import CODE, MOCK_RUN, prepare_submission
 
@@ -194,6 +197,18 @@ def test_an_existing_output_is_kept_unless_overwriting_is_asked_for(measured, tm
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
     prepare_submission(measured, tmp_path / "out", tasks(), overwrite=True)
     assert not (tmp_path / "out" / "mine.txt").exists()
+
+
+def test_of_a_task_that_averages_others_the_parts_are_submitted_too(model, tmp_path):
+    task = MockAggregatedTask()
+    report = evaluate([model], [task], [Run()], tmp_path / "in", options=Options(progress=False))
+    assert not report.failures
+    submission = prepare_submission(tmp_path / "in", tmp_path / "out", [MockAggregatedTask()])
+    parts = [part.metadata.name for part in task.metadata.tasks]
+    assert set(submission.tasks) == {task.metadata.name, *parts}
+    (tmp_path / "in" / "clean" / "results" / "ssmoe__test-moe" / COMMIT / f"{task.metadata.name}.json").unlink()
+    with pytest.raises(ValueError, match="1 of 1 tasks"):
+        prepare_submission(tmp_path / "in", tmp_path / "other", [MockAggregatedTask()])
 
 
 def test_the_command_makes_the_folder_and_says_what_comes_next(measured, tmp_path, monkeypatch):
