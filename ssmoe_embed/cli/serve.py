@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,7 +76,8 @@ def serve(
         )
         address = address_of(listener)
         server = Server(app, ready=lambda: typer.echo(f"Serving {called} on {address}", err=True))
-        server.run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # how a server is told to stop
+            server.run(sockets=[listener])
 
 
 def _served(

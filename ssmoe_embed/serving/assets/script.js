@@ -10,7 +10,7 @@ const make = (tag, className, text) => {
 const LIGHT = ["#0072b2", "#d55e00", "#009e73", "#b8469b", "#8a6d00", "#5b4fc7", "#8c564b", "#c23b3b", "#5f7d1f", "#3d8fb8", "#0e8a8a", "#6b7280"];
 const DARK = ["#56b4e9", "#f0883e", "#3fd0a0", "#e58ac8", "#e3c84a", "#a99cff", "#d4a59a", "#ff8080", "#b0d060", "#8fd3f4", "#5fdede", "#a8b0ba"];
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const state = { map: null, byId: new Map(), hits: [], only: null, near: null, run: 0, view: { x: 0, y: 0, zoom: 1 } };
+const state = { map: null, byId: new Map(), hits: [], only: null, near: null, open: null, run: 0, view: { x: 0, y: 0, zoom: 1 } };
 
 async function ask(path, parameters) {
   const address = new URL(path, location.href);
@@ -106,6 +106,7 @@ async function openDocument(id) {
     if (facts) box.append(make("p", "source", facts));
     box.append(actions);
     box.hidden = false;
+    state.open = id;
     box.focus();
     box.scrollIntoView({ block: "nearest" });
     approach(id);
@@ -116,6 +117,8 @@ async function openDocument(id) {
 
 function closeDocument() {
   find("document").hidden = true;
+  state.open = null;
+  draw();
 }
 
 // --- the map -----------------------------------------------------------------------------------------------------------
@@ -226,12 +229,13 @@ function draw() {
     pen.textBaseline = "middle";
     if (rank < 9) pen.fillText(String(rank + 1), x, y + 0.5);
   }
-  const near = whereIs(state.near);
-  if (near) {
+  for (const id of new Set([state.open, state.near])) {
+    const at = whereIs(id);
+    if (!at) continue;
     pen.strokeStyle = style.getPropertyValue("--ink");
     pen.lineWidth = 2.5;
     pen.beginPath();
-    pen.arc(...place(...near), 13, 0, 2 * Math.PI);
+    pen.arc(...place(...at), 13, 0, 2 * Math.PI);
     pen.stroke();
   }
 }
