@@ -1,0 +1,62 @@
+"""`ssmoe inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ssmoe_embed.cli.options import BatchSize, Device, Quiet, given
+
+
+def inspect(
+    models: Annotated[list[str], typer.Argument(help="Folders, hub ids or recipe names; several stand side by side.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page; its numbers go beside it as .json.")] = Path(
+        "report.html"
+    ),
+    text: Annotated[
+        Path | None, typer.Option(help="Texts to read, one a line; by default a sample of the package's.")
+    ] = None,
+    max_texts: Annotated[int, typer.Option(min=16, help="Texts read, evenly spread over what there is.")] = 400,
+    alpha: Annotated[float, typer.Option(help="Share of the spectral router, 0 to 1.")] = 0.5,
+    clusters: Annotated[int, typer.Option(min=2, help="k-means clusters of the texts.")] = 8,
+    directions: Annotated[int, typer.Option(min=1, help="Dominant directions of an expert's matrix.")] = 8,
+    map_: Annotated[str, typer.Option("--map", help="tsne, or umap (needs umap-learn).")] = "tsne",
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the model's own.")] = None,
+    device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as auto.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Allow code that comes with a model.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look into models: collapse of routers, lemma 3.1, load, overlap of experts, clusters. One page, and JSON.
+
+    Example: ssmoe inspect ssmoe/tiny --output report.html
+    """
+    from ssmoe_embed.diagnostics.clusters import Projection
+    from ssmoe_embed.diagnostics.inspection import InspectionOptions, inspect_model
+    from ssmoe_embed.diagnostics.report import check_output, write_report
+    from ssmoe_embed.diagnostics.texts import file_sample, shipped_sample
+    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.routing.mixing import checked_alpha
+
+    check_output(output)
+    options = InspectionOptions(
+        alpha=checked_alpha(alpha),
+        clusters=clusters,
+        directions=directions,
+        projection=Projection.parse(map_, "map"),
+        batch_size=batch_size,
+        progress=not quiet,
+    )
+    sample = shipped_sample(max_texts) if text is None else file_sample(text, max_texts)
+    loading: dict[str, Any] = given(device=device, model_kwargs=given(dtype=dtype, device_map=device_map) or None)
+    found = []
+    for name in models:
+        model = load(name, calibration="none", trust_remote_code=trust_remote_code, progress=not quiet, **loading)
+        found.append(inspect_model(name, model, sample, options))
+        del model  # before the next one is loaded
+    typer.echo(", ".join(map(str, write_report(found, output, projection=options.projection))), err=True)
