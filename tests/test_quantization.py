@@ -1,6 +1,7 @@
 """4-bit base models: experts included, routers not; the same however they are asked for; nothing saved that was rounded."""
 
 import copy
+import gc
 import json
 import pickle
 import subprocess
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 import ssmoe_embed
 from ssmoe_embed import SpectralRouters, SSMoE
 from ssmoe_embed.cli.app import app
+from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.base_model import BaseModelSource
 from ssmoe_embed.families import family_of
 from ssmoe_embed.quantization import Component, Quantization, QuantizationSettings, memory_by_component
@@ -176,6 +178,38 @@ def test_double_quantisation_is_that_of_bitsandbytes_an_expert(model_folder, fam
         expected = rounded(reference.down_proj[index].detach(), double=True)
         assert torch.equal(experts.down_proj[index], expected)
     assert experts.down_proj.scales.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("family", ["olmoe", "mixtral"])
+def test_while_it_is_loaded_no_more_than_one_expert_is_unpacked_in_memory(model_folder, family, monkeypatch):
+    seen, put = [], BlockwiseMatrices.put
+
+    def counted(self, index, matrix):
+        if len(self.shape) == 3:
+            alive = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor) and not thing.is_meta]
+            storages = {
+                t.untyped_storage().data_ptr() for t in alive if t.is_floating_point() and t.shape[-2:] == matrix.shape
+            }
+            seen.append(len(storages))
+        return put(self, index, matrix)
+
+    monkeypatch.setattr(BlockwiseMatrices, "put", counted)
+    loaded(model_folder(family))
+    assert set(seen) == {1}
+
+
+def test_the_embedded_model_keeps_its_vectors_where_attention_is_left_alone(texts):
+    """With attention rounded too its cosine is 0.97: benchmarks/results/quantization.md."""
+    base, chosen = tiny_folder() / "base", {"method": "ssmoe", "calibration": "standardize"}
+    vectors = [
+        embed(
+            SSMoE.from_base(base, quantize=quantize, top_c=TOP_C, calibration_texts=texts, progress=False, **chosen),
+            texts,
+        )
+        for quantize in (None, "nf4-experts")
+    ]
+    cosines = torch.cosine_similarity(*vectors)
+    assert cosines.mean() >= 0.98
 
 
 def test_the_papers_setting_is_a_preset(olmoe, texts):
@@ -339,6 +373,12 @@ def test_a_base_that_is_carried_can_be_built_to_be_4_bit_each_time(olmoe, texts,
 def test_offloading_of_packed_weights_is_refused(olmoe, place, tmp_path):
     with pytest.raises(ValueError, match="cannot be offloaded"):
         loaded(olmoe, model_kwargs={"device_map": place, "offload_folder": str(tmp_path)})
+
+
+def test_auto_that_would_offload_packed_weights_is_refused(olmoe, tmp_path):
+    kwargs = {"device_map": "auto", "max_memory": {"cpu": 90_000}, "offload_folder": str(tmp_path)}
+    with pytest.raises(ValueError, match="cannot be offloaded"):
+        loaded(olmoe, model_kwargs=kwargs)
 
 
 def test_an_unknown_name_is_refused_before_anything_is_read(olmoe, tmp_path):
