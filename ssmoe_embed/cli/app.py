@@ -12,11 +12,13 @@ from rich.text import Text
 
 from ssmoe_embed.cli.build import build
 from ssmoe_embed.cli.compare import compare
+from ssmoe_embed.cli.drop import drop
 from ssmoe_embed.cli.encode import encode
 from ssmoe_embed.cli.evaluate import evaluate
 from ssmoe_embed.cli.families import families
 from ssmoe_embed.cli.index import index
 from ssmoe_embed.cli.info import info
+from ssmoe_embed.cli.inspect import inspect
 from ssmoe_embed.cli.lists import ListCommand
 from ssmoe_embed.cli.search import search
 from ssmoe_embed.cli.serve import serve
@@ -32,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (search, index, encode, build, info, families, serve):
+for command in (search, index, encode, build, info, inspect, families, serve, drop):
     app.command()(command)
 for measure in (evaluate, compare, sweep, submit):
     app.command(cls=ListCommand)(measure)

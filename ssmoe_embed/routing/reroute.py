@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from typing_extensions import Self
 
-from ssmoe_embed.families import MoEFamily, family_of
+from ssmoe_embed.families import MoEFamily, MoELayer, family_of
 from ssmoe_embed.routing.policies import RoutingPolicy
 from ssmoe_embed.routing.token_policies import TokenPolicy
 from ssmoe_embed.routing.tokens import install_token_hooks
@@ -39,6 +39,24 @@ def reroute(model: nn.Module, policy: RoutingPolicy) -> Rerouting:
     return Rerouting(model, policy)
 
 
+def is_rerouted(model: nn.Module) -> bool:
+    """Whether a routing policy is installed on the model."""
+    return any(isinstance(layer.router.forward, _PolicyForward) for layer in family_of(model).layers(model))
+
+
+def decision(layer: MoELayer, policy: RoutingPolicy, family: MoEFamily, *args: Any, **kwargs: Any) -> Any:
+    """What a layer's router would answer under a policy, without installing it and without running any hook.
+
+    Args:
+        layer: The layer.
+        policy: The policy.
+        family: The model's family.
+        *args: What the router was called with.
+        **kwargs: Likewise.
+    """
+    return _PolicyForward(layer.router, None, layer.index, policy, family)(*args, **kwargs)
+
+
 class Rerouting:
     """A policy installed on a model; see `reroute`."""
 
@@ -46,7 +64,7 @@ class Rerouting:
         family = family_of(model)
         policy.check(model)
         layers = family.layers(model)
-        if any(isinstance(layer.router.forward, _PolicyForward) for layer in layers):
+        if is_rerouted(model):
             raise ValueError("This model is re-routed already; call .remove() on the earlier reroute(...) first.")
         self._routers: list[nn.Module] = []
         for layer in layers:

@@ -1,0 +1,23 @@
+"""Causal language models under SSMoE's routing: generation, expert dropping, evaluation."""
+
+from ssmoe_embed.language_model.dropped import Dropped, drop, drop_experts
+from ssmoe_embed.language_model.dropping import DropBy
+from ssmoe_embed.language_model.loading import load, load_tokenizer
+from ssmoe_embed.language_model.overlap import Overlap, expert_overlap
+from ssmoe_embed.language_model.perplexity import Perplexity, perplexity
+from ssmoe_embed.language_model.routings import Routing, RoutingSettings
+
+__all__ = [
+    "DropBy",
+    "Dropped",
+    "Overlap",
+    "Perplexity",
+    "Routing",
+    "RoutingSettings",
+    "drop",
+    "drop_experts",
+    "expert_overlap",
+    "load",
+    "load_tokenizer",
+    "perplexity",
+]

@@ -1,0 +1,180 @@
+"""Dropping experts, in memory and as a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ssmoe_embed.data import calibration_texts
+from ssmoe_embed.language_model.dropping import DropBy, Limits, choose, random_scores
+from ssmoe_embed.language_model.files import save_model
+from ssmoe_embed.language_model.loading import base_of, load, load_tokenizer
+from ssmoe_embed.language_model.routings import Routing, RoutingSettings, policy_of, spectral_routers
+from ssmoe_embed.language_model.scoring import expert_scores
+from ssmoe_embed.language_model.slicing import slice_experts
+from ssmoe_embed.language_model.texts import calibration_ids, joined, read_text, windows
+from ssmoe_embed.spectral.routers import SpectralRouters
+
+_WINDOW = 512
+_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What dropping did.
+
+    Attributes:
+        kept: The experts that stayed, by layer, as they were numbered before.
+        experts: How many there were in each layer.
+        bytes_before: Memory of all weights before.
+        bytes_after: And after.
+        routers: The spectral routers of the smaller model: rows of the larger one's.
+    """
+
+    kept: dict[int, list[int]]
+    experts: int
+    bytes_before: int
+    bytes_after: int
+    routers: SpectralRouters | None = None
+
+    @property
+    def count(self) -> int:
+        """Experts that each layer keeps."""
+        return len(next(iter(self.kept.values())))
+
+    def __str__(self) -> str:
+        share = 1 - self.bytes_after / self.bytes_before
+        return (
+            f"{self.count} of {self.experts} experts kept in each of {len(self.kept)} layers: "
+            f"{self.bytes_before / 1e6:,.2f} MB before, {self.bytes_after / 1e6:,.2f} MB after ({share:.1%} less)"
+        )
+
+
+def drop_experts(
+    model: PreTrainedModel,
+    keep: float = 0.75,
+    by: str | DropBy = DropBy.SSMOE,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    calibration: str | None = None,
+    settings: RoutingSettings | None = None,
+    seed: int = 0,
+    with_routers: bool = True,
+    progress: bool = True,
+) -> Dropped:
+    """Remove the least wanted experts of a language model, weights and all, in place.
+
+    Args:
+        model: A causal language model, not re-routed.
+        keep: The fraction of each layer's experts that stays, rounded up.
+        by: What decides, see `DropBy`.
+        tokenizer: The model's; not needed with `by="random"`.
+        calibration: Text that the experts are scored on; by default the sample that comes with the package.
+        settings: α, top_c and so on of the SSMoE router.
+        seed: For `by="random"`.
+        with_routers: Also give the spectral routers of the smaller model.
+        progress: Show progress bars.
+
+    Raises:
+        UnsupportedModelError: The model cannot lose experts; the message says why.
+        ValueError: `keep` leaves too few experts, or the calibration text is too short.
+    """
+    by, settings = DropBy.parse(by, "by"), settings or RoutingSettings()
+    limits = Limits.of(model)
+    count = limits.kept(keep)
+    routers = None
+    if with_routers or by is DropBy.SSMOE:
+        routers = spectral_routers(model, settings.spectral(), progress=progress)
+    if by is DropBy.RANDOM:
+        scores = random_scores(model, seed)
+    else:
+        if tokenizer is None:
+            raise ValueError(f"by={str(by)!r} scores the experts on a text and needs the model's tokenizer.")
+        text = joined(calibration_texts()) if calibration is None else calibration
+        batches = list(windows(calibration_ids(tokenizer, text), _WINDOW, _BATCH))
+        routing = Routing.SSMOE if by is DropBy.SSMOE else Routing.ORIGINAL
+        policy = policy_of(routing, model, settings, routers=routers, progress=progress)
+        scores = expert_scores(model, batches, policy, progress=progress)
+    kept = choose(scores, count, limits.groups)
+    before = weight_bytes(model)
+    slice_experts(model, kept)
+    chosen = {layer: experts.tolist() for layer, experts in kept.items()}
+    smaller = sliced_routers(routers, kept) if routers is not None else None
+    return Dropped(chosen, limits.experts, before, weight_bytes(model), smaller)
+
+
+def drop(
+    base: str | Path,
+    output: str | Path,
+    keep: float = 0.75,
+    by: str | DropBy = DropBy.SSMOE,
+    *,
+    calibration: str | Path | None = None,
+    settings: RoutingSettings | None = None,
+    seed: int = 0,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    **kwargs: Any,
+) -> Dropped:
+    """Write a language model with fewer experts as a normal transformers checkpoint, which loads without this package.
+
+    The smaller model's spectral routers lie beside it, for `load(output, "ssmoe")`, and `ssmoe_drop.json` says which experts
+    stayed.
+
+    Args:
+        base: Folder, hub id or recipe name of the language model.
+        output: Folder to make.
+        keep: See `drop_experts`, as for `by`, `settings`, `seed` and `progress`.
+        by: See `drop_experts`.
+        calibration: Text file that the experts are scored on; by default the sample that comes with the package.
+        settings: See `drop_experts`.
+        seed: See `drop_experts`.
+        dtype: Dtype of the weights; by default the checkpoint's own.
+        overwrite: Replace the output folder.
+        progress: See `drop_experts`.
+        **kwargs: See `load`.
+
+    Raises:
+        FileExistsError: The output exists and `overwrite` is false.
+        FileNotFoundError: There is no such calibration file.
+        UnsupportedModelError: The model cannot lose experts.
+        ValueError: See `drop_experts`.
+    """
+    by = DropBy.parse(by, "by")
+    text = None if calibration is None else read_text(calibration)
+    if Path(output).exists() and not overwrite:
+        raise FileExistsError(f"{output} exists already; choose another output or pass overwrite=True (--overwrite).")
+    model, tokenizer = load(base, dtype=dtype, **kwargs), load_tokenizer(base)
+    if text is not None and by is not DropBy.RANDOM:
+        calibration_ids(tokenizer, text)
+    dropped = drop_experts(
+        model, keep, by, tokenizer=tokenizer, calibration=text, settings=settings, seed=seed, progress=progress
+    )
+    record = {
+        "base_model": base_of(base) if not Path(base_of(base)).is_dir() else str(base),
+        "by": str(by),
+        "keep": keep,
+        "kept": dropped.kept,
+        "settings": (settings or RoutingSettings()).as_dict(),
+        "seed": seed if by is DropBy.RANDOM else None,
+    }
+    save_model(output, model, tokenizer, dropped.routers, record, overwrite=overwrite)
+    return dropped
+
+
+def sliced_routers(routers: SpectralRouters, kept: Mapping[int, torch.Tensor]) -> SpectralRouters:
+    """The spectral routers of a model that kept these experts: the rows of those that stayed."""
+    weights = {layer: routers.weights[layer][experts] for layer, experts in kept.items()}
+    fingerprints = {layer: routers.fingerprints[layer][experts] for layer, experts in kept.items()}
+    return replace(routers, weights=weights, fingerprints=fingerprints, _placed={})
+
+
+def weight_bytes(model: PreTrainedModel) -> int:
+    """Memory of a model's weights in bytes; tied ones count once."""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())

@@ -1,0 +1,109 @@
+"""Loading a causal language model whose tokens are routed another way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ssmoe_embed.data import tiny_folder
+from ssmoe_embed.families import family_of, load_config
+from ssmoe_embed.hub.recipes import EMBEDDED, RECIPES
+from ssmoe_embed.language_model.routings import Routing, RoutingSettings, policy_of
+from ssmoe_embed.quantization.loading import unpacked_mxfp4
+from ssmoe_embed.routing import RoutingPolicy, reroute
+
+
+def load(
+    base: str | Path,
+    routing: RoutingPolicy | str | None = None,
+    *,
+    settings: RoutingSettings | None = None,
+    dtype: str | None = None,
+    progress: bool = True,
+    **kwargs: Any,
+) -> PreTrainedModel:
+    """Load a causal language model that runs under another routing.
+
+    It is transformers' own model: `generate`, streaming, batches and the key-value cache work as ever.
+
+    Args:
+        base: Folder or hub id of the language model, or a recipe's name, whose base model is meant.
+        routing: A policy such as `SpectralRouting(routers, alpha=0.5)`; a name of `Routing`; None for the model's own.
+        settings: What a routing's name leaves open.
+        dtype: Dtype of the weights; by default the checkpoint's own.
+        progress: Show a progress bar while spectral routers are made.
+        **kwargs: For `AutoModelForCausalLM.from_pretrained`: `revision`, `device_map`, `attn_implementation`,
+            `trust_remote_code`, …
+
+    Raises:
+        UnsupportedModelError: The model is dense, or its family has no adapter.
+        ValueError: It has no language-model head, or its checkpoint is incomplete, or the routing does not fit.
+    """
+    if isinstance(routing, str):
+        routing = Routing.parse(routing, "routing")  # before anything is loaded
+    model = _loaded(base_of(base), dtype, kwargs)
+    policy = policy_of(routing, model, settings, progress=progress) if isinstance(routing, str) else routing
+    if policy is not None:
+        reroute(model, policy)
+    return model
+
+
+def load_tokenizer(base: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """The language model's tokenizer, with a padding token and padding on the left, as generation needs.
+
+    Args:
+        base: As for `load`.
+        **kwargs: For `AutoTokenizer.from_pretrained`.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(base_of(base), padding_side="left", **kwargs)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def base_of(name: str | Path) -> str:
+    """The folder or hub id of the language model that a name stands for."""
+    if Path(name).is_dir():
+        return str(name)
+    if str(name) == EMBEDDED:
+        return str(tiny_folder() / "base")
+    return RECIPES[str(name)].base if str(name) in RECIPES else str(name)
+
+
+def _loaded(base: str, dtype: str | None, kwargs: dict[str, Any]) -> PreTrainedModel:
+    """The model with its head, or an error where the library would fill a gap with random weights and a warning."""
+    shared = {name: kwargs[name] for name in _SHARED if name in kwargs}
+    config = load_config(base, **shared)
+    family_of(config)
+    keywords: dict[str, Any] = {"config": config} | ({"dtype": dtype} if dtype else {}) | kwargs
+    keywords |= unpacked_mxfp4(config, kwargs.get("quantization_config"))
+    advice = f"The checkpoint {base} is incomplete or corrupted, or does not fit its config.json; download it again"
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(base, output_loading_info=True, **keywords)
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{advice}. ({str(error).strip().splitlines()[0]})") from error
+    except ValueError as error:
+        if "AutoModelForCausalLM" not in str(error):
+            raise
+        raise ValueError(
+            f"{base} ({config.model_type}) is no language model: it has no head to predict tokens."
+        ) from None
+    missing = sorted(report["missing_keys"]) + [name for name, *_ in report["mismatched_keys"]]
+    heads = [name for name in missing if "head" in name]
+    if heads:
+        raise ValueError(
+            f"{base} has no language-model head ({heads[0]} is missing), so it can neither generate nor be evaluated as "
+            "a language model. Choose the checkpoint of the causal language model."
+        )
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of the model's weights are missing or cut short, such as {missing[0]}. {advice}."
+        )
+    return model.requires_grad_(False).eval()
+
+
+_SHARED = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code")
+"""Keywords that configuration and weights share."""

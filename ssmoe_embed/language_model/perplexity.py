@@ -1,0 +1,89 @@
+"""Perplexity of a text of any length, by a sliding window."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ssmoe_embed.families import family_of
+from ssmoe_embed.language_model.texts import token_ids
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How well a model predicts a text.
+
+    Attributes:
+        value: `exp` of the mean negative log-likelihood of a token.
+        nll: That mean, in nats.
+        stderr: Standard error of the mean, as if tokens were independent.
+        tokens: Tokens that were predicted: all but the first.
+        window: Tokens that the model sees at once.
+        stride: How far the window moves.
+    """
+
+    value: float
+    nll: float
+    stderr: float
+    tokens: int
+    window: int
+    stride: int
+
+    def __str__(self) -> str:
+        return f"perplexity {self.value:.2f} over {self.tokens:,} tokens (window {self.window}, stride {self.stride})"
+
+
+@torch.no_grad()
+def perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    window: int = 1024,
+    stride: int | None = None,
+    progress: bool = True,
+) -> Perplexity:
+    """The perplexity of a text; every token but the first is predicted once, after at least `window - stride` others.
+
+    Args:
+        model: A causal language model, re-routed or not.
+        tokenizer: Its tokenizer.
+        text: The text.
+        window: Tokens that the model sees at once.
+        stride: How far the window moves; by default half of it.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: The text has fewer than two tokens, or window and stride do not fit one another or the model.
+    """
+    stride = window // 2 if stride is None else stride
+    _check(model, window, stride)
+    ids = token_ids(tokenizer, text).to(model.device)
+    if len(ids) < 2:
+        raise ValueError(f"The text has {len(ids)} tokens; there is nothing to predict.")
+    losses = []
+    predicted = 1  # the first token follows nothing
+    starts = range(0, max(1, len(ids) - window + stride), stride)
+    for start in tqdm(starts, desc="Perplexity", unit="window", disable=not progress):
+        end = min(start + window, len(ids))
+        logits = model(input_ids=ids[None, start:end], use_cache=False).logits[0].float()  # [T,V]
+        new = slice(predicted - start - 1, end - start - 1)  # logits at t predict token t+1
+        losses.append(F.cross_entropy(logits[new], ids[predicted:end], reduction="none").double().cpu())
+        predicted = end
+    each = torch.cat(losses)
+    mean = float(each.mean())
+    stderr = float(each.std() / math.sqrt(len(each))) if len(each) > 1 else math.nan
+    return Perplexity(math.exp(mean), mean, stderr, len(each), window, stride)
+
+
+def _check(model: PreTrainedModel, window: int, stride: int) -> None:
+    longest = getattr(family_of(model).text_config(model.config), "max_position_embeddings", None)
+    if window < 2 or not 1 <= stride < window:
+        raise ValueError(f"window={window}, stride={stride} do not fit: choose window ≥ 2 and 1 ≤ stride < window.")
+    if longest is not None and window > longest:
+        raise ValueError(f"window={window} is more than the model's {longest} positions.")
