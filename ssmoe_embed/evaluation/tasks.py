@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ssmoe_embed.evaluation.dependencies import require_mteb
@@ -83,16 +84,21 @@ def _paper_tasks() -> list[AbsTask]:
 
 def _unknown(name: str) -> str:
     """The message for a name that stands for nothing."""
-    import mteb
-
-    from ssmoe_embed.evaluation.offline import offline_tasks
-
-    suites = [PAPER, OFFLINE, *(benchmark.name for benchmark in mteb.get_benchmarks())]
-    tasks = [task.metadata.name for task in (*offline_tasks(), *mteb.get_tasks(exclude_superseded=False))]
-    spelled = {known.casefold(): known for known in (*tasks, *suites)}
+    spelled = {known.casefold(): known for known in _all_names()}
     near = [spelled[one] for one in get_close_matches(name.casefold(), spelled, n=3, cutoff=0.6)]
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return (
         f"The task {name!r} is not known.{hint} Choose {PAPER}, {OFFLINE}, a benchmark such as 'MTEB(eng, v2)' (in quotes), "
         "or the name of a task of mteb."
     )
+
+
+@cache
+def _all_names() -> tuple[str, ...]:
+    """Every name that stands for something; mteb makes an object of each of its tasks to tell them."""
+    import mteb
+
+    from ssmoe_embed.evaluation.offline import offline_tasks
+
+    tasks = [task.metadata.name for task in (*offline_tasks(), *mteb.get_tasks(exclude_superseded=False))]
+    return (*tasks, PAPER, OFFLINE, *(benchmark.name for benchmark in mteb.get_benchmarks()))
