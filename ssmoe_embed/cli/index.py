@@ -171,6 +171,7 @@ def _change(
     """Add the corpus, and say what became of it."""
     if source is None:
         return
+    made = "vectors taken over" if isinstance(source, ShardFolder) else "texts encoded"
     if isinstance(source, ShardFolder):
         counts = add_shards(index, source, recall=recall, progress=not quiet)
     else:
@@ -184,7 +185,7 @@ def _change(
             typer.echo(f"… and {source.skipped - len(source.reports)} more lines", err=True)
     if not quiet:
         shown = [f"{value} {name}" for name, value in vars(counts).items() if value and name != "encoded"]
-        typer.echo(f"{', '.join(shown) or 'nothing to add'}; {counts.encoded} texts encoded", err=True)
+        typer.echo(f"{', '.join(shown) or 'nothing to add'}; {counts.encoded} {made}", err=True)
 
 
 def _verify(index: SemanticIndex) -> None:

@@ -113,6 +113,7 @@ def _remote_fingerprint(ray: Any, reference: ModelReference) -> dict[str, Any]:
 @contextmanager
 def _cluster(workers: int | None) -> Iterator[Any]:
     """Ray, connected to a cluster; one that is started here ends with the block."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # read when Ray starts; what matters is raised
     try:
         import ray
         import ray.data
