@@ -15,7 +15,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +48,7 @@ SYSTEMS = {
     "paper-nf4": "ours, paper-nf4",
     REFERENCE: "float32",
 }
+PRESETS = tuple(system for system in SYSTEMS if system not in (REFERENCE, BASELINE))
 METHODS = tuple(str(method) for method in Method)
 TOP_C = 50
 
@@ -79,6 +80,7 @@ def tiny(texts: Annotated[int, typer.Option(help="How many texts.")] = 256, outp
         batch_size=32,
         output=output,
         work=None,
+        systems=PRESETS,
     )
 
 
@@ -89,6 +91,9 @@ def large(
     work: Annotated[
         Path | None, typer.Option(help="Keep each system's result there; what is there is not redone.")
     ] = None,
+    systems: Annotated[
+        list[str], typer.Option(help=f"What is measured beside {REFERENCE} and {BASELINE}: {', '.join(PRESETS)}.")
+    ] = list(PRESETS),  # noqa: B006
     output: Output = None,
 ) -> None:
     """Measure a checkpoint that `make-checkpoint` wrote."""
@@ -103,7 +108,13 @@ def large(
         repository = kept / "stand-in"
         if not repository.exists():
             in_subprocess(__file__, "stand-in", str(folder), str(repository))
-        measured: dict[str, Any] = {"texts": texts, "batch_size": texts, "output": output, "work": kept}
+        measured: dict[str, Any] = {
+            "texts": texts,
+            "batch_size": texts,
+            "output": output,
+            "work": kept,
+            "systems": systems,
+        }
         _measure_all("OLMoE-7B's shape", note, repository, folder, **measured)
 
 
@@ -117,12 +128,13 @@ def _measure_all(
     batch_size: int,
     output: Path | None,
     work: Path | None,
+    systems: Sequence[str],
 ) -> None:
     """Run every system in a process of its own and write the tables."""
     found: dict[str, Any] = {}
     vectors: dict[str, dict[str, torch.Tensor]] = {}
     with tempfile.TemporaryDirectory() as made:
-        for system in SYSTEMS:
+        for system in (BASELINE, *systems, REFERENCE):
             file = (work or Path(made)) / f"{system}.safetensors"
             kept = file.with_suffix(".json")
             if not kept.exists():
