@@ -5,6 +5,7 @@ import base64
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -210,6 +211,34 @@ def test_a_full_queue_answers_429_and_says_when_to_come_again(model, monkeypatch
         release.set()
         assert first.result().status_code == 200
         assert post(client, ["c", "d"]).status_code == 200
+
+
+def test_a_request_whose_client_has_gone_frees_its_place(model, monkeypatch):
+    release, begun = threading.Event(), threading.Event()
+    original, encoded = type(model).encode, []
+
+    def slow(self, texts, *args, **kwargs):
+        encoded.extend(texts)
+        begun.set()
+        assert release.wait(60)
+        return original(self, texts, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "encode", slow)
+    with serving(create_app(model, name=NAME, limits=Limits(batch_size=1))) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post, client, "first")
+        assert begun.wait(60)
+        body = json.dumps({"model": NAME, "input": ["never"] * 9}).encode()
+        head = f"POST {URL} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
+            connection.sendall(head + body)
+            while client.get("/health").json()["waiting"] < 10:
+                pass
+        while client.get("/health").json()["waiting"] > 1:  # the model is still at the first request
+            pass
+        release.set()
+        assert first.result().status_code == 200
+        assert post(client, "last").status_code == 200
+    assert encoded == ["first", "last"]
 
 
 def test_a_short_request_does_not_wait_for_the_whole_of_a_long_one(model):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,6 +25,8 @@ from ssmoe_embed.serving.openai_format import answer, models, parse_request
 from ssmoe_embed.serving.page import page
 from ssmoe_embed.serving.searching import filters_of, search_answer
 from ssmoe_embed.version import __version__
+
+ResultT = TypeVar("ResultT")
 
 
 def create_app(
@@ -115,7 +118,7 @@ def _add_embeddings(app: FastAPI, name: str, dimension: int, batcher: Batcher, l
     async def embed(request: Request) -> Response:
         body = await _body(request, limits.max_body)
         asked = await run_in_threadpool(parse_request, body, model=name, dimension=dimension, limits=limits)
-        encoded = await batcher.encode(asked.texts)
+        encoded = await _unless_gone(request, batcher.encode(asked.texts))
         content = await run_in_threadpool(answer, asked, encoded, name, normalize=batcher.normalize)
         return Response(content, media_type="application/json")
 
@@ -188,6 +191,28 @@ def _map_state(maps: MapMaker | None) -> str:
     if maps.error is not None:
         return "failed"
     return "ready" if maps.made is not None else "computing"
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """The result of work that is given up when the client hangs up, so that nobody waits for what nobody wants.
+
+    Raises:
+        RequestError: The client has gone.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise RequestError(499, "The client has closed the connection.", code="client_gone")
+        return working.result()
+    finally:
+        working.cancel()
+        watching.cancel()
 
 
 async def _body(request: Request, most: int) -> bytes:
