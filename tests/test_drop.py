@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from ssmoe_embed import SpectralRouters, SpectralRouting, UnsupportedModelError, language_model, reroute
 from ssmoe_embed.cli.app import app
+from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model import RoutingSettings, drop, drop_experts, load, load_tokenizer
 from ssmoe_embed.language_model.dropping import Limits, choose
 from ssmoe_embed.language_model.routings import ROUTERS_FILE
@@ -54,7 +55,8 @@ class Masked:
 def some_experts(model, count=6):
     """Other experts in every layer."""
     generator = torch.Generator().manual_seed(11)
-    return {layer: torch.randperm(EXPERTS, generator=generator)[:count].sort().values for layer in routers_of(model)}
+    layers = [layer.index for layer in family_of(model).layers(model)]
+    return {layer: torch.randperm(EXPERTS, generator=generator)[:count].sort().values for layer in layers}
 
 
 # --- what a smaller model computes ------------------------------------------------------------------------------------

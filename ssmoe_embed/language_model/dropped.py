@@ -63,6 +63,7 @@ def drop_experts(
     tokenizer: PreTrainedTokenizerBase | None = None,
     calibration: str | None = None,
     settings: RoutingSettings | None = None,
+    routers: SpectralRouters | None = None,
     seed: int = 0,
     with_routers: bool = True,
     progress: bool = True,
@@ -76,6 +77,7 @@ def drop_experts(
         tokenizer: The model's; not needed with `by="random"`.
         calibration: Text that the experts are scored on; by default the sample that comes with the package.
         settings: α, top_c and so on of the SSMoE router.
+        routers: The model's spectral routers, if they are made already.
         seed: For `by="random"`.
         with_routers: Also give the spectral routers of the smaller model.
         progress: Show progress bars.
@@ -87,8 +89,7 @@ def drop_experts(
     by, settings = DropBy.parse(by, "by"), settings or RoutingSettings()
     limits = Limits.of(model)
     count = limits.kept(keep)
-    routers = None
-    if with_routers or by is DropBy.SSMOE:
+    if routers is None and (with_routers or by is DropBy.SSMOE):
         routers = spectral_routers(model, settings.spectral(), progress=progress)
     if by is DropBy.RANDOM:
         scores = random_scores(model, seed)

@@ -1,0 +1,1 @@
+"""Evaluating re-routed language models through lm-evaluation-harness."""
