@@ -115,6 +115,17 @@ def test_a_document_is_found_by_id(client, index):
     assert client.get("/api/document", params={"id": "nothing"}).status_code == 404
 
 
+def test_a_score_is_explained_block_by_block(client, index):
+    shown = client.get("/api/explain", params={"q": "soup", "id": "d3"}).json()
+    expected = index.explain("soup", "d3")
+    assert [(block["name"], block["score"]) for block in shown["blocks"]] == [
+        (part.block, pytest.approx(part.score, abs=1e-5)) for part in expected.contributions
+    ]
+    assert shown["score"] == pytest.approx(expected.score, abs=1e-4)
+    assert client.get("/api/explain", params={"q": "soup", "id": "nothing"}).status_code == 404
+    assert client.get("/api/explain", params={"q": " ", "id": "d3"}).status_code == 400
+
+
 def test_a_change_of_the_index_is_seen_by_the_next_search(model, tmp_path):
     index = SemanticIndex.create(tmp_path / "changing", model)
     index.add([Document("a", "the cat")], progress=False)
@@ -132,6 +143,7 @@ def test_the_packages_corpus_is_served_without_an_index(model, tmp_path):
         hits = client.get("/api/search", params={"q": "cat", "top": 2}).json()["hits"]
         assert [hit["id"] for hit in hits] == [hit.document.id for hit in search.search("cat", 2)]
         assert client.get("/api/map").json()["state"] == "none"
+        assert client.get("/api/explain", params={"q": "x", "id": hits[0]["id"]}).status_code == 400
         for asked in ({"q": "x", "hybrid": True}, {"q": "x", "filter": "color=red"}):
             assert client.get("/api/search", params=asked).status_code == 400
 
@@ -286,6 +298,7 @@ def test_a_browser_can_be_used_with_keyboard_and_mouse(client):
         view.locator(".hit[data-id=bad] .title").click()
         view.wait_for_selector("#document:not([hidden])")
         assert view.locator("#document .text").inner_text() == ATTACK
+        view.wait_for_selector("#document .reason")
         view.keyboard.press("Escape")
         assert view.locator("#document").is_hidden()
         view.focus("#canvas")

@@ -23,7 +23,7 @@ from ssmoe_embed.serving.limits import Limits
 from ssmoe_embed.serving.maps import MapMaker
 from ssmoe_embed.serving.openai_format import answer, models, parse_request
 from ssmoe_embed.serving.page import page
-from ssmoe_embed.serving.searching import filters_of, search_answer
+from ssmoe_embed.serving.searching import check_query, explanation, filters_of, search_answer
 from ssmoe_embed.version import __version__
 
 ResultT = TypeVar("ResultT")
@@ -146,8 +146,10 @@ def _add_page(app: FastAPI, name: str, corpus: Corpus | None, maps: MapMaker | N
 
     @app.get("/api/info")
     async def info() -> dict[str, Any]:
-        about = {"corpus": corpus.name, "documents": len(corpus), "hybrid": corpus.hybrid} if corpus is not None else {}
-        return {"model": name} | about
+        if corpus is None:
+            return {"model": name}
+        able = {"hybrid": corpus.hybrid, "explains": corpus.explains}
+        return {"model": name, "corpus": corpus.name, "documents": len(corpus)} | able
 
     @app.get("/api/map")
     def show_map() -> dict[str, Any]:
@@ -176,6 +178,11 @@ def _add_search(app: FastAPI, corpus: Corpus, batcher: Batcher, maps: MapMaker |
         chosen = filters_of(filters)
         made = maps.made if maps else None
         return await batcher.run(lambda: search_answer(corpus, made, q, top, chosen, hybrid=hybrid))
+
+    @app.get("/api/explain")
+    async def explain(q: str, id: str) -> dict[str, Any]:  # noqa: A002 (the name in the address)
+        check_query(q, limits)
+        return await batcher.run(lambda: explanation(corpus, q, id))
 
     @app.get("/api/document")
     def document(id: str) -> dict[str, Any]:  # noqa: A002 (the name in the address)

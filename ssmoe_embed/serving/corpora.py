@@ -72,6 +72,8 @@ class Corpus(ABC):
     """Where things made of the corpus may be kept."""
     hybrid: bool = False
     """Whether it can join its search with BM25."""
+    explains: bool = False
+    """Whether it can say what a score is made of."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -87,6 +89,14 @@ class Corpus(ABC):
         Raises:
             ValueError: A filter is not possible.
         """
+
+    def explain(self, query: str, name: str) -> list[tuple[str, float]]:
+        """The blocks of a document's vector and what each contributes to its score.
+
+        Raises:
+            ValueError: That is not known.
+        """
+        raise ValueError(f"What the score of {name!r} is made of is not known; serve an index made by `ssmoe index`.")
 
     @abstractmethod
     def get(self, name: str) -> Entry | None:

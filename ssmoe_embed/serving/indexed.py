@@ -20,6 +20,7 @@ class IndexCorpus(Corpus):
     """Documents on disk; what another process adds to them is seen by the next search."""
 
     hybrid = True
+    explains = True
 
     def __init__(self, index: SemanticIndex) -> None:
         """Bind an index that was opened with its model."""
@@ -41,6 +42,10 @@ class IndexCorpus(Corpus):
             self._index.refresh()
         hits = self._index.search(query, top, filters=filters or None, hybrid=hybrid, snippets=True)
         return [found_of(hit) for hit in hits]
+
+    def explain(self, query: str, name: str) -> list[tuple[str, float]]:
+        """See `Corpus.explain`."""
+        return [(part.block, part.score) for part in self._index.explain(query, name).contributions]
 
     def get(self, name: str) -> Entry | None:
         """See `Corpus.get`."""

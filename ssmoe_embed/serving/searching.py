@@ -8,7 +8,40 @@ from typing import Any
 
 from ssmoe_embed.serving.corpora import Corpus, Found
 from ssmoe_embed.serving.errors import RequestError, bad_value
+from ssmoe_embed.serving.limits import Limits
 from ssmoe_embed.serving.maps import CorpusMap
+
+
+def check_query(query: str, limits: Limits) -> None:
+    """Make sure that there is something to look for.
+
+    Raises:
+        RequestError: The query is blank or too long.
+    """
+    if not query.strip():
+        raise bad_value("q is empty; say in words what you are looking for.", "q", "empty_query")
+    if len(query) > limits.max_query:
+        raise bad_value(
+            f"q has {len(query)} characters and at most {limits.max_query} are read.", "q", "query_too_long"
+        )
+
+
+def explanation(corpus: Corpus, query: str, name: str) -> dict[str, Any]:
+    """The JSON of what a document's score is made of; runs in the model's thread.
+
+    Raises:
+        RequestError: There is no such document, or its score cannot be explained.
+    """
+    if corpus.get(name) is None:
+        raise RequestError(404, f"There is no document {name!r}.", param="id", code="document_not_found")
+    try:
+        parts = corpus.explain(query, name)
+    except ValueError as error:
+        raise RequestError(400, str(error), code="no_explanation") from error
+    return {
+        "score": sum(score for _, score in parts),
+        "blocks": [{"name": block, "score": score} for block, score in parts],
+    }
 
 
 def filters_of(given: Sequence[str]) -> dict[str, str]:

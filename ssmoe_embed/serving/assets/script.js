@@ -10,7 +10,7 @@ const make = (tag, className, text) => {
 const LIGHT = ["#0072b2", "#d55e00", "#009e73", "#b8469b", "#8a6d00", "#5b4fc7", "#8c564b", "#c23b3b", "#5f7d1f", "#3d8fb8", "#0e8a8a", "#6b7280"];
 const DARK = ["#56b4e9", "#f0883e", "#3fd0a0", "#e58ac8", "#e3c84a", "#a99cff", "#d4a59a", "#ff8080", "#b0d060", "#8fd3f4", "#5fdede", "#a8b0ba"];
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const state = { map: null, byId: new Map(), hits: [], only: null, near: null, open: null, run: 0, view: { x: 0, y: 0, zoom: 1 } };
+const state = { map: null, byId: new Map(), hits: [], only: null, near: null, open: null, query: "", explains: false, run: 0, view: { x: 0, y: 0, zoom: 1 } };
 
 async function ask(path, parameters) {
   const address = new URL(path, location.href);
@@ -30,6 +30,7 @@ function say(text, wrong) {
 async function search(query, keep) {
   const run = ++state.run;
   query = query.trim();
+  state.query = query;
   find("query").value = query;
   closeDocument();
   if (!keep) history.pushState(null, "", query ? `?q=${encodeURIComponent(query)}` : location.pathname);
@@ -104,7 +105,9 @@ async function openDocument(id) {
     box.replaceChildren(make("strong", "", entry.title || entry.id), make("p", "text", entry.text));
     if (entry.source) box.append(sourceLine(entry.source));
     if (facts) box.append(make("p", "source", facts));
-    box.append(actions);
+    const reasons = make("div", "reasons");
+    box.append(reasons, actions);
+    if (state.explains && state.query) explain(id, reasons);
     box.hidden = false;
     state.open = id;
     box.focus();
@@ -113,6 +116,23 @@ async function openDocument(id) {
   } catch (error) {
     say(error.message, true);
   }
+}
+
+// What the score of a document is made of, a bar for each block of the vector.
+async function explain(id, box) {
+  const answer = await ask("api/explain", [["q", state.query], ["id", id]]).catch(() => null);  // not every model has blocks
+  if (!answer || answer.blocks.length < 2) return;
+  const longest = Math.max(...answer.blocks.map((block) => Math.abs(block.score)));
+  const rows = answer.blocks.map((block) => {
+    const row = make("div", "reason");
+    const track = make("span", "track");
+    const bar = make("i", block.score < 0 ? "against" : "");
+    bar.style.setProperty("width", `${Math.abs(block.score) / longest * 100}%`);
+    track.append(bar);
+    row.append(make("span", "", block.name), track, make("span", "score", block.score.toFixed(2)));
+    return row;
+  });
+  box.replaceChildren(make("p", "source", `What its score ${answer.score.toFixed(2)} is made of`), ...rows);
 }
 
 function closeDocument() {
@@ -363,6 +383,7 @@ new ResizeObserver(draw).observe(find("plane"));
 ask("api/info").then((info) => {
   find("about").textContent = `${info.corpus} · ${info.documents.toLocaleString("en")} documents · model ${info.model}`;
   find("hybrid-label").hidden = !info.hybrid;
+  state.explains = Boolean(info.explains);
 }).catch((error) => say(error.message, true));
 search(new URLSearchParams(location.search).get("q") || "", true);
 loadMap();
