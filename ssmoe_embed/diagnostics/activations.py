@@ -28,12 +28,14 @@ class LayerActivations:
         learned: Logits of the learned router, float32 `[N,E]`.
         spectral: Logits of the spectral router, float32 `[N,E]`.
         chosen: The experts that each token went to, `[N,k]`.
+        inputs: What entered the router, `[N,H]`, where that was asked for.
     """
 
     layer: int
     learned: torch.Tensor
     spectral: torch.Tensor
     chosen: torch.Tensor
+    inputs: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def collect(
     texts: Sequence[str],
     settings: EmbeddingSettings | None = None,
     *,
+    inputs: bool = False,
     batch_size: int = 32,
     progress: bool = False,
 ) -> Activations:
@@ -66,6 +69,7 @@ def collect(
         module: The model, with spectral routers; its settings are the same afterwards.
         texts: At least one text.
         settings: How tokens are routed; by default by the model's own routers.
+        inputs: Keep what enters the routers too.
         batch_size: Texts a forward pass.
         progress: Show a progress bar.
 
@@ -80,17 +84,18 @@ def collect(
     starts = range(0, len(texts), batch_size)
     with adopted(module, settings or module.settings.changed(method="smoe", routing_signal=None)):
         for start in tqdm(starts, desc="Reading", unit="batch", leave=False, disable=not progress):
-            for name, value in _read(module, family, texts[start : start + batch_size]).items():
+            for name, value in _read(module, family, texts[start : start + batch_size], inputs).items():
                 parts[name].append(value)
     joined = {name: torch.cat(values) for name, values in parts.items()}
+    kinds = ("learned", "spectral", "chosen", *(["inputs"] if inputs else []))
     layers = [
-        LayerActivations(one.index, *(joined[f"{kind}/{one.index}"] for kind in ("learned", "spectral", "chosen")))
+        LayerActivations(one.index, *(joined[f"{kind}/{one.index}"] for kind in kinds))
         for one in family.layers(module.model)
     ]
     return Activations(joined["tokens"], joined["lengths"].cumsum(0) - 1, tuple(layers))
 
 
-def _read(module: SSMoE, family: MoEFamily, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+def _read(module: SSMoE, family: MoEFamily, texts: Sequence[str], inputs: bool) -> dict[str, torch.Tensor]:
     """One forward pass: everything by name, on the CPU."""
     features = {name: value.to(module.model.device) for name, value in module.preprocess(texts).items()}
     mask = features["attention_mask"]
@@ -103,6 +108,8 @@ def _read(module: SSMoE, family: MoEFamily, texts: Sequence[str]) -> dict[str, t
     found = {"tokens": ids.flatten()[rows].cpu(), "lengths": mask.sum(dim=1).cpu()}
     for layer in layers:
         x = taken.inputs[layer.index]  # [n,H]
+        if inputs:
+            found[f"inputs/{layer.index}"] = x.cpu()
         found[f"learned/{layer.index}"] = family.router_logits(layer.router, x).float().cpu()
         found[f"spectral/{layer.index}"] = module.routers.logits(layer.index, x).cpu()  # type: ignore[union-attr]
         found[f"chosen/{layer.index}"] = chosen[layer.index][rows.to(chosen[layer.index].device)].cpu()

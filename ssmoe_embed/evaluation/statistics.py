@@ -163,11 +163,31 @@ def rescore(
         split: The split.
         subset: The subset.
     """
+    count, score = weighted_scorer(task, predictions, metric=metric, split=split, subset=subset)
+    return float(score(np.ones(count)))
+
+
+def weighted_scorer(
+    task: AbsTask,
+    predictions: Path | Mapping[str, Any],
+    *,
+    metric: str | None = None,
+    split: str = "test",
+    subset: str = "default",
+) -> Scorer:
+    """The number of a task's examples, and its score as a function of how much each counts, `[…,n]`.
+
+    Args:
+        task: See `rescore`, as for the others.
+        predictions: See `rescore`.
+        metric: See `rescore`.
+        split: See `rescore`.
+        subset: See `rescore`.
+    """
     name = task.metadata.name
     _load(task)
     part = _part(name, _read(predictions, name), split, subset)
-    count, score = scorer(task, part, metric or task.metadata.main_score, split, subset)
-    return float(score(np.ones(count)))
+    return scorer(task, part, metric or task.metadata.main_score, split, subset)
 
 
 def _weights(drawn: NDArray[np.int64], count: int) -> NDArray[np.float64]:

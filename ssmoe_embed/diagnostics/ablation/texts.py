@@ -1,0 +1,61 @@
+"""Texts that the embedded model never saw, of two kinds, and texts of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssmoe_embed.data import read_records
+from ssmoe_embed.diagnostics.texts import MINIMUM, file_sample
+
+_SHIPPED_CHARACTERS = 25
+"""Shorter ones are single words."""
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """Two kinds of text.
+
+    Attributes:
+        first: Its name and documents.
+        second: The same of the other kind.
+    """
+
+    first: tuple[str, tuple[str, ...]]
+    second: tuple[str, tuple[str, ...]]
+
+    @property
+    def digest(self) -> str:
+        """What tells these texts from others."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+
+
+def corpora(first: Path | None, second: Path | None, count: int) -> Corpora:
+    """Files of one's own, or held-out definitions (WordNet) and prose (verses) that come with the package.
+
+    Args:
+        first: A text file, one document a line.
+        second: Another kind of text.
+        count: Documents of each, evenly spread over what there is.
+
+    Raises:
+        ValueError: Only one file is given, or one has too few lines.
+    """
+    if (first is None) != (second is None):
+        raise ValueError("Pass two text files of different kinds, or none: stability is measured between them.")
+    if first is not None and second is not None:
+        kinds = [(path.stem, file_sample(path, count).texts) for path in (first, second)]
+        return Corpora(*kinds)
+    if count < MINIMUM:
+        raise ValueError(f"{count} documents of a kind say too little; pass at least {MINIMUM}.")
+    glosses = [record["query"] for record in read_records("offline/reverse_dictionary.jsonl") if "query" in record]
+    verses = [text for record in read_records("offline/verse_reranking.jsonl") for text in record["positive"]]
+    return Corpora(("definitions", _spread(glosses, count)), ("prose", _spread(verses, count)))
+
+
+def _spread(texts: Sequence[str], count: int) -> tuple[str, ...]:
+    """Every n-th of the different texts that are long enough."""
+    kept = [text for text in dict.fromkeys(texts) if len(text) >= _SHIPPED_CHARACTERS]
+    return tuple(kept[i * len(kept) // count] for i in range(min(count, len(kept))))
