@@ -167,6 +167,16 @@ def test_workers_need_a_cluster(ssmoe, tmp_path):
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_workers_error_is_told_in_one_line(texts, tmp_path):
+    from ssmoe_embed.distributed.engine import encode_on_ray
+
+    with pytest.raises(
+        ValueError, match=r"^A Ray worker failed: .*no model 'no/such/model'.*goes on with the others\.$"
+    ):
+        encode_on_ray(rows_of(texts), tmp_path, ModelReference("no/such/model"), workers=1, progress=False)
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_cluster_gives_the_vectors_of_one_process(ssmoe, built, texts, tmp_path):
     """To the bit: the same texts share a forward pass, with the same number of threads."""
     (tmp_path / "in.txt").write_text("\n".join(["", *texts]))
@@ -186,7 +196,7 @@ def test_an_index_made_on_a_cluster_is_that_of_one_process(ssmoe, built, model, 
     lines = tmp_path / "corpus.txt"
     lines.write_text(corpus)
     arguments = ("index", lines, "--model", built, "--batch-size", 1)
-    clustered = (*arguments, "-o", tmp_path / "there", "--engine", "ray", "--workers", 2)
+    clustered = (*arguments, "-o", tmp_path / "there", "--engine", "ray", "--workers", 1)
     for command in ((*arguments, "-o", tmp_path / "here"), clustered):
         status, err = ssmoe(*command)
         assert status == 0, err
@@ -200,16 +210,6 @@ def test_an_index_made_on_a_cluster_is_that_of_one_process(ssmoe, built, model, 
     assert status == 0, err
     there.refresh()
     assert len(there) == len(here) - 1
-
-
-@pytest.mark.usefixtures("cluster")
-def test_a_workers_error_is_told_in_one_line(texts, tmp_path):
-    from ssmoe_embed.distributed.engine import encode_on_ray
-
-    with pytest.raises(
-        ValueError, match=r"^A Ray worker failed: .*no model 'no/such/model'.*goes on with the others\.$"
-    ):
-        encode_on_ray(rows_of(texts), tmp_path, ModelReference("no/such/model"), workers=1, progress=False)
 
 
 def test_a_worker_with_another_model_refuses_to_work(built, tmp_path):
