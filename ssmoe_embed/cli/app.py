@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from ssmoe_embed.cli.ablate import ablate
 from ssmoe_embed.cli.build import build
 from ssmoe_embed.cli.compare import compare
 from ssmoe_embed.cli.drop import drop
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 for command in (search, index, encode, build, info, inspect, families, serve, drop):
     app.command()(command)
-for measure in (evaluate, compare, sweep, submit):
+for measure in (evaluate, compare, sweep, submit, ablate):
     app.command(cls=ListCommand)(measure)
 
 

@@ -1,0 +1,90 @@
+"""`ssmoe ablate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ssmoe_embed.cli.options import BatchSize, Device, Quiet, given
+
+_TASKS = [
+    "WordNetParaphrasePairClassification",
+    "WordRelatednessSTS",
+    "WordNetReverseRetrieval",
+    "ReviewSnippetSentimentClassification",
+]
+
+
+def ablate(
+    model: Annotated[str, typer.Argument(help="Folder, hub id or recipe name.")],
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Variants beside original and ev; all by default.", show_default=False)
+    ] = None,
+    alpha: Annotated[
+        list[float] | None, typer.Option(help="Shares of the spectral router; tasks use the first.  [default: 0.5 1]")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="Tasks, or none.  [default: four small offline tasks]")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Documents, one a line; by default held-out definitions of the package's.")
+    ] = None,
+    other_text: Annotated[Path | None, typer.Option(help="Documents of another kind; by default verses.")] = None,
+    documents: Annotated[int, typer.Option(min=16, help="Documents of each kind.")] = 200,
+    corrupt: Annotated[str, typer.Option(help="What choices must be stable under.")] = "replace@0.2",
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of what is random.")] = 5,
+    calibration_texts: Annotated[int, typer.Option(min=16, help="Texts each variant is calibrated on.")] = 512,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")] = Path(
+        "ablation"
+    ),
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the model's own.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Allow code that comes with a model.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take SSMoE apart: the spectral router against random, permuted and other rows, and choice against weight.
+
+    Writes ablation.md, ablation.csv and ablation.png. The same command again goes on where it stopped.
+
+    Example: ssmoe ablate ssmoe/tiny --seeds 5 --output ablation
+    """
+    from ssmoe_embed.diagnostics.ablation.variants import find_variants
+
+    variants = find_variants(variant)
+    from ssmoe_embed.evaluation.dependencies import require_mteb
+
+    require_mteb()
+    from ssmoe_embed.diagnostics.ablation.report import write_report
+    from ssmoe_embed.diagnostics.ablation.running import AblationOptions
+    from ssmoe_embed.diagnostics.ablation.running import ablate as run
+    from ssmoe_embed.diagnostics.ablation.texts import corpora
+    from ssmoe_embed.evaluation.corruption import Corruption
+    from ssmoe_embed.evaluation.models import EvaluatedModel
+    from ssmoe_embed.routing.mixing import checked_alpha
+
+    corruption = Corruption.parse(corrupt)
+    if corruption is None:
+        raise ValueError(f"corrupt={corrupt!r} changes no text; choose one such as replace@0.2.")
+    options = AblationOptions(
+        alphas=tuple(dict.fromkeys(map(checked_alpha, alpha or (0.5, 1.0)))),
+        seeds=seeds,
+        tasks=() if tasks == ["none"] else tuple(tasks or _TASKS),
+        calibration_texts=calibration_texts,
+        corruption=corruption,
+        batch_size=batch_size,
+        progress=not quiet,
+    )
+    texts = corpora(text, other_text, documents)
+    loading: dict[str, Any] = given(device=device, model_kwargs=given(dtype=dtype) or None)
+    loaded = EvaluatedModel.load(model, trust_remote_code=trust_remote_code, progress=not quiet, **loading)
+    result = run(model, loaded, variants, texts, output, options=options)
+    written = write_report(result, output)
+    typer.echo(written[0].read_text(encoding="utf-8"))
+    typer.echo(", ".join(map(str, written)), err=True)
+    if result.notes:
+        raise typer.Exit(1)
