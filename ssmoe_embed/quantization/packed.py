@@ -2,7 +2,7 @@
 
 The experts of all families index their fused weight by expert, `self.gate_up_proj[expert]`. What stands there in a 4-bit
 model answers with that one expert's matrix, so a forward pass unpacks the experts that tokens were sent to, one after the
-other, and nothing is kept: peak memory stays that of the 4-bit model. Everything is in buffers, so moving, copying and
+other, and nothing is kept: peak memory stays near that of the 4-bit model. Everything is in buffers, so moving, copying and
 pickling a model work, and threads can share it.
 """
 

@@ -16,6 +16,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ssmoe_embed.families import family_of
 from ssmoe_embed.quantization.conversions import KeepMxfp4, Pack, PackEach, StreamedConverter, merges_experts
+from ssmoe_embed.quantization.heap import TrimAfter, trim
 from ssmoe_embed.quantization.packed import BlockwiseMatrices
 from ssmoe_embed.quantization.settings import QuantizationSettings
 
@@ -95,6 +96,13 @@ class FourBitQuantizer(HfQuantizer):
         self.targets = packable(model, self.quantization_config.settings)
         # the one implementation that asks for one expert at a time; the others want the whole stack
         model.set_experts_implementation("eager")
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        del kwargs
+        trim()
+        for layer in family_of(model.config).layers(model):
+            layer.experts.register_forward_hook(TrimAfter())
+        return model
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
         """Whether it is packed when it arrives."""
