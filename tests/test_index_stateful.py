@@ -28,7 +28,7 @@ MODEL = static_model()
 QUERY = np.random.default_rng(7).standard_normal(24)
 
 
-class Interrupted(Exception):
+class InterruptedAddError(Exception):
     """What stops an add in the middle."""
 
 
@@ -57,11 +57,11 @@ class IndexMachine(RuleBasedStateMachine):
     def interrupt(self, documents):
         def stopped():
             yield from (vectors(documents) if documents else [])
-            raise Interrupted
+            raise InterruptedAddError
 
         try:
             self.index.add_vectors([*documents, Document("z", "never seen")], stopped())
-        except Interrupted:
+        except InterruptedAddError:
             return
         raise AssertionError("it was not interrupted")
 
@@ -87,7 +87,7 @@ class IndexMachine(RuleBasedStateMachine):
             if filters and not self.truth:
                 continue
             wanted = [d for d in self.truth.values() if not filters or d.metadata["n"] == 1]
-            if filters and "n" not in self.index._now.store.facet_keys():
+            if filters and "n" not in self.index.filter_keys():
                 continue
             [hits] = self.index.search_vectors(QUERY, 20, filters=filters)
             assert sorted(hit.document.id for hit in hits) == sorted(d.id for d in wanted)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ssmoe_embed.retrieval.kinds import APPROXIMATE, Approximate, IndexKind
+from ssmoe_embed.retrieval.approximate import Approximate
+from ssmoe_embed.retrieval.kinds import APPROXIMATE, IndexKind
 from ssmoe_embed.retrieval.manifest import Manifest, StoredFile
 from ssmoe_embed.retrieval.nearest import Allowed, exact_top
 from ssmoe_embed.retrieval.vectors import Array, row_blocks

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from tqdm.auto import tqdm
 from typing_extensions import Self
 
 from ssmoe_embed.retrieval.documents import AddCounts, Document, Hit
 from ssmoe_embed.retrieval.errors import DamagedIndexError
 from ssmoe_embed.retrieval.explanation import Explanation, explain
+from ssmoe_embed.retrieval.feeding import Given, chunks, paired
 from ssmoe_embed.retrieval.fingerprint import check_model, model_fingerprint
 from ssmoe_embed.retrieval.kinds import IndexKind
 from ssmoe_embed.retrieval.locking import writing
@@ -23,7 +23,7 @@ from ssmoe_embed.retrieval.manifest import Manifest
 from ssmoe_embed.retrieval.nearest import dot
 from ssmoe_embed.retrieval.searching import Generation
 from ssmoe_embed.retrieval.snippets import with_snippets
-from ssmoe_embed.retrieval.store import Store
+from ssmoe_embed.retrieval.store_writing import WritableStore
 from ssmoe_embed.retrieval.vectors import Array, VectorType, unit
 from ssmoe_embed.retrieval.verification import verify
 from ssmoe_embed.retrieval.writing import Writer, open_writer
@@ -92,7 +92,7 @@ class SemanticIndex:
                 model=fingerprint,
                 reference=dict(reference or {}),
             )
-            store = Store(folder / manifest.store, writable=True)
+            store = WritableStore(folder / manifest.store)
             store.publish(1, 0, 0)
             store.close()
             manifest.write(folder)
@@ -172,6 +172,10 @@ class SemanticIndex:
         model = {key: value for key, value in manifest.model.items() if key not in ("probes", "sketch")}
         return shown | {"search": search, "model": model, "bytes": sum(path.stat().st_size for path in files)}
 
+    def filter_keys(self) -> list[str]:
+        """What `search` can filter by."""
+        return self._now.store.facet_keys()
+
     def verify(self) -> list[str]:
         """Read everything on disk and compare it with its checksums; returns what is wrong, in words."""
         return verify(self.folder, self._now.manifest, self._now.store)
@@ -207,7 +211,7 @@ class SemanticIndex:
 
         def added(writer: Writer) -> AddCounts:
             counts = AddCounts()
-            for chunk in _chunks(documents, batch_size * _CHUNK_BATCHES, progress):
+            for chunk in chunks(documents, batch_size * _CHUNK_BATCHES, progress):
                 counts += writer.add(chunk, encode)
             return replace(counts, removed=writer.prune()) if prune else counts
 
@@ -227,12 +231,12 @@ class SemanticIndex:
         Raises:
             ValueError: There are fewer vectors than documents or more, or they are not of the index's dimension.
         """
-        pairs = _pairs(documents, vectors)
+        pairs = paired(documents, vectors)
 
         def added(writer: Writer) -> AddCounts:
             counts = AddCounts()
             while chunk := list(islice(pairs, 1024)):
-                counts += writer.add([document for document, _ in chunk], _Given(chunk))
+                counts += writer.add([document for document, _ in chunk], Given(chunk))
             return counts
 
         return self._written(added, recall, progress)
@@ -340,37 +344,3 @@ class SemanticIndex:
         [vector] = self.encode_queries([query])
         stored = np.asarray(self._now.vectors[row])
         return explain(self._model(), vector, stored, id, float(dot(stored[None], vector)[0]))
-
-
-def _pairs(documents: Iterable[Document], vectors: Iterable[Any]) -> Iterator[tuple[Document, Any]]:
-    """Each document with its vector."""
-    for number, (document, vector) in enumerate(zip_longest(documents, vectors)):
-        if document is None or vector is None:
-            raise ValueError(
-                f"After {number} pairs there is no {'document' if document is None else 'vector'} left; give one vector for "
-                "each document."
-            )
-        yield document, vector
-
-
-class _Given:
-    """Vectors that were made elsewhere, in place of an encoder."""
-
-    def __init__(self, pairs: Sequence[tuple[Document, Any]]) -> None:
-        self._vectors = {document.content: vector for document, vector in reversed(pairs)}
-
-    def __call__(self, documents: Sequence[Document]) -> Array:
-        return np.stack([np.asarray(self._vectors[document.content]) for document in documents])
-
-
-def _chunks(documents: Iterable[Document], size: int, progress: bool) -> Iterator[list[Document]]:
-    """The documents, so many at a time, with a bar over what is known of their number."""
-    total, measured = getattr(documents, "size", None), hasattr(documents, "position")
-    if total is None and isinstance(documents, Sized):
-        total = len(documents)
-    unit_name = getattr(documents, "unit", "document")
-    iterator = iter(documents)
-    with tqdm(total=total, desc="Encoding", unit=unit_name, unit_scale=measured, disable=not progress) as bar:
-        while chunk := list(islice(iterator, size)):
-            yield chunk
-            bar.update(getattr(documents, "position", 0) - bar.n if measured else len(chunk))

@@ -1,35 +1,27 @@
-"""Index kinds of FAISS behind one setting.
-
-An approximate index holds codes, not the vectors: it names candidates, which are then scored with the stored vectors. So a
-score is the exact cosine whatever the kind, and the kind decides only what is found.
-"""
+"""Index kinds of FAISS behind one setting."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ssmoe_embed.choices import Choice
-from ssmoe_embed.retrieval.errors import DamagedIndexError
+from ssmoe_embed.retrieval.approximate import Approximate, Rungs, faiss_library
 from ssmoe_embed.retrieval.vectors import Array
 
 _FLAT_UP_TO = 20_000
 _HNSW_UP_TO = 2_000_000
 _SEED = 1234
-_MOST_WIDENING = 50
-
-Rungs = tuple[tuple[int, int], ...]
 
 
 class IndexKind(Choice):
     """How the nearest vectors are looked for."""
 
     AUTO = "auto"
-    """By the number of vectors: flat up to 20,000, HNSW up to 2 million, IVF-PQ beyond."""
+    """By the number of vectors: flat up to 20,000 and where there is no FAISS, HNSW up to 2 million, IVF-PQ beyond."""
     FLAT = "flat"
     """Every vector is looked at: exact, and needs no FAISS."""
     HNSW = "hnsw"
@@ -47,106 +39,9 @@ class IndexKind(Choice):
         """The kind itself, or what `auto` means for so many vectors."""
         if self is not IndexKind.AUTO:
             return self
-        if rows <= _FLAT_UP_TO:
+        if rows <= _FLAT_UP_TO or find_spec("faiss") is None:
             return IndexKind.FLAT
         return IndexKind.HNSW if rows <= _HNSW_UP_TO else IndexKind.IVFPQ
-
-
-class Approximate(ABC):
-    """An approximate index of unit vectors.
-
-    Attributes:
-        rungs: `(width, oversample)` from fast to thorough: how much of the index is looked at, and how many candidates are
-            named for each result.
-        sample_rows: How many vectors it is trained on at most.
-    """
-
-    rungs: ClassVar[Rungs]
-    sample_rows: ClassVar[int] = 100_000
-
-    def __init__(
-        self, dimension: int, rung: tuple[int, int] | None = None, state: Mapping[str, Any] | None = None
-    ) -> None:
-        """Prepare an index; `train` or `load` fills it.
-
-        Args:
-            dimension: Numbers a vector.
-            rung: One of `rungs`; by default the first.
-            state: What `state` gave when it was saved.
-        """
-        self.dimension = dimension
-        self.rung = rung or self.rungs[0]
-        self.state: dict[str, Any] = dict(state or {})
-        self.index: Any = None
-
-    @property
-    def covered(self) -> int:
-        """How many rows it holds, from the first."""
-        return int(self.index.ntotal)
-
-    def train(self, sample: Array, rows: int) -> None:
-        """Learn codes from sample vectors `[n,D]` for an index of about so many rows."""
-        if len(sample) == 1:  # FAISS asks for two to learn anything
-            sample = np.repeat(sample, 2, axis=0)
-        self.index = self._new(faiss_library(), rows, len(sample))
-        self.index.train(self._coded(sample))
-
-    def extend(self, blocks: Iterable[Array]) -> None:
-        """Add vectors, block by block."""
-        for block in blocks:
-            self.index.add(self._coded(block))
-
-    def save(self, path: Path) -> None:
-        """Write the index."""
-        faiss_library().write_index(self.index, str(path))
-
-    def load(self, path: Path, *, mapped: bool) -> None:
-        """Read the index: memory-mapped to be searched, or into memory to be extended.
-
-        Raises:
-            DamagedIndexError: FAISS cannot read it.
-        """
-        faiss = faiss_library()
-        try:
-            self.index = self._read(faiss, str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
-        except RuntimeError as error:
-            raise DamagedIndexError(
-                f"{path} cannot be read by FAISS ({str(error).splitlines()[0]}); make it anew with `ssmoe index --rebuild`."
-            ) from error
-
-    def candidates(self, queries: Array, k: int, allowed: Array | None) -> Array:
-        """Rows that may be among the `k` nearest, int64 `[Q,n]` with -1 for none.
-
-        Args:
-            queries: Unit vectors `[Q,D]`.
-            k: How many results are wanted.
-            allowed: bool `[R]`, which rows may be named; None for all.
-        """
-        width, oversample = self.rung
-        count = min(k * oversample, self.covered)
-        if allowed is not None:  # the rows to be named are as rare among those looked at as among all
-            width = round(width * min(_MOST_WIDENING, len(allowed) / max(1, np.count_nonzero(allowed))))
-        bits = None if allowed is None else np.packbits(allowed, bitorder="little")  # must outlive the search
-        faiss = faiss_library()
-        chosen = None if bits is None else faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
-        parameters = self._parameters(faiss, max(width, 1), count, chosen)
-        _, rows = self.index.search(self._coded(queries), count, params=parameters)
-        return rows
-
-    @abstractmethod
-    def _new(self, faiss: Any, rows: int, sample: int) -> Any:
-        """An untrained index for so many rows, trained on so many vectors."""
-
-    @abstractmethod
-    def _parameters(self, faiss: Any, width: int, count: int, chosen: Any) -> Any:
-        """FAISS's search parameters."""
-
-    def _coded(self, vectors: Array) -> Array:
-        """Vectors as FAISS takes them."""
-        return np.ascontiguousarray(vectors, dtype=np.float32)
-
-    def _read(self, faiss: Any, path: str, flags: int) -> Any:
-        return faiss.read_index(path, flags)
 
 
 class HNSW(Approximate):
@@ -164,8 +59,8 @@ class HNSW(Approximate):
         (512, 8),
         (1024, 16),
     )
-    _LINKS = 32
-    _CONSTRUCTION = 60
+    _LINKS = 16
+    _CONSTRUCTION = 48
 
     def _new(self, faiss: Any, rows: int, sample: int) -> Any:
         del rows, sample
@@ -317,18 +212,3 @@ APPROXIMATE: dict[IndexKind, type[Approximate]] = {
     IndexKind.SQ8: SQ8,
     IndexKind.BINARY: Binary,
 }
-
-
-def faiss_library() -> Any:
-    """FAISS, imported when it is first needed.
-
-    Raises:
-        ValueError: It is not installed.
-    """
-    try:
-        import faiss
-    except ModuleNotFoundError:
-        raise ValueError(
-            "This index kind needs FAISS: pip install 'ssmoe-embed[faiss]', or choose --kind flat, which does without."
-        ) from None
-    return faiss

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssmoe_embed.retrieval.kinds import Approximate
+from ssmoe_embed.retrieval.approximate import Approximate
 from ssmoe_embed.retrieval.vectors import Array, row_blocks
 
 _FEW = 0.05

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ssmoe_embed.retrieval.documents import AddCounts, Document
 from ssmoe_embed.retrieval.kinds import IndexKind
 from ssmoe_embed.retrieval.locking import writing
 from ssmoe_embed.retrieval.manifest import Manifest, StoredFile
-from ssmoe_embed.retrieval.store import Store
+from ssmoe_embed.retrieval.store_writing import WritableStore
 from ssmoe_embed.retrieval.vectors import Array, append_rows, map_rows, unit
 
 _OWN_FILES = (
@@ -44,7 +45,7 @@ class Writer:
         self.folder = folder
         self.manifest = manifest
         self.next = manifest.generation + 1
-        self.store = Store(folder / manifest.store, writable=True)
+        self.store = WritableStore(folder / manifest.store)
         self.store.take_back(manifest.generation)
 
     def add(self, documents: Sequence[Document], encode: Encode) -> AddCounts:
@@ -57,7 +58,9 @@ class Writer:
         latest = {document.id: document for document in documents}
         there = self.store.by_ids(self.next, list(latest))
         changed = [document for document in latest.values() if there.get(document.id, (0, None))[1] != document]
-        firsts = {document.content: document for document in reversed(changed)}
+        firsts: dict[bytes, Document] = {}
+        for document in changed:
+            firsts.setdefault(document.content, document)
         known = self.store.known(list(firsts))
         new = [document for content, document in firsts.items() if content not in known]
         with self._appended(encode(new) if new else None, [document.content for document in new]) as first:
@@ -142,7 +145,7 @@ class Writer:
         )
         for name in (manifest.store, manifest.vectors):
             (self.folder / name).unlink(missing_ok=True)
-        store = Store(self.folder / manifest.store, writable=True)
+        store = WritableStore(self.folder / manifest.store)
         placed: dict[int, int] = {}
         for part in self.store.stream(self.next):
             fresh: dict[int, bytes] = {row: document.content for _, row, document in part if row not in placed}
@@ -160,7 +163,9 @@ class Writer:
 
     def compact(self, kind: IndexKind | None = None) -> None:
         """Throw out what no document uses any more, and change the kind, when the next generation is published."""
-        self.manifest, _ = self._compacted(self.store.live_rows(self.next))
+        live = self.store.live_rows(self.next)
+        if len(live) < self.store.next_row():
+            self.manifest, _ = self._compacted(live)
         if kind is not None:
             self.manifest = replace(self.manifest, kind=str(kind))
 
@@ -195,13 +200,9 @@ def open_writer(folder: Path) -> Iterator[Writer]:
 
 
 def _remove(path: Path) -> None:
-    """Delete a file or a folder of files, if that is possible now."""
-    try:
-        if path.is_dir():
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
-        else:
-            path.unlink(missing_ok=True)
-    except OSError:  # open in another process on a system that forbids it; the next writer tries again
+    """Delete a file or a folder, if that is possible now."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
         return
+    with suppress(OSError):  # open in another process on a system that forbids it; the next writer tries again
+        path.unlink(missing_ok=True)
