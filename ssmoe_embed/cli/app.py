@@ -21,6 +21,7 @@ from ssmoe_embed.cli.index import index
 from ssmoe_embed.cli.info import info
 from ssmoe_embed.cli.inspect import inspect
 from ssmoe_embed.cli.lists import ListCommand
+from ssmoe_embed.cli.lm_eval import lm_eval
 from ssmoe_embed.cli.search import search
 from ssmoe_embed.cli.serve import serve
 from ssmoe_embed.cli.submit import submit
@@ -37,7 +38,7 @@ app = typer.Typer(
 )
 for command in (search, index, encode, build, info, inspect, families, serve, drop):
     app.command()(command)
-for measure in (evaluate, compare, sweep, submit, ablate):
+for measure in (evaluate, compare, sweep, submit, ablate, lm_eval):
     app.command(cls=ListCommand)(measure)
 
 

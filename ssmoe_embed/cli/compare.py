@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ssmoe_embed.choices import unknown
+from ssmoe_embed.cli.compare_language_models import LM_EVAL, compare_language_models
 from ssmoe_embed.files import atomic_file
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ _WRITERS = {".md": "markdown", ".csv": "csv_text"}
 
 
 def compare(
-    results: Annotated[Path, typer.Argument(metavar="DIR", help="Result folder of `ssmoe evaluate`.")],
+    results: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Result folder of `ssmoe evaluate` or `ssmoe lm-eval`.")
+    ],
     with_: Annotated[
         str | None, typer.Option("--with", help="paper: put the scores that the SSMoE paper printed beside them.")
     ] = None,
@@ -60,6 +63,9 @@ def compare(
             f"There is no result folder {results}; make it with `ssmoe evaluate … --output {results}`."
         )
     _check_output(output, overwrite)
+    if (results / LM_EVAL).is_file():
+        compare_language_models(results, output, with_paper=with_ == PAPER, stands_for=stands_for)
+        return
     folder = ResultFolder(results)
     if with_ == PAPER:
         if tasks:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,8 @@ def load_tasks(names: Sequence[str]) -> Any:
         ValueError: A task is not known, or its data can neither be found here nor fetched.
     """
     require_harness()
-    from lm_eval.tasks import TaskManager
-
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    local = set(names) <= set(OFFLINE_TASKS)
-    manager = TaskManager(include_path=str(TASK_FOLDER), include_defaults=not local)
+    manager = _manager(include_defaults=not set(names) <= set(OFFLINE_TASKS))
     for name in names:
         if name not in manager.all_tasks:
             raise ValueError(
@@ -107,6 +105,14 @@ def metric_of(task: str, metrics: Sequence[str]) -> str:
     if not scores:
         raise ValueError(f"The harness gave no score for task {task!r}.")
     return scores[0]
+
+
+@cache
+def _manager(*, include_defaults: bool) -> Any:
+    """A task manager; finding all of the harness' own tasks takes it many seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(TASK_FOLDER), include_defaults=include_defaults)
 
 
 def _near(name: str, known: Sequence[str]) -> list[str]:

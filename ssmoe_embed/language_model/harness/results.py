@@ -12,6 +12,7 @@ from ssmoe_embed.files import atomic_file
 
 SETTINGS = "lm_eval.json"
 _CELLS = "cells"
+_TEXTS = "perplexity"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,27 @@ class TaskResult:
     weight_bytes: int
     overlap: dict[str, Any] | None
     version: str
+
+
+@dataclass(frozen=True)
+class TextResult:
+    """How well one cell predicts a text, see `Perplexity`.
+
+    Attributes:
+        cell: The cell's name.
+        text: Name of the text file.
+        digest: Of its content.
+    """
+
+    cell: str
+    text: str
+    digest: str
+    value: float
+    nll: float
+    stderr: float
+    tokens: int
+    window: int
+    stride: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +119,19 @@ class GridFolder:
         """Every score."""
         files = sorted((self.path / _CELLS).glob("*/*.json"))
         return [TaskResult(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+
+    def perplexities(self) -> list[TextResult]:
+        """Every perplexity."""
+        files = sorted((self.path / _TEXTS).glob("*/*.json"))
+        return [TextResult(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+
+    def has_perplexity(self, cell: str, digest: str) -> bool:
+        """Whether that cell's perplexity of that text is there."""
+        return (self.path / _TEXTS / cell / f"{digest}.json").is_file()
+
+    def write_perplexity(self, result: TextResult) -> None:
+        """Keep a perplexity."""
+        _write(self.path / _TEXTS / result.cell / f"{result.digest}.json", asdict(result))
 
     def correct(self, cell: str, task: str) -> dict[str, float]:
         """What each example scored, by a key that is the same in every cell."""

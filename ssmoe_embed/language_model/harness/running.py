@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
@@ -15,9 +16,10 @@ from ssmoe_embed.language_model.dropped import Dropped, drop_experts, weight_byt
 from ssmoe_embed.language_model.dropping import DropBy, Limits
 from ssmoe_embed.language_model.harness.cells import Cell
 from ssmoe_embed.language_model.harness.names import find_tasks, load_tasks, metric_of
-from ssmoe_embed.language_model.harness.results import GridFolder, TaskResult
+from ssmoe_embed.language_model.harness.results import GridFolder, TaskResult, TextResult
 from ssmoe_embed.language_model.loading import load, load_tokenizer
 from ssmoe_embed.language_model.overlap import expert_overlap
+from ssmoe_embed.language_model.perplexity import perplexity
 from ssmoe_embed.language_model.routings import Routing, RoutingSettings, policy_of, spectral_routers
 from ssmoe_embed.language_model.texts import read_text
 from ssmoe_embed.routing import RoutingPolicy, reroute
@@ -37,6 +39,7 @@ class Options:
         seed: Of random dropping.
         batch_size: Requests a forward pass.
         overlap_prompts: Prompts of each task on which the overlap of routings is measured; 0 for none.
+        text: Text file whose perplexity is measured too, by windows of 1,024 tokens that move by 512.
         dtype: Dtype of the weights; by default the checkpoint's own.
         loading: For `load`: `device_map`, `revision`, …
         progress: Show progress bars.
@@ -50,13 +53,13 @@ class Options:
     seed: int = 0
     batch_size: int = 8
     overlap_prompts: int = 16
+    text: str | Path | None = None
     dtype: str | None = None
     loading: dict[str, Any] = field(default_factory=dict)
     progress: bool = True
 
     def record(self, base: str | Path) -> dict[str, Any]:
         """What decides the scores, as JSON values; batches and devices do not."""
-        text = None if self.calibration is None else read_text(self.calibration)
         return {
             "base": str(base),
             "revision": self.loading.get("revision"),
@@ -65,7 +68,7 @@ class Options:
             "num_fewshot": self.num_fewshot,
             "limit": self.limit,
             "settings": self.settings.as_dict(),
-            "calibration": None if text is None else sha256(text.encode()).hexdigest()[:16],
+            "calibration": None if self.calibration is None else _digest(self.calibration),
             "seed": self.seed,
         }
 
@@ -103,7 +106,7 @@ def run_grid(
     runner = _Runner(base, manager, folder, options)
     for cell in cells:
         missing = [name for name in names if not folder.has(cell.name, name)]
-        if missing:
+        if missing or not runner.has_perplexity(cell):
             if on_cell is not None:
                 on_cell(cell)
             runner.run(cell, missing)
@@ -143,6 +146,23 @@ class _Runner:
         for name in names:
             outcome = self._evaluate(subject, name)
             self.folder.write(*_result(subject, name, outcome, self.options.overlap_prompts))
+        if not self.has_perplexity(cell):
+            self._perplexity(subject)
+
+    def has_perplexity(self, cell: Cell) -> bool:
+        """Whether nothing is left to do for the text."""
+        text = self.options.text
+        return text is None or self.folder.has_perplexity(cell.name, _digest(text))
+
+    def _perplexity(self, subject: _Subject) -> None:
+        """Measure the perplexity of the text."""
+        file = self.options.text
+        if file is None:
+            return
+        with reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext():
+            found = perplexity(subject.model, subject.tokenizer, read_text(file), progress=self.options.progress)
+        result = TextResult(subject.cell.name, Path(file).name, _digest(file), **asdict(found))
+        self.folder.write_perplexity(result)
 
     def _dropped(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cell: Cell) -> Dropped | None:
         """Let the model lose the experts that the cell does without."""
@@ -180,10 +200,13 @@ class _Runner:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
-        rerouting = reroute(subject.model, subject.policy) if subject.policy is not None else None
-        try:
-            batch_size = self.options.batch_size
-            wrapped = HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=batch_size)
+        with reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext():
+            wrapped = HFLM(
+                pretrained=subject.model,
+                tokenizer=subject.tokenizer,
+                batch_size=self.options.batch_size,
+                softmax_dtype="float32",  # in bfloat16 many answers would be equally likely
+            )
             outcome: dict[str, Any] = simple_evaluate(
                 model=wrapped,
                 tasks=[name],
@@ -192,9 +215,6 @@ class _Runner:
                 task_manager=self.manager,
                 log_samples=True,
             )
-        finally:
-            if rerouting is not None:
-                rerouting.remove()
         return outcome
 
 
@@ -240,6 +260,11 @@ def _example(task: str, sample: dict[str, Any], metric: str) -> dict[str, Any]:
 def _prompt(sample: dict[str, Any]) -> str:
     """What the model reads first of an example: the prompt, and an answer if it is given one."""
     return "".join(part for part in sample["arguments"][0] if isinstance(part, str))
+
+
+def _digest(file: str | Path) -> str:
+    """A short name of a text file's content."""
+    return sha256(read_text(file).encode()).hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:

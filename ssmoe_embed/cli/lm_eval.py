@@ -1,0 +1,106 @@
+"""`ssmoe lm-eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ssmoe_embed.cli.build import _number
+from ssmoe_embed.cli.options import Quiet, given
+from ssmoe_embed.files import atomic_file
+
+
+def lm_eval(
+    base: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")],
+    routing: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="original, ssmoe, ev, average-ev, random, hash; random-drop, router-drop, ssmoe-drop; or a routing with "
+            "any dropping, such as ev+router-drop; or grid: all that the paper compares.  [default: grid]"
+        ),
+    ] = None,
+    keep: Annotated[float, typer.Option(help="Fraction of the experts that stays where some are dropped.")] = 0.75,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="paper, mmlu, offline, or tasks of lm-evaluation-harness.  [default: offline]"),
+    ] = None,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option(min=0, help="Examples in each prompt, 5 or 10 in the paper; by default the task's own."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first examples of each task.")] = None,
+    perplexity: Annotated[Path | None, typer.Option(help="Text file whose perplexity is measured too.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Text that experts are scored on; by default the sample in the package.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Share of the spectral router.  [default: 0.5]")] = None,
+    mix: Annotated[str | None, typer.Option(help="probs or logits.  [default: probs]")] = None,
+    top_c: Annotated[
+        str | None, typer.Option(help="Eigenvectors kept of a matrix: 50, or a fraction such as 0.05.  [default: 50]")
+    ] = None,
+    scale: Annotated[str | None, typer.Option(help="none or router.  [default: none]")] = None,
+    seed: Annotated[int, typer.Option(help="Of random and hash routing and of random dropping.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests a forward pass.")] = 8,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's own.")
+    ] = None,
+    device_map: Annotated[str | None, typer.Option(help="Where to put the model, such as cuda or auto.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Allow code that comes with the model.")
+    ] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")] = Path(
+        "lm-eval"
+    ),
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate a language model under several routings, with all of its experts and with fewer.
+
+    Writes report.md and report.csv beside the results. The same command again goes on where it stopped; `ssmoe compare DIR
+    --with paper` puts the results beside the paper's.
+
+    Example: ssmoe lm-eval openai/gpt-oss-20b --tasks paper --num-fewshot 10 --output results
+    """
+    from ssmoe_embed.language_model import RoutingSettings
+    from ssmoe_embed.language_model.harness import report
+    from ssmoe_embed.language_model.harness.cells import GRID, Cell
+    from ssmoe_embed.language_model.harness.running import Options, run_grid
+
+    cells: list[Cell] = []
+    for name in routing or ["grid"]:
+        cells += GRID if name == "grid" else [Cell.parse(name)]
+    settings: dict[str, Any] = given(
+        alpha=alpha, mix=mix, top_c=None if top_c is None else _number(top_c), scale=scale, seed=seed
+    )
+    loading = given(device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None)
+    options = Options(
+        keep=keep,
+        num_fewshot=num_fewshot,
+        limit=limit,
+        settings=RoutingSettings(**settings),
+        calibration=calibration,
+        seed=seed,
+        batch_size=batch_size,
+        text=perplexity,
+        dtype=dtype,
+        loading=loading,
+        progress=not quiet,
+    )
+    folder = run_grid(
+        base,
+        list(dict.fromkeys(cells)),
+        tasks or ["offline"],
+        output,
+        options,
+        on_cell=None if quiet else lambda cell: typer.echo(f"Measuring {cell.name} …", err=True),
+    )
+    for name, text in (("report.md", report.markdown(folder)), ("report.csv", report.csv_text(folder))):
+        with atomic_file(output / name) as file:
+            file.write(text.encode())
+    console = Console()
+    for table in report.tables(folder):
+        console.print(table.rich())
+    typer.echo(f"{output / 'report.md'}, {output / 'report.csv'}", err=True)

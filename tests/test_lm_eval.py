@@ -1,0 +1,283 @@
+"""The grid through lm-evaluation-harness: scores, resuming, reports, and the paper's tables."""
+
+import json
+import math
+
+import pytest
+import torch
+from tiny import TOP_C
+from typer.testing import CliRunner
+
+from ssmoe_embed import reroute
+from ssmoe_embed.cli.app import app
+from ssmoe_embed.language_model import RoutingSettings, expert_overlap, load, load_tokenizer, perplexity
+from ssmoe_embed.language_model.harness import comparison, names, report
+from ssmoe_embed.language_model.harness.cells import GRID, Cell
+from ssmoe_embed.language_model.harness.flips import answer_flips, folder_flips
+from ssmoe_embed.language_model.harness.names import OFFLINE_TASKS, PAPER_TASKS, find_tasks, load_tasks
+from ssmoe_embed.language_model.harness.paper import Quantity, published
+from ssmoe_embed.language_model.harness.results import GridFolder
+from ssmoe_embed.language_model.harness.running import Options, run_grid
+from ssmoe_embed.language_model.harness.tasks import local_data
+from ssmoe_embed.language_model.routings import policy_of
+
+pytest.importorskip("lm_eval")
+SETTINGS = RoutingSettings(alpha=0.6, top_c=TOP_C, scale="router")
+CELLS = ("original", "ssmoe", "ssmoe-drop", "hash")
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory, texts):
+    file = tmp_path_factory.mktemp("text") / "held_out.txt"
+    file.write_text("\n".join(texts * 2))
+    return file
+
+
+@pytest.fixture(scope="module")
+def options(text_file):
+    return Options(
+        num_fewshot=1,
+        limit=6,
+        settings=SETTINGS,
+        calibration=text_file,
+        text=text_file,
+        overlap_prompts=3,
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def grid(olmoe, options, tmp_path_factory):
+    """Four cells on the offline tasks; never change it."""
+    output = tmp_path_factory.mktemp("grid") / "results"
+    return run_grid(olmoe, [Cell.parse(name) for name in CELLS], ["offline"], output, options)
+
+
+@torch.no_grad()
+def by_hand(model, tokenizer, prompt, choices):
+    """The likeliest choice after a prompt."""
+    scores = []
+    for choice in choices:
+        before, ids = (tokenizer(part)["input_ids"] for part in (prompt, f"{prompt} {choice}"))
+        likely = model(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+        scores.append(sum(float(likely[place - 1, ids[place]]) for place in range(len(before), len(ids))))
+    return scores.index(max(scores))
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("routing", ["original", "hash"])
+def test_the_score_is_that_of_a_computation_by_hand(routing, olmoe, tmp_path):
+    options = Options(num_fewshot=0, limit=8, progress=False, overlap_prompts=0)
+    folder = run_grid(olmoe, [Cell.parse(routing)], ["ssmoe_dictionary"], tmp_path / "out", options)
+    model, tokenizer = load(olmoe, routing), load_tokenizer(olmoe)
+    test = local_data.dictionary()["test"].select(range(8))
+    right = [by_hand(model, tokenizer, f"{one['definition']}:", one["choices"]) == one["gold"] for one in test]
+    (result,) = folder.results()
+    assert list(folder.correct(routing, "ssmoe_dictionary").values()) == [float(one) for one in right]
+    share = sum(right) / 8
+    assert result.score == share
+    assert result.stderr == pytest.approx(math.sqrt(share * (1 - share) / 7))
+
+
+def test_every_cell_has_every_task_with_its_memory_and_overlap(grid, olmoe):
+    results = {(one.cell, one.task): one for one in grid.results()}
+    cells = [Cell.parse(name).name for name in CELLS]
+    assert set(results) == {(cell, task) for cell in cells for task in OFFLINE_TASKS}
+    whole = sum(weight.nbytes for weight in load(olmoe).parameters())
+    for (cell, _), one in results.items():
+        assert one.examples == 6
+        assert (one.weight_bytes < whole) == ("drop" in cell)
+        assert (one.overlap is None) == (cell == "original")
+
+
+def test_overlap_is_measured_on_the_tasks_prompts(grid, olmoe):
+    model, tokenizer = load(olmoe), load_tokenizer(olmoe)
+    loaded = load_tasks(["ssmoe_dictionary"]).load(["ssmoe_dictionary"])["tasks"]["ssmoe_dictionary"]
+    assert len(loaded.dataset["test"]) == 400
+    found = next(one.overlap for one in grid.results() if (one.cell, one.task) == ("hash", "ssmoe_dictionary"))
+    texts = [one["definition"] for one in loaded.dataset["test"]]
+    expected = expert_overlap(model, tokenizer, texts, policy_of("hash", model, SETTINGS))
+    assert found["share"] == pytest.approx(expected.share, abs=0.1)
+    assert found["chance_share"] == expected.chance_share
+
+
+def test_perplexity_is_measured_under_the_cells_routing(grid, olmoe, text_file):
+    found = {one.cell: one.value for one in grid.perplexities()}
+    model, tokenizer = load(olmoe), load_tokenizer(olmoe)
+    for routing in ("original", "ssmoe"):
+        policy = policy_of(routing, model, SETTINGS, progress=False)
+        handle = reroute(model, policy) if policy else None
+        expected = perplexity(model, tokenizer, text_file.read_text(), progress=False).value
+        assert found[routing] == pytest.approx(expected, rel=1e-5)
+        if handle:
+            handle.remove()
+    assert len(set(found.values())) == len(CELLS)
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_missing_is_measured_again(grid, olmoe, options, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(grid.path, copy)
+    lost = copy / "cells" / "hash" / "ssmoe_dictionary.json"
+    before = json.loads(lost.read_text())
+    lost.unlink()
+    times = {file: file.stat().st_mtime_ns for file in copy.rglob("*.json")}
+    told = []
+    run_grid(olmoe, [Cell.parse(name) for name in CELLS], ["offline"], copy, options, on_cell=told.append)
+    assert [cell.name for cell in told] == ["hash"]
+    assert json.loads(lost.read_text()) == before
+    assert all(file.stat().st_mtime_ns == time for file, time in times.items())
+
+
+def test_results_of_other_settings_do_not_mix(grid, olmoe):
+    with pytest.raises(ValueError, match=r"limit 6 instead of 7"):
+        grid.claim(GridFolder(grid.path).settings() | {"limit": 7})
+
+
+def test_a_folder_of_something_else_is_left_alone(olmoe, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="not empty"):
+        run_grid(olmoe, GRID, ["offline"], tmp_path, Options(progress=False))
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_tasks_are_known_to_the_harness():
+    known = names._manager(include_defaults=True).all_tasks
+    assert all(name in known for name in [*PAPER_TASKS.values(), "mmlu"])
+
+
+def test_a_task_that_needs_the_network_says_so_before_a_model_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match=r"'arc_easy'.*network.*--tasks offline"):
+        run_grid(tmp_path / "no model", GRID, ["arc_easy"], tmp_path / "out", Options(progress=False))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_task_is_named_with_its_neighbours():
+    with pytest.raises(ValueError, match=r"'ssmoe_dictionery'.*Did you mean 'ssmoe_dictionary'"):
+        load_tasks(["ssmoe_dictionery"])
+
+
+def test_sets_of_tasks_are_their_tasks_each_once():
+    assert find_tasks(["offline", "ssmoe_dictionary"]) == list(OFFLINE_TASKS)
+    assert find_tasks(["paper"]) == list(PAPER_TASKS.values())
+
+
+@pytest.mark.parametrize("make", [local_data.dictionary, local_data.continuation])
+def test_offline_tasks_have_one_right_answer_of_four_and_no_example_twice(make):
+    parts = make()
+    prompts = []
+    for part in parts.values():
+        for one in part:
+            assert len(set(one["choices"])) == 4
+            prompts.append(one.get("definition") or one["beginning"])
+        golds = [one["gold"] for one in part]
+        assert all(golds.count(place) > len(golds) / 10 for place in range(4))
+    assert len(set(prompts)) == len(prompts)
+    assert make()["test"].to_list() == parts["test"].to_list()
+
+
+# --- cells ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cells_name_names_it():
+    for cell in [*GRID, Cell.parse("ev+router-drop")]:
+        assert Cell.parse(cell.name) == cell
+
+
+@pytest.mark.parametrize("name", ["ssmo", "ssmoe+drop", "ssmoe+best-drop"])
+def test_an_unknown_cell_is_refused(name):
+    with pytest.raises(ValueError, match="is not known"):
+        Cell.parse(name)
+
+
+# --- flips and reports ------------------------------------------------------------------------------------------------
+
+
+def test_flips_are_counted_both_ways():
+    first = dict(zip("abcdefgh", [1, 1, 1, 1, 0, 0, 0, 0], strict=True))
+    second = dict(zip("abcdefgh", [1, 0, 1, 1, 1, 1, 1, 0], strict=True))
+    flips = answer_flips(first, second)
+    assert (flips.first, flips.second) == (4 / 8, 6 / 8)
+    assert (flips.correct_to_wrong, flips.wrong_to_correct, flips.flip_rate) == (1 / 8, 3 / 8, 4 / 8)
+    from scipy.stats import binomtest
+
+    assert flips.p_value == pytest.approx(binomtest(1, 4).pvalue)
+
+
+def test_flips_of_other_examples_are_refused():
+    with pytest.raises(ValueError, match="0 are the same"):
+        answer_flips({"a": 1}, {"b": 1})
+
+
+def test_flips_explain_the_difference_of_the_scores(grid):
+    scores = {(one.cell, one.task): one.score for one in grid.results()}
+    for (cell, task), flips in folder_flips(grid).items():
+        assert flips.wrong_to_correct - flips.correct_to_wrong == pytest.approx(
+            scores[cell, task] - scores["original", task]
+        )
+
+
+def test_the_report_shows_scores_flips_overlap_and_perplexity(grid):
+    titles = [table.title for table in report.tables(grid)]
+    assert [title.split()[0] for title in titles] == ["Scores", "Answer", "Experts", "Perplexity"]
+    result = next(one for one in grid.results() if one.cell == "ssmoe+ssmoe-drop")
+    assert f"{100 * result.score:.1f} ± {100 * result.stderr:.1f}" in report.markdown(grid)
+    assert len(report.csv_text(grid).splitlines()) == 1 + len(CELLS) * len(OFFLINE_TASKS)
+
+
+def test_the_command_measures_reports_and_compares(olmoe, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["lm-eval", str(olmoe), "--routing", "original", "random", "--tasks", "ssmoe_dictionary"]
+    arguments += ["--num-fewshot", "0", "--limit", "3", "--output", str(out), "--quiet"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "random" in done.output
+    assert (out / "report.md").read_text().count("| random |") == 3
+    compared = CliRunner().invoke(
+        app, ["compare", str(out), "--with", "paper", "--as", "GPT-OSS-20B", "-o", str(tmp_path / "c.md")]
+    )
+    assert compared.exit_code == 0
+    assert "Only the first 3 examples" in (tmp_path / "c.md").read_text()
+    with pytest.raises(ValueError, match="no language-model scores"):
+        comparison.compare_with_paper(GridFolder(out))
+
+
+# --- the paper --------------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_numbers_are_there():
+    found = {(one.table, one.model, one.cell, one.task, one.quantity): one.value for one in published()}
+    assert len(found) == len(published())
+    assert found[1, "GPT-OSS-20B", "ssmoe", "hellaswag", Quantity.SCORE] == 40.9
+    assert found[5, "GPT-OSS-20B", "average-ev", "gsm8k", Quantity.SCORE] == 33.3
+    assert found[12, "GPT-OSS-20B", "hash", "arc_challenge", Quantity.SCORE] == 23.3
+    assert found[13, "GPT-OSS-20B", "ssmoe+ssmoe-drop", "boolq", Quantity.FLIP_RATE] == 39.2
+    assert found[15, "GPT-OSS-20B", "ssmoe", "openbookqa", Quantity.OVERLAP] == 0.1462
+    assert found[1, "GPT-OSS-20B", "original+random-drop", None, Quantity.MEMORY] == 30.05
+
+
+def test_the_papers_ssmoe_of_table_12_is_that_with_fewer_experts_and_its_random_router_its_random_dropping():
+    table = {
+        (one.table, one.cell, one.task): one.value
+        for one in published()
+        if one.model == "GPT-OSS-20B" and one.quantity is Quantity.SCORE
+    }
+    for task in PAPER_TASKS.values():
+        assert table[12, "random", task] == table[1, "original+random-drop", task]
+        assert table[5, "ssmoe+ssmoe-drop", task] == table[1, "ssmoe+ssmoe-drop", task]
+
+
+def test_measured_numbers_stand_beside_the_papers(grid):
+    lines = comparison.compare_with_paper(grid, "GPT-OSS-20B")
+    found = next(line for line in lines if (line.paper.table, line.paper.cell) == (14, "ssmoe+ssmoe-drop"))
+    value = next(one.value for one in grid.perplexities() if one.cell == "ssmoe+ssmoe-drop")
+    assert found.measured == value
+    assert found.difference == pytest.approx(value - 73.23)
+    assert "held_out.txt" in " ".join(comparison.notes(grid))
