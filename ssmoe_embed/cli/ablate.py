@@ -12,7 +12,6 @@ from ssmoe_embed.cli.options import BatchSize, Device, Quiet, given
 _TASKS = [
     "WordNetParaphrasePairClassification",
     "WordRelatednessSTS",
-    "WordNetReverseRetrieval",
     "ReviewSnippetSentimentClassification",
 ]
 
@@ -26,7 +25,7 @@ def ablate(
         list[float] | None, typer.Option(help="Shares of the spectral router; tasks use the first.  [default: 0.5 1]")
     ] = None,
     tasks: Annotated[
-        list[str] | None, typer.Option(help="Tasks, or none.  [default: four small offline tasks]")
+        list[str] | None, typer.Option(help="Tasks, or none.  [default: three small offline tasks]")
     ] = None,
     text: Annotated[
         Path | None, typer.Option(help="Documents, one a line; by default held-out definitions of the package's.")
@@ -35,6 +34,7 @@ def ablate(
     documents: Annotated[int, typer.Option(min=16, help="Documents of each kind.")] = 200,
     corrupt: Annotated[str, typer.Option(help="What choices must be stable under.")] = "replace@0.2",
     seeds: Annotated[int, typer.Option(min=1, help="Draws of what is random.")] = 5,
+    task_seeds: Annotated[int, typer.Option(min=1, help="Of these, draws that are measured on tasks.")] = 3,
     calibration_texts: Annotated[int, typer.Option(min=16, help="Texts each variant is calibrated on.")] = 512,
     output: Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")] = Path(
         "ablation"
@@ -73,6 +73,7 @@ def ablate(
     options = AblationOptions(
         alphas=tuple(dict.fromkeys(map(checked_alpha, alpha or (0.5, 1.0)))),
         seeds=seeds,
+        task_seeds=task_seeds,
         tasks=() if tasks == ["none"] else tuple(tasks or _TASKS),
         calibration_texts=calibration_texts,
         corruption=corruption,

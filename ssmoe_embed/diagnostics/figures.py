@@ -56,8 +56,8 @@ def lemma_figure(models: Sequence[Inspection]) -> bytes:
             ("own_correlation", COLOURS[6], "spectral with learned, one expert"),
         ):
             scale_free.plot(x, [getattr(each, field) for each in found], "-o", color=colour, label=label, markersize=4)
-        _layer_axes(sides, models, f"{one.model}: both sides of lemma 3.1, α = {one.alpha:g}")
-        _layer_axes(scale_free, models, f"{one.model}: mean |correlation|, which no scale changes")
+        _layer_axes(sides, [one], f"{one.model}: both sides of lemma 3.1, α = {one.alpha:g}")
+        _layer_axes(scale_free, [one], f"{one.model}: mean |correlation|, which no scale changes")
         sides.set_ylim(bottom=0)
         scale_free.set_ylim(min(0, *(each.own_correlation for each in found)), 1.02)
         for axes in (sides, scale_free):
@@ -78,7 +78,7 @@ def load_figure(models: Sequence[Inspection]) -> bytes:
         for routing, (colour, label) in styles.items():
             entropy = [layer.loads[routing].entropy for layer in one.layers]
             lines.plot(x, entropy, "-o", color=colour, label=label, markersize=4)
-        _layer_axes(lines, models, f"{one.model}: entropy of the load, 1 is even")
+        _layer_axes(lines, [one], f"{one.model}: entropy of the load, 1 is even")
         lines.legend(fontsize=7, frameon=False)
         most = max(layer.experts for layer in one.layers)
         cells = [
@@ -106,7 +106,7 @@ def overlap_figure(models: Sequence[Inspection]) -> bytes:
             lines.plot(x, means, "-o", color=colour, label=kind, markersize=4)
         first = one.layers[0].overlaps[kinds[0]]
         lines.axhline(first.chance, color=_GREY, linestyle=":", label=f"chance: {first.directions}/{one.hidden_size}")
-        _layer_axes(lines, models, f"{one.model}: overlap of the {first.directions} dominant directions")
+        _layer_axes(lines, [one], f"{one.model}: overlap of the {first.directions} dominant directions")
         lines.set_ylim(bottom=0)
         lines.legend(fontsize=7, frameon=False)
         mean, layer, kind = max(

@@ -97,7 +97,7 @@ def _task_cells(ablation: Ablation) -> Iterator[Cell]:
     for column in (FORWARD, LOGITS):
         for task in runs.tasks:
             for variant in ablation.variants:
-                seeds = ablation.options.seeds if variant.is_random else 1
+                seeds = ablation.options.seeds_of_tasks if variant.is_random else 1
                 name = task.metadata.name
                 scores = runs.scores(column, name, variant, seeds)
                 if not scores:
@@ -124,7 +124,8 @@ def markdown(ablation: Ablation, found: Sequence[Cell]) -> str:
     spectral = ", ".join(f"{name}={value}" for name, value in ablation.spectral.items())
     kinds = " and ".join(f"{len(texts)} {kind}" for kind, texts in (ablation.corpora.first, ablation.corpora.second))
     lines = [
-        f"Model `{ablation.model}`, spectral routers {spectral}; {options.seeds} seeds of what is random; texts: {kinds}; "
+        f"Model `{ablation.model}`, spectral routers {spectral}; {options.seeds} seeds of what is random "
+        f"({options.seeds_of_tasks} on tasks); texts: {kinds}; "
         f"corruption {options.corruption.name}.",
         "",
         "Brackets are 95 % intervals of the paired difference, by a bootstrap over documents (or a task's examples) and, "

@@ -34,6 +34,7 @@ class AblationOptions:
     Attributes:
         alphas: Shares of the spectral router; tasks are measured at the first one only.
         seeds: How often what is random is drawn.
+        task_seeds: How many of these draws are measured on tasks, which take the longest; None for all.
         tasks: Tasks of `find_tasks`; none for no embeddings.
         calibration_texts: Texts that each variant's calibration is fitted on.
         corruption: For the stability of choices.
@@ -43,11 +44,17 @@ class AblationOptions:
 
     alphas: tuple[float, ...] = (0.5,)
     seeds: int = 5
+    task_seeds: int | None = None
     tasks: tuple[str, ...] = ()
     calibration_texts: int = 512
     corruption: Corruption = field(default_factory=lambda: Corruption(rate=0.2))
     batch_size: int = 32
     progress: bool = False
+
+    @property
+    def seeds_of_tasks(self) -> int:
+        """Draws that are measured on tasks."""
+        return self.seeds if self.task_seeds is None else min(self.seeds, self.task_seeds)
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,8 @@ def ablate(
     places = output / "likelihood" / f"{model.name.replace('/', '__')}-{model.revision}-{corpora.digest}"
     likelihoods, notes = _likelihoods(model, cells, corpora, places, options)
     if tasks is not None:
-        for variant, seed, routers in tqdm(cells, desc="Tasks", unit="variant", disable=not options.progress):
+        chosen = [cell for cell in cells if cell[1] < options.seeds_of_tasks]
+        for variant, seed, routers in tqdm(chosen, desc="Tasks", unit="variant", disable=not options.progress):
             tasks.measure(variant, seed, routers, batch_size=options.batch_size)
         notes += tasks.failures
     readings = _readings(model, corpora, options)
