@@ -137,6 +137,7 @@ class _ReplacedLogits(TorchFunctionMode):
         self.policy = policy
         self.family = family
         self.count = 0
+        self._shape = family.router_weight(router).shape
         self._copies: list[torch.Tensor] = []
 
     def __torch_function__(
@@ -148,10 +149,13 @@ class _ReplacedLogits(TorchFunctionMode):
             hidden = args[0].reshape(-1, args[1].shape[1])  # [N,H] or [B,T,H] → [N,H]
             logits = result.reshape(-1, args[1].shape[0])  # → [N,E]
             return self.policy.logits(self.layer, hidden, logits, self.family.score).reshape(result.shape)
-        if isinstance(result, torch.Tensor) and args and self._is_weight(args[0]) and result.shape == args[0].shape:
+        copied = self.count == 0 and args and isinstance(result, torch.Tensor) and result.shape == self._shape
+        if copied and self._is_weight(args[0]):
             self._copies.append(result)
         return result
 
     def _is_weight(self, tensor: Any) -> bool:
         """Whether a tensor is the router's weight as it is now (offloading puts it in place late), or made from it."""
-        return tensor is self.family.router_weight(self.router) or any(tensor is copy for copy in self._copies)
+        if tensor is self.family.router_weight(self.router) or any(tensor is copy for copy in self._copies):
+            return True
+        return self.count > 0 and isinstance(tensor, torch.Tensor) and tensor.shape == self._shape  # a second time
