@@ -59,8 +59,8 @@ class HNSW(Approximate):
         (512, 8),
         (1024, 16),
     )
-    _LINKS = 16
-    _CONSTRUCTION = 48
+    _LINKS = 32
+    _CONSTRUCTION = 60
 
     def _new(self, faiss: Any, rows: int, sample: int) -> Any:
         del rows, sample
