@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -116,12 +117,30 @@ def test_perplexity_is_measured_under_the_cells_routing(grid, olmoe, text_file):
     assert len(set(found.values())) == len(CELLS)
 
 
+def test_a_group_of_tasks_has_one_score_and_the_examples_of_all(olmoe, tmp_path, monkeypatch):
+    folder = tmp_path / "tasks"
+    shutil.copytree(names.TASK_FOLDER, folder)
+    lines = ["group: both", "task: [ssmoe_dictionary, ssmoe_continuation]"]
+    lines += ["aggregate_metric_list:", "  - metric: acc", "    weight_by_size: true"]
+    (folder / "both.yaml").write_text("\n".join(lines))
+    monkeypatch.setattr(names, "TASK_FOLDER", folder)
+    monkeypatch.setattr(names, "OFFLINE_TASKS", ("both",))
+    names._manager.cache_clear()
+    options = Options(num_fewshot=0, limit=4, progress=False, overlap_prompts=0)
+    try:
+        found = run_grid(olmoe, [Cell.parse("original")], ["both"], tmp_path / "out", options)
+    finally:
+        names._manager.cache_clear()
+    (result,) = found.results()
+    correct = found.correct("original", "both")
+    assert len(correct) == result.examples == 8
+    assert result.score == pytest.approx(sum(correct.values()) / 8)
+
+
 # --- resuming ---------------------------------------------------------------------------------------------------------
 
 
 def test_only_what_is_missing_is_measured_again(grid, olmoe, options, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(grid.path, copy)
     lost = copy / "cells" / "hash" / "ssmoe_dictionary.json"

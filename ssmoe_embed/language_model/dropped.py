@@ -151,7 +151,7 @@ def drop(
     text = None if calibration is None else read_text(calibration)
     if Path(output).exists() and not overwrite:
         raise FileExistsError(f"{output} exists already; choose another output or pass overwrite=True (--overwrite).")
-    model, tokenizer = load(base, dtype=dtype, **kwargs), load_tokenizer(base)
+    model, tokenizer = load(base, dtype=dtype, **kwargs), load_tokenizer(base, **kwargs)
     if text is not None and by is not DropBy.RANDOM:
         calibration_ids(tokenizer, text)
     dropped = drop_experts(

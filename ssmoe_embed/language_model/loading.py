@@ -56,9 +56,9 @@ def load_tokenizer(base: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
 
     Args:
         base: As for `load`.
-        **kwargs: For `AutoTokenizer.from_pretrained`.
+        **kwargs: As for `load`; only what concerns the hub and remote code is used.
     """
-    tokenizer = AutoTokenizer.from_pretrained(base_of(base), padding_side="left", **kwargs)
+    tokenizer = AutoTokenizer.from_pretrained(base_of(base), padding_side="left", **_shared(kwargs))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -75,8 +75,7 @@ def base_of(name: str | Path) -> str:
 
 def _loaded(base: str, dtype: str | None, kwargs: dict[str, Any]) -> PreTrainedModel:
     """The model with its head, or an error where the library would fill a gap with random weights and a warning."""
-    shared = {name: kwargs[name] for name in _SHARED if name in kwargs}
-    config = load_config(base, **shared)
+    config = load_config(base, **_shared(kwargs))
     family_of(config)
     keywords: dict[str, Any] = {"config": config} | ({"dtype": dtype} if dtype else {}) | kwargs
     keywords |= unpacked_mxfp4(config, kwargs.get("quantization_config"))
@@ -105,5 +104,9 @@ def _loaded(base: str, dtype: str | None, kwargs: dict[str, Any]) -> PreTrainedM
     return model.requires_grad_(False).eval()
 
 
+def _shared(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in _SHARED if name in kwargs}
+
+
 _SHARED = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code")
-"""Keywords that configuration and weights share."""
+"""Keywords that configuration, weights and tokenizer share."""
