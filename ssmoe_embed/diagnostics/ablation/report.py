@@ -122,7 +122,7 @@ def markdown(ablation: Ablation, found: Sequence[Cell]) -> str:
     """The tables."""
     options = ablation.options
     spectral = ", ".join(f"{name}={value}" for name, value in ablation.spectral.items())
-    kinds = " and ".join(f"{len(texts)} {kind}" for kind, texts in (ablation.corpora.first, ablation.corpora.second))
+    kinds = " and ".join(f"{len(texts)} of {kind}" for kind, texts in (ablation.corpora.first, ablation.corpora.second))
     lines = [
         f"Model `{ablation.model}`, spectral routers {spectral}; {options.seeds} seeds of what is random "
         f"({options.seeds_of_tasks} on tasks); texts: {kinds}; "
@@ -242,8 +242,8 @@ def picture(ablation: Ablation, found: Sequence[Cell]) -> bytes:
     columns = min(4, max(1, len(groups)))
     lines = max(1, math.ceil(len(groups) / columns))
     figure = Figure(figsize=(3.1 * columns + 1.2, (0.23 * len(names) + 1.1) * lines), layout="constrained", dpi=110)
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
-    for axes in list(grid)[len(groups) :]:
+    grid = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
+    for axes in grid[len(groups) :]:
         axes.set_visible(False)
     for axes, ((measure, name, alpha), group) in zip(grid, groups.items(), strict=False):
         _forest(axes, names, group)
