@@ -21,6 +21,7 @@ RECORDS = [
 @pytest.fixture
 def ssmoe(monkeypatch, capsysbinary):
     """Run the command; returns its exit status, standard output and standard error."""
+    monkeypatch.setenv("COLUMNS", "500")  # or a long path would be broken
 
     def run(*arguments, stdin=b""):
         monkeypatch.setattr(sys, "argv", ["ssmoe", *map(str, arguments)])
