@@ -50,6 +50,7 @@ SYSTEMS = {
     REFERENCE: "float32",
 }
 PRESETS = tuple(system for system in SYSTEMS if system not in (REFERENCE, BASELINE))
+OURS = tuple(system for system in PRESETS if system != "stock")
 METHODS = tuple(str(method) for method in Method)
 TOP_C = 50
 
@@ -118,6 +119,22 @@ def large(
         }
         layers = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
         _measure_all(f"OLMoE-7B's shape, {layers} layers", note, repository, folder, **measured)
+
+
+@app.command()
+def sizes(
+    folder: Path,
+    systems: Annotated[list[str], typer.Option(help=f"Beside {BASELINE}: {', '.join(OURS)}.")] = list(OURS),  # noqa: B006
+    output: Output = None,
+) -> None:
+    """Load a checkpoint that `make-checkpoint` wrote in every preset, and nothing more: bytes and peak memory."""
+    found = {system: in_subprocess(__file__, "loaded", system, str(folder)) for system in (BASELINE, *systems)}
+    layers = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
+    note = (
+        f"{machine('torch', 'transformers', 'bitsandbytes')}; {torch.get_num_threads()} thread(s), other programs running "
+        "beside. The checkpoint above, loaded without spectral routers or calibration; nothing is encoded."
+    )
+    _memory_table(f"OLMoE-7B's shape, {layers} layers: loading", note, found).show(output)
 
 
 def _measure_all(
@@ -239,6 +256,17 @@ def one(  # noqa: PLR0917 (a command)
     save_file(found, vectors)
     memory = {str(part): size for part, size in memory_by_component(model).items()}
     typer.echo(json.dumps({"load": loading, "peak": peak_mib(), "memory": memory, "speed": speed}))
+
+
+@app.command(hidden=True)
+def loaded(system: str, base: Path) -> None:
+    """Load one system and print what it takes."""
+    start = time.perf_counter()
+    wish: dict[str, Any] = {} if system == BASELINE else {"quantize": system}
+    model = EmbeddingModel(modules=[SSMoE.from_base(base, dtype=BASELINE, **wish, **_BARE)], device="cpu")
+    loading = time.perf_counter() - start
+    memory = {str(part): size for part, size in memory_by_component(model).items()}
+    typer.echo(json.dumps({"load": loading, "peak": peak_mib(), "memory": memory}))
 
 
 def _load(kwargs: dict[str, Any]) -> Callable[[Path, Path], SSMoE]:

@@ -184,13 +184,17 @@ def test_double_quantisation_is_that_of_bitsandbytes_an_expert(model_folder, fam
 def test_while_it_is_loaded_no_more_than_one_expert_is_unpacked_in_memory(model_folder, family, monkeypatch):
     seen, put = [], BlockwiseMatrices.put
 
+    def storages():
+        alive = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
+        return {
+            (t.untyped_storage().data_ptr(), t.shape[-2:]) for t in alive if not t.is_meta and t.is_floating_point()
+        }
+
+    before = storages()  # of other tests
+
     def counted(self, index, matrix):
         if len(self.shape) == 3:
-            alive = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor) and not thing.is_meta]
-            storages = {
-                t.untyped_storage().data_ptr() for t in alive if t.is_floating_point() and t.shape[-2:] == matrix.shape
-            }
-            seen.append(len(storages))
+            seen.append(sum(shape == matrix.shape for _, shape in storages() - before))
         return put(self, index, matrix)
 
     monkeypatch.setattr(BlockwiseMatrices, "put", counted)
