@@ -40,7 +40,7 @@ def index(request, model, tmp_path):
 
 def brute(allowed, top=10):
     """Ids of the nearest of some documents, by number, for each query."""
-    scores = QUERIES.astype(np.float64) @ VECTORS[allowed].T.astype(np.float64)
+    scores = QUERIES.astype(np.float64) @ VECTORS[list(allowed)].T.astype(np.float64)
     return [[f"d{allowed[i]}" for i in row] for row in np.argsort(-scores, axis=1, kind="stable")[:, :top]]
 
 
@@ -142,3 +142,16 @@ def test_the_exact_search_is_a_sort_of_all_products(monkeypatch):
 
 def test_recall_is_the_share_of_the_true_rows():
     assert recall(np.array([[1, 2], [3, -1]]), np.array([[2, 5], [3, -1]])) == 0.75
+
+
+@pytest.mark.parametrize("kind", ["ivf", "ivfpq"])
+def test_clusters_are_found_on_the_gpus_where_faiss_has_some(kind, model, tmp_path, monkeypatch):
+    """There is no GPU here: what goes to them stays on the CPU, and is the index that the clusters are found with."""
+    faiss = pytest.importorskip("faiss")
+    sent = []
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", lambda index: sent.append(index) or index)
+    made = SemanticIndex.create(tmp_path / "index", model, kind=kind)
+    made.add_vectors(DOCUMENTS, VECTORS)
+    assert [index.ntotal > 1 for index in sent] == [True]
+    assert share_found(made, range(ROWS)) >= 0.9

@@ -106,6 +106,10 @@ class IVF(Approximate):
         return max(1, min(int(2 * rows**0.5), sample // self._POINTS_A_LIST))
 
     def _prepared(self, index: Any) -> Any:
+        faiss = faiss_library()
+        if faiss.get_num_gpus():  # faiss-gpu: finding the clusters is most of the work
+            self._clusters = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(index.d))  # the index does not keep it alive
+            index.clustering_index = self._clusters
         index.cp.niter, index.cp.seed = self._TRAINING_ROUNDS, _SEED
         index.cp.min_points_per_centroid = 1
         index.cp.spherical = True
