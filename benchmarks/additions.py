@@ -69,7 +69,10 @@ def _markdown(
     model: str, tasks: Sequence[str], additions: Sequence[str], methods: Sequence[str], folder: ResultFolder
 ) -> str:
     """A row an addition: its price, and each method's mean score with what it gains or loses."""
-    own = EvaluatedModel.load(model, progress=False)
+    loaded = {
+        layer: EvaluatedModel.load(model, hidden_layer=layer, progress=False)
+        for layer in {ADDITIONS[name].get("hidden_layer") for name in additions}
+    }
     names = [task.metadata.name for task in find_tasks(tasks)]
     found = {score.path: score.score for score in folder.scores()}
     columns = " | ".join(f"{method} | ± | better on" for method in methods)
@@ -82,12 +85,14 @@ def _markdown(
         f"|---|---:|{'---:|' * 3 * len(methods)}",
     ]
     scores = {
-        (name, method): _scores(own, _run(method, ADDITIONS[name]), names, folder, found)
+        (name, method): _scores(
+            loaded[ADDITIONS[name].get("hidden_layer")], _run(method, ADDITIONS[name]), names, folder, found
+        )
         for name in additions
         for method in methods
     }
     for name in additions:
-        settings: EmbeddingSettings = _run(methods[0], ADDITIONS[name]).settings(own.own)
+        settings: EmbeddingSettings = _run(methods[0], ADDITIONS[name]).settings(loaded[None].own)
         cells = [name, str(len(templates(settings.prompt)))]
         for method in methods:
             here, base = scores[name, method], scores["as it is", method]
