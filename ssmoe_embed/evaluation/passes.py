@@ -168,9 +168,7 @@ class SharedPass:
         self, texts: Sequence[str], keys: Sequence[bytes], prompt: str, batch_size: int, progress: bool
     ) -> None:
         """Read and keep the texts that are not known, longest first, as far as the store has room."""
-        new = {
-            key: text for key, text in zip(keys, texts, strict=True) if self._store is None or key not in self._store
-        }
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._store}
         waiting = list(new.items())
         order = np.argsort([-len(text) for _, text in waiting])
         for batch in tqdm(_batches(order, batch_size), desc="Reading", unit="batch", leave=False, disable=not progress):

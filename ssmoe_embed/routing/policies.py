@@ -62,4 +62,6 @@ class SpectralRouting:
 
     def logits(self, layer: int, hidden: torch.Tensor, logits: torch.Tensor, score: Score) -> torch.Tensor:
         """See `RoutingPolicy.logits`."""
+        if self.alpha == 0:
+            return logits  # without the product that has no share in them
         return mixed_logits(logits, self.routers.logits(layer, hidden), self.alpha, self.mix, score)
