@@ -111,9 +111,11 @@ def test_a_record_says_what_mteb_asks_of_a_model(evaluated):
     assert meta.training_datasets is None, "nothing is known of a local model's training"
 
 
-def test_a_recipes_record_tells_its_origin(built):
-    model = EvaluatedModel.of(ssmoe_embed.load(built, progress=False), "ssmoe/olmoe-7b")
-    meta, recipe = model.meta(Run()), RECIPES["ssmoe/olmoe-7b"]
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipes_record_tells_its_origin(name, built):
+    model = EvaluatedModel.of(ssmoe_embed.load(built, progress=False), name)
+    meta, recipe = model.meta(Run()), RECIPES[name]
+    assert meta.name == name
     assert meta.adapted_from == recipe.base
     assert str(meta.release_date) == recipe.released
     assert meta.languages == list(recipe.languages)
