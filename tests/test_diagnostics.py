@@ -263,3 +263,14 @@ def test_samples_are_spread_over_what_there_is(tmp_path):
     short.write_bytes(b"\xff\xfe" * 40)
     with pytest.raises(ValueError, match="not UTF-8"):
         file_sample(short, 100)
+
+
+def test_a_missing_package_is_named_before_any_model_is_read(monkeypatch, tmp_path):
+    from ssmoe_embed.cli import inspect as command
+    from ssmoe_embed.evaluation import dependencies
+
+    found = dependencies.find_spec
+    monkeypatch.setattr(dependencies, "find_spec", lambda name: None if name == "matplotlib" else found(name))
+    with pytest.raises(ImportError, match=r"matplotlib.*ssmoe-embed\[plots\]"):
+        command.inspect(["no model of that name"], output=tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())

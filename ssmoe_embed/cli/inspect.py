@@ -40,9 +40,12 @@ def inspect(
     from ssmoe_embed.diagnostics.inspection import InspectionOptions, inspect_model
     from ssmoe_embed.diagnostics.report import check_output, write_report
     from ssmoe_embed.diagnostics.texts import file_sample, shipped_sample
+    from ssmoe_embed.evaluation.dependencies import require_package
     from ssmoe_embed.hub.loading import load
     from ssmoe_embed.routing.mixing import checked_alpha
 
+    for package in ("jinja2", "matplotlib"):
+        require_package(package, "ssmoe-embed[plots]")
     check_output(output)
     options = InspectionOptions(
         alpha=checked_alpha(alpha),
