@@ -117,6 +117,7 @@ def drawn(count, times=3):
 def predictions_of(name, evaluated, metric):
     task = OFFLINE[name]
     predictions = json.loads((evaluated(task)[1][0] / f"{name}_predictions.json").read_text())["default"]["test"]
+    task.load_data()  # evaluating frees what it read itself
     data = task.dataset["default"]["test"] if "default" in task.dataset else task.dataset["test"]
     return data, predictions, scorer(task, predictions, metric, "test", "default")
 
