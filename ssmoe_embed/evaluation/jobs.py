@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ssmoe_embed.evaluation.corruption import CLEAN, Corruption
 from ssmoe_embed.evaluation.encoders import MethodEncoder
 from ssmoe_embed.evaluation.models import EvaluatedModel
 from ssmoe_embed.evaluation.passes import SharedPass
-from ssmoe_embed.evaluation.results import ResultFolder
+from ssmoe_embed.evaluation.results import ResultFolder, read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,29 +97,39 @@ class StaleResultError(ValueError):
     """Results that were measured in another way than they would be now."""
 
 
+def check_comparable(folder: ResultFolder, tasks: Iterable[AbsTask]) -> None:
+    """Make sure that everything in a folder can stand in one table with new results.
+
+    Args:
+        folder: What was measured, by whatever model.
+        tasks: What is to be measured.
+
+    Raises:
+        StaleResultError: A result is of another mteb version, or of another revision of one of the tasks' data.
+        ValueError: A result file is broken.
+    """
+    revisions = {task.metadata.name: task.metadata.revision for task in tasks}
+    stale = []
+    for _, path in folder.files():
+        reason = _difference(read_json(path), revisions)
+        if reason:
+            stale.append(f"{path.relative_to(folder.path)} ({reason})")
+    if stale:
+        shown = "; ".join(stale[:3]) + (f"; and {len(stale) - 3} more" if len(stale) > 3 else "")
+        raise StaleResultError(
+            f"{folder.path} holds results that would not be comparable with new ones: {shown}. Choose another --output, "
+            "install that version of mteb, or pass --overwrite, which measures what is asked for again."
+        )
+
+
 def unfinished(folder: ResultFolder, jobs: list[Job]) -> list[Job]:
     """The jobs that have no complete result yet.
 
     Raises:
-        StaleResultError: Results are of another mteb version or another revision of a task's data.
         ValueError: A result file is broken.
     """
-    waiting, stale = [], []
-    for job in jobs:
-        existing = existing_result(folder.cache(job.root), job)
-        if existing is None:
-            waiting.append(job)
-            continue
-        stale += [f"{job.label} ({reason})" for reason in _differences(existing, job.task)]
-        if existing.get_missing_evaluations(job.task):
-            waiting.append(job)
-    if stale:
-        shown = "; ".join(stale[:5]) + (f"; and {len(stale) - 5} more" if len(stale) > 5 else "")
-        raise StaleResultError(
-            f"{folder.path} holds results that would not be comparable with new ones: {shown}. Choose another --output, "
-            "install that version of mteb, or measure them again with --overwrite."
-        )
-    return waiting
+    existing = [(job, existing_result(folder.cache(job.root), job)) for job in jobs]
+    return [job for job, result in existing if result is None or result.get_missing_evaluations(job.task)]
 
 
 def existing_result(cache: mteb.ResultCache, job: Job) -> TaskResult | None:
@@ -178,14 +188,13 @@ def _publish_if_there(source: Path, target: Path) -> None:
         publish(source, target)
 
 
-def _differences(existing: TaskResult, task: AbsTask) -> list[str]:
-    """Why a result cannot stand beside new ones."""
-    reasons = []
-    if existing.mteb_version != mteb.__version__:
-        reasons.append(f"mteb {existing.mteb_version}, now {mteb.__version__}")
-    if existing.dataset_revision != task.metadata.revision:
-        reasons.append(f"data revision {existing.dataset_revision}, now {task.metadata.revision}")
-    return reasons
+def _difference(result: Mapping[str, Any], revisions: Mapping[str, str]) -> str:
+    """Why a result cannot stand beside new ones, empty if it can."""
+    version, revision = result.get("mteb_version"), result.get("dataset_revision")
+    wanted = revisions.get(str(result.get("task_name")), revision)
+    if version != mteb.__version__:
+        return f"mteb {version}, now {mteb.__version__}"
+    return "" if revision == wanted else f"data revision {revision}, now {wanted}"
 
 
 def _seed(task: AbsTask) -> None:

@@ -171,7 +171,9 @@ class SharedPass:
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._store}
         waiting = list(new.items())
         order = np.argsort([-len(text) for _, text in waiting])
-        for batch in tqdm(_batches(order, batch_size), desc="Reading", unit="batch", leave=False, disable=not progress):
+        for batch in tqdm(
+            _batches(order, batch_size), desc="Reading", unit="batch", leave=False, disable=not (progress and waiting)
+        ):
             if self._store.is_full:
                 return
             rows = self._read([waiting[i][1] for i in batch], prompt)

@@ -105,12 +105,17 @@ class ResultFolder:
 
     Attributes:
         path: The folder; it need not exist yet.
+
+    Raises:
+        NotADirectoryError: There is a file of that name.
     """
 
     path: Path
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"{self.path} is a file; name a folder for the results.")
 
     def corruptions(self) -> list[str]:
         """Names of the corruptions that have results, `clean` first."""
@@ -181,15 +186,16 @@ class ResultFolder:
             ValueError: A file is broken.
         """
         tasks = self._tasks()
-        found = [self._score(corruption, path, tasks) for corruption, path in self._files()]
+        found = [self._score(corruption, path, tasks) for corruption, path in self.files()]
         return [score for score in found if score is not None and not tasks.get(score.task, {}).get("part")]
 
     def incomplete(self) -> list[Path]:
         """Result files that lack some of what was asked of their task: the next run completes them."""
         tasks = self._tasks()
-        return [path for corruption, path in self._files() if self._score(corruption, path, tasks) is None]
+        return [path for corruption, path in self.files() if self._score(corruption, path, tasks) is None]
 
-    def _files(self) -> Iterator[tuple[str, Path]]:
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Every result file, with the name of its corruption."""
         for corruption in self.corruptions():
             for path in sorted((self.path / corruption / _RESULTS).rglob("*.json")):
                 if path.name != _META and not path.name.startswith("."):

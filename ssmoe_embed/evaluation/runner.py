@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.evaluation.corruption import Corruption
 from ssmoe_embed.evaluation.encoders import corrupted_peer
-from ssmoe_embed.evaluation.jobs import Group, Job, do, unfinished
+from ssmoe_embed.evaluation.jobs import Group, Job, check_comparable, do, unfinished
 from ssmoe_embed.evaluation.models import EvaluatedModel, model_name
 from ssmoe_embed.evaluation.passes import adopted, pass_key
 from ssmoe_embed.evaluation.report import Failure, Options, Report
@@ -61,6 +61,7 @@ def evaluate(
     Raises:
         ValueError: A task, method, prompt or setting is not known, or results in the folder are not comparable with new
             ones.
+        NotADirectoryError: `output` is a file.
     """
     options = options or Options()
     settings = sorted(
@@ -74,6 +75,8 @@ def evaluate(
         run.settings(EmbeddingSettings())  # what no model has is refused before anything is loaded
     asked = find_tasks(tasks)
     folder = ResultFolder(Path(output))
+    if not options.overwrite:
+        check_comparable(folder, expanded(asked))
     parts = [task for task in expanded(asked) if task not in asked]
     folder.record(asked, parts)
     report = Report(folder)
@@ -175,7 +178,7 @@ class _Evaluation:
         loaded = task.data_loaded
         try:
             if not averages and not loaded:
-                with self._failing(f"{task.metadata.name} ({len(jobs)} runs)", _NO_DATA):
+                with self._failing(f"{task.metadata.name}, {_counted(jobs)}", _NO_DATA):
                     task.load_data()
             if not averages and not task.data_loaded:
                 bar.update(len(jobs))
@@ -192,7 +195,7 @@ class _Evaluation:
         running: dict[str, Any] = {"batch_size": options.batch_size, "progress": options.progress}
         limits: dict[str, Any] = {"memory": options.memory, "scratch": options.scratch, "folder": folder.path}
         shared = None
-        with self._failing(f"{jobs[0].label} ({len(jobs)} runs)"):
+        with self._failing(f"{jobs[0].task.metadata.name}, {_counted(jobs)}"):
             shared = group.open([job.settings for job in jobs if job.settings is not None], **limits, **running)
         for job in jobs if shared is not None or group.model is None else ():
             bar.set_postfix_str(job.label)
@@ -219,6 +222,11 @@ class _Evaluation:
             logger.debug("%s failed", what, exc_info=True)
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             self.report.failures.append(Failure(what, f"{advice}{type(error).__name__}: {first}"))
+
+
+def _counted(jobs: Sequence[Job]) -> str:
+    """Of which model jobs are, and how many: `ssmoe/tiny (2 runs)`."""
+    return f"{jobs[0].meta.name} ({len(jobs)} {'run' if len(jobs) == 1 else 'runs'})"
 
 
 _NO_DATA = (
