@@ -1,6 +1,7 @@
 """Models as mteb sees them: names, revisions, records, and loading by a record."""
 
 import shutil
+from pathlib import Path
 
 import mteb
 import numpy as np
@@ -69,18 +70,44 @@ def test_one_changed_weight_of_the_base_model_changes_the_revision(olmoe, tmp_pa
     assert first.revision != second.revision
 
 
-def test_the_revision_of_a_hub_model_is_the_commit_it_was_loaded_at(evaluated, tmp_path):
+def in_hub_cache(cache, files):
+    """Put a repository some/model into a hub cache, with two branches; returns their commits."""
     commits = {"main": "a" * 40, "v2": "b" * 40}
-    repository = tmp_path / "models--some--model"
-    for name, commit in commits.items():
-        (repository / "snapshots" / commit).mkdir(parents=True)
-        (repository / "snapshots" / commit / "modules.json").write_text("[]")
+    repository = cache / "models--some--model"
+    for branch, commit in commits.items():
+        snapshot = repository / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        for file in files:
+            shutil.copyfile(file, snapshot / file.name)
         (repository / "refs").mkdir(exist_ok=True)
-        (repository / "refs" / name).write_text(commit)
+        (repository / "refs" / branch).write_text(commit)
+    return commits
+
+
+def test_the_revision_of_a_hub_model_is_the_commit_it_was_loaded_at(built, evaluated, tmp_path):
+    commits = in_hub_cache(tmp_path, [Path(built) / "modules.json"])
     module, own = evaluated.model[0], evaluated.own
-    for name, commit in commits.items():
-        assert revision_of("some/model", module, own, revision=name, cache_dir=tmp_path) == commit
-        assert revision_of("some/model", module, own, revision=commit, cache_dir=tmp_path) == commit
+    for branch, commit in commits.items():
+        for named in (branch, commit):
+            assert revision_of("some/model", module, own, revision=named, cache_folder=tmp_path) == commit
+    assert revision_of("some/model", module, own, cache_folder=tmp_path) == commits["main"]
+
+
+def test_a_base_model_of_the_hub_is_known_by_the_commit_it_was_loaded_at(olmoe, tmp_path):
+    commits = in_hub_cache(tmp_path, [file for file in Path(olmoe).iterdir() if file.is_file()])
+    plain = {"method": "smoe", "calibration": "none", "progress": False, "local_files_only": True}
+    for branch, commit in commits.items():
+        for named in (branch, commit):
+            model = ssmoe_embed.load("some/model", revision=named, cache_folder=str(tmp_path), **plain)
+            assert EvaluatedModel.of(model).revision == commit
+
+
+def test_an_encoder_loaded_by_its_record_has_the_records_revision(built, tmp_path, monkeypatch):
+    commits = in_hub_cache(tmp_path, [file for file in Path(built).iterdir() if file.is_file()])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for commit in commits.values():
+        encoder = load_encoder("some/model", revision=commit, device="cpu")
+        assert (encoder.mteb_model_meta.name, encoder.mteb_model_meta.revision) == ("some/model", commit)
 
 
 def test_a_record_counts_parameters_as_the_model_has_them(evaluated):

@@ -72,7 +72,7 @@ def test_the_folder_has_the_layout_of_the_results_repository_and_only_the_benchm
     assert {json.loads(line)["task"] for line in lines} == {"MockSTSTask", "MockClassificationTask"}
     assert (submission.model, submission.revision, submission.mock_run) == (NAME, COMMIT, False)
     assert submission.tasks == ("MockClassificationTask", "MockSTSTask")
-    assert submission.versions == (mteb.__version__,)
+    assert submission.version == mteb.__version__
 
 
 def test_mteb_loads_the_folder_and_finds_the_same_scores(measured, tmp_path):
@@ -103,7 +103,7 @@ def test_the_code_for_the_pull_request_makes_the_models_record(measured, model, 
 
 def test_the_mock_run_is_mtebs_report_of_the_same_model(measured, built, tmp_path):
     encoder = load_encoder(str(built))
-    encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"name": NAME})
+    encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"name": NAME, "revision": COMMIT})
     submission = prepare_submission(measured, tmp_path / "out", tasks(), load=lambda name, revision: encoder)
     report = (tmp_path / "out" / MOCK_RUN).read_text()
     assert submission.mock_run
@@ -113,9 +113,22 @@ def test_the_mock_run_is_mtebs_report_of_the_same_model(measured, built, tmp_pat
 
 
 def test_the_mock_run_of_another_model_is_refused_and_nothing_is_written(measured, built, tmp_path):
-    with pytest.raises(ValueError, match=r"mock run is of local/model, the results are of ssmoe/test-moe"):
-        prepare_submission(measured, tmp_path / "out", tasks(), load=lambda name, revision: load_encoder(str(built)))
+    other = load_encoder(str(built))
+    with pytest.raises(ValueError, match=rf"mock run is of local/model at .*, the results are of {NAME} at {COMMIT}"):
+        prepare_submission(measured, tmp_path / "out", tasks(), load=lambda name, revision: other)
+    other.mteb_model_meta = other.mteb_model_meta.model_copy(update={"name": NAME, "revision": "a" * 40})
+    with pytest.raises(ValueError, match=rf"mock run is of {NAME} at a{{40}}, the results"):
+        prepare_submission(measured, tmp_path / "out", tasks(), load=lambda name, revision: other)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_results_of_several_versions_of_mteb_are_refused(model, tmp_path):
+    results = measure(tmp_path / "in", model, TASKS)
+    (path,) = (tmp_path / "in").rglob("MockSTSTask.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mteb_version": "2.0.0"}))
+    with pytest.raises(ValueError, match=r"several versions of mteb \(2\.0\.0: 1, such as MockSTSTask; .*--overwrite"):
+        prepare_submission(results, tmp_path / "out", tasks())
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_incomplete_benchmark_is_refused_with_what_is_missing(model, tmp_path):

@@ -68,7 +68,7 @@ def _show(submission: Submission) -> None:
     """Print what was made and what comes next."""
     lines = [
         f"{submission.folder}: {submission.model} at {submission.revision}, {len(submission.tasks)} tasks, measured with "
-        f"mteb {', '.join(submission.versions)}."
+        f"mteb {submission.version}."
     ]
     if submission.unknown:
         lines.append(f"Fill in by hand in ssmoe_models.py: {', '.join(submission.unknown)}.")

@@ -43,17 +43,20 @@ class EvaluatedModel:
     loading: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: EmbeddingModel, name: str | None = None, **loading: Any) -> EvaluatedModel:
+    def of(
+        cls, model: EmbeddingModel, name: str | None = None, *, revision: str | None = None, **loading: Any
+    ) -> EvaluatedModel:
         """A model that is loaded already.
 
         Args:
             model: The model, with the settings that count as its own.
             name: What it was loaded by, or `organisation/model`; by default the name of its base model.
+            revision: The hub revision of that name it was loaded at, if not the default branch.
             **loading: See `EvaluatedModel.loading`.
         """
-        chosen = name or model[0].source.name_or_path
-        settings = model[0].settings
-        return cls(model_name(chosen), revision_of(chosen, model[0], settings), model, settings, loading)
+        chosen, settings = name or model[0].source.name_or_path, model[0].settings
+        found = revision_of(chosen, model[0], settings, revision=revision)
+        return cls(model_name(chosen), found, model, settings, loading)
 
     @classmethod
     def load(cls, name: str | Path, *, hidden_layer: int | None = None, **kwargs: Any) -> EvaluatedModel:
@@ -67,7 +70,7 @@ class EvaluatedModel:
         model = load(name, **kwargs)
         given = (kwargs.get("model_kwargs") or {}) | {"load_in_4bit": kwargs.get("load_in_4bit")}
         loading = {key: _plain(given[key]) for key in _LOADING if given.get(key)}
-        hub = {"revision": kwargs.get("revision"), "cache_dir": kwargs.get("cache_folder")}
+        hub = {key: kwargs.get(key) for key in ("revision", "cache_folder")}
         own = model[0].settings
         made = cls(model_name(str(name)), revision_of(str(name), model[0], own, **hub), model, own, loading)
         if hidden_layer is None or hidden_layer == made.own.hidden_layer:
@@ -144,7 +147,7 @@ def load_encoder(
     model = load(
         name, device=device, revision=commit, model_kwargs=loading or None, progress=False, **(settings | prompt)
     )
-    evaluated = EvaluatedModel.of(model, name, **loading)
+    evaluated = EvaluatedModel.of(model, name, revision=commit, **loading)
     run = Run(corruption=None if corruption is None else Corruption.parse(corruption))
     shared = SharedPass(model, [evaluated.own])
     return MethodEncoder(shared, model, evaluated.own, evaluated.meta(run), run.corruption)

@@ -24,25 +24,35 @@ _COMMIT_LENGTH = 40
 _PLACES = ("base_model_name_or_path", "base_revision", "base_license")
 
 
-def revision_of(name: str, module: SSMoE, own: EmbeddingSettings, **hub: Any) -> str:
+def revision_of(
+    name: str,
+    module: SSMoE,
+    own: EmbeddingSettings,
+    *,
+    revision: str | None = None,
+    cache_folder: str | Path | None = None,
+) -> str:
     """The revision of a model.
 
     Args:
         name: What it was loaded by.
         module: Its module.
         own: Its saved settings.
-        **hub: `revision` and `cache_dir`, if it was loaded with them.
+        revision: The hub revision it was loaded at, if not the default branch; of a plain base model it is known.
+        cache_folder: The hub cache it was loaded from; likewise.
 
     Returns:
         The commit of a hub repository; for anything else 16 hexadecimal digits that depend on the settings, the spectral
         routers and saved calibration, and the base model, but not on where any of it lies.
     """
+    source = module.source
+    if name == source.name_or_path:
+        revision, cache_folder = revision or source.revision, cache_folder or source.cache_folder
     folder = tiny_folder() if name == EMBEDDED else Path(name)
     if not folder.is_dir():
-        commit = _commit(name, hub)
+        commit = _commit(name, revision, cache_folder)
         if commit is not None:
             return commit
-    source = module.source
     digest = hashlib.sha256(b"revision 1")
     config = module.get_config_dict() | own.as_dict()
     _add(digest, {name: value for name, value in config.items() if name not in _PLACES})
@@ -52,16 +62,16 @@ def revision_of(name: str, module: SSMoE, own: EmbeddingSettings, **hub: Any) ->
     if source.is_local:
         _add_folder(digest, Path(source.name_or_path))
     else:
-        revision = source.revision or getattr(module.model.config, "_commit_hash", None)
-        _add(digest, {"base": source.name_or_path, "revision": revision})
+        commit = source.revision or getattr(module.model.config, "_commit_hash", None)
+        _add(digest, {"base": source.name_or_path, "revision": commit})
     return digest.hexdigest()[:16]
 
 
-def _commit(name: str, hub: dict[str, Any]) -> str | None:
+def _commit(name: str, revision: str | None, cache_folder: str | Path | None) -> str | None:
     """The commit that a hub repository's cached files are of."""
     for file in ("modules.json", "config.json"):
         try:
-            path = try_to_load_from_cache(name, file, **hub)
+            path = try_to_load_from_cache(name, file, cache_dir=cache_folder, revision=revision)
         except HFValidationError:
             return None
         if isinstance(path, str) and len(Path(path).parent.name) == _COMMIT_LENGTH:

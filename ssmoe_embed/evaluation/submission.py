@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ssmoe_embed.evaluation.model_code import model_code, unknown_fields
 from ssmoe_embed.evaluation.results import ResultFolder, read_json
-from ssmoe_embed.evaluation.submission_checks import META, check_reproducible, find_measured, result_files
+from ssmoe_embed.evaluation.submission_checks import META, check_reproducible, find_measured, one_version, result_files
 from ssmoe_embed.files import atomic_file, atomic_folder
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Submission:
         model: The model's name on the hub.
         revision: Its commit.
         tasks: The tasks, by name.
-        versions: The versions of mteb that measured them.
+        version: The version of mteb that measured them.
         unknown: Fields of the model's record that the leaderboard shows and nobody told: to be filled in by hand.
         mock_run: Whether the report of a mock run is there.
     """
@@ -47,7 +47,7 @@ class Submission:
     model: str
     revision: str
     tasks: tuple[str, ...]
-    versions: tuple[str, ...]
+    version: str
     unknown: tuple[str, ...]
     mock_run: bool
 
@@ -87,6 +87,7 @@ def prepare_submission(
     chosen = find_measured(results, model, revision)
     check_reproducible(chosen.model, chosen.revision, read_json(chosen.folder / META))
     files = result_files(chosen, wanted)
+    version = one_version(files)
     with atomic_folder(output, overwrite=overwrite) as folder:
         target = folder / "results" / chosen.folder.parent.name / chosen.folder.name
         target.mkdir(parents=True)
@@ -96,13 +97,14 @@ def prepare_submission(
         meta = (chosen.folder / META).read_text(encoding="utf-8")
         _write(folder / CODE, model_code(meta))
         if load is not None:
-            _write(folder / MOCK_RUN, mock_run_report(load(chosen.model, chosen.revision), chosen.model))
+            encoder = load(chosen.model, chosen.revision)
+            _write(folder / MOCK_RUN, mock_run_report(encoder, chosen.model, chosen.revision))
     return Submission(
         folder=Path(output),
         model=chosen.model,
         revision=chosen.revision,
         tasks=tuple(sorted(file.stem for file in files)),
-        versions=tuple(sorted({str(read_json(file).get("mteb_version")) for file in files})),
+        version=version,
         unknown=unknown_fields(meta),
         mock_run=load is not None,
     )
@@ -116,21 +118,25 @@ def _copy_settings(source: Path, target: Path, tasks: set[str]) -> None:
         _write(target, "".join(f"{line}\n" for line in kept))
 
 
-def mock_run_report(encoder: EncoderProtocol, model: str) -> str:
+def mock_run_report(encoder: EncoderProtocol, model: str, revision: str) -> str:
     """Run mteb's mock tasks, which need no data, and return the report that its reviewers ask for.
 
     Args:
         encoder: The model.
         model: The name it must have.
+        revision: The revision it must have.
 
     Raises:
-        ValueError: It is another model, or a mock task failed.
+        ValueError: It is another model or revision, or a mock task failed.
     """
     import mteb
 
-    name = encoder.mteb_model_meta.name
-    if name != model:
-        raise ValueError(f"The mock run is of {name}, the results are of {model}; load the model that was measured.")
+    meta = encoder.mteb_model_meta
+    if (meta.name, meta.revision) != (model, revision):
+        raise ValueError(
+            f"The mock run is of {meta.name} at {meta.revision}, the results are of {model} at {revision}; load the model "
+            "that was measured."
+        )
     report = mteb.mock_run(encoder)
     if not report.all_passed:
         raise ValueError(f"The model failed some of mteb's mock tasks:\n{report.to_markdown()}")

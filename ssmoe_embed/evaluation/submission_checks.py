@@ -142,6 +142,24 @@ def result_files(measured: Measured, tasks: Sequence[AbsTask]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
+def one_version(files: Sequence[Path]) -> str:
+    """The version of mteb that measured all results.
+
+    Raises:
+        ValueError: There are several; the message names tasks of each.
+    """
+    measured: dict[str, list[str]] = {}
+    for file in files:
+        measured.setdefault(str(read_json(file).get("mteb_version")), []).append(file.stem)
+    if len(measured) > 1:
+        told = "; ".join(f"{version}: {len(names)}, such as {names[0]}" for version, names in sorted(measured.items()))
+        raise ValueError(
+            f"The results were measured with several versions of mteb ({told}). Measure all tasks with one: "
+            "`ssmoe evaluate … --overwrite`, or another --output."
+        )
+    return next(iter(measured))
+
+
 def _missing(path: Path, task: AbsTask) -> str:
     """What a task's result lacks, empty if nothing."""
     from mteb.results import TaskResult
