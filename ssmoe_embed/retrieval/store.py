@@ -68,6 +68,10 @@ class Store:
         """How many documents there are."""
         return int(self._one(f"SELECT count(*) FROM documents WHERE {_SEEN}", (generation, generation))[0])
 
+    def held(self) -> int:
+        """How many documents are on disk, removed ones that an older generation may still show included."""
+        return int(self._one("SELECT count(*) FROM documents", ())[0])
+
     def live_rows(self, generation: int) -> np.ndarray[Any, Any]:
         """Rows whose vectors belong to a document, ascending int64."""
         query = f"SELECT DISTINCT row FROM documents WHERE {_SEEN} ORDER BY row"
@@ -77,7 +81,7 @@ class Store:
         """Documents in the order in which they were added."""
         query = f"SELECT {FIELDS} FROM documents WHERE {_SEEN} ORDER BY seq LIMIT ? OFFSET ?"
         bounds = (generation, generation, -1 if limit is None else limit, offset)
-        return [_document(found) for found in self._all(query, bounds)]
+        return [document_of(found) for found in self._all(query, bounds)]
 
     def document_rows(self, generation: int) -> np.ndarray[Any, Any]:
         """The row of each document's vector in the order of `documents`, int64."""
@@ -88,19 +92,19 @@ class Store:
         last = -1
         query = f"SELECT seq, row, {FIELDS} FROM documents WHERE {_SEEN} AND seq > ? ORDER BY seq LIMIT {size}"
         while found := self._all(query, (generation, generation, last)):
-            yield [(seq, row, _document(rest)) for seq, row, *rest in found]
+            yield [(seq, row, document_of(rest)) for seq, row, *rest in found]
             last = found[-1][0]
 
     def by_ids(self, generation: int, ids: Sequence[str]) -> dict[str, tuple[int, Document]]:
         """Row and document of each id that is there."""
         query = f"SELECT id, row, {FIELDS} FROM documents WHERE {_SEEN} AND id IN (%s)"
         found = self._many(query, (generation, generation), ids)
-        return {name: (row, _document(rest)) for name, row, *rest in found}
+        return {name: (row, document_of(rest)) for name, row, *rest in found}
 
     def by_seqs(self, seqs: Sequence[int]) -> dict[int, tuple[int, Document]]:
         """Row and document of each sequence number."""
         found = self._many(f"SELECT seq, row, {FIELDS} FROM documents WHERE seq IN (%s)", (), seqs)
-        return {seq: (row, _document(rest)) for seq, row, *rest in found}
+        return {seq: (row, document_of(rest)) for seq, row, *rest in found}
 
     def of_rows(
         self, generation: int, rows: Sequence[int], filters: Mapping[str, Any] | None = None
@@ -110,7 +114,7 @@ class Store:
         query = f"SELECT row, seq, {FIELDS} FROM documents WHERE {_SEEN}{condition} AND row IN (%s) ORDER BY seq"
         groups: dict[int, list[tuple[int, Document]]] = {}
         for row, seq, *rest in self._many(query, (generation, generation, *values), rows):
-            groups.setdefault(row, []).append((seq, _document(rest)))
+            groups.setdefault(row, []).append((seq, document_of(rest)))
         return groups
 
     def passing(self, generation: int, filters: Mapping[str, Any]) -> np.ndarray[Any, Any]:
@@ -126,8 +130,12 @@ class Store:
         return self._column(query, (generation, generation, *values))
 
     def facet_keys(self) -> list[str]:
-        """What can be filtered by."""
-        return [key for (key,) in self._all("SELECT DISTINCT key FROM facets ORDER BY key", ())]
+        """What can be filtered by, in order; each is looked up after the last, since there are many facets of few keys."""
+        query = """WITH RECURSIVE keys(key) AS (
+            SELECT min(key) FROM facets
+            UNION ALL SELECT (SELECT min(key) FROM facets WHERE key > keys.key) FROM keys WHERE keys.key IS NOT NULL
+        ) SELECT key FROM keys WHERE key IS NOT NULL"""
+        return [key for (key,) in self._all(query, ())]
 
     def chunks(self) -> list[tuple[int, int, int]]:
         """First row, number of rows and CRC-32 of every block of vectors that was written."""
@@ -195,6 +203,7 @@ def parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield values[start : start + _AT_ONCE]
 
 
-def _document(fields: Sequence[Any]) -> Document:
+def document_of(fields: Sequence[Any]) -> Document:
+    """The document of a row of `FIELDS`."""
     name, text, metadata, title, source = fields
     return Document(name, text, json.loads(metadata), title, source)

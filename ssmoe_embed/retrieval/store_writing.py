@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ssmoe_embed.retrieval.documents import Document
-from ssmoe_embed.retrieval.store import FIELDS, NEVER, Store, facet_value, parts
+from ssmoe_embed.retrieval.store import FIELDS, NEVER, Store, document_of, facet_value, parts
 
 _FILTERED = ("source",)
 """Fields of a document that can be filtered by like metadata."""
+_ERASED_AT_ONCE = 1_000
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS vectors (content BLOB PRIMARY KEY, row INTEGER NOT NULL) WITHOUT ROWID;
@@ -55,10 +57,8 @@ class WritableStore(Store):
     def take_back(self, generation: int) -> None:
         """Undo what an interrupted writer did after the published generation; its vectors stay."""
         with self.transaction():
-            self.db.execute(
-                "DELETE FROM facets WHERE seq IN (SELECT seq FROM documents WHERE added > ?)", (generation,)
-            )
-            self.db.execute("DELETE FROM documents WHERE added > ?", (generation,))
+            # what was both added and removed since then is gone already
+            self._erase(f"WHERE removed = {NEVER} AND added > ?", (generation,))
             query = f"UPDATE documents SET removed = {NEVER} WHERE removed > ? AND removed < {NEVER}"
             self.db.execute(query, (generation,))
             self.db.execute("DELETE FROM generations WHERE generation > ?", (generation,))
@@ -93,11 +93,26 @@ class WritableStore(Store):
         count = 0
         for part in parts(ids):
             marks = ",".join("?" * len(part))
-            own = f"SELECT seq FROM documents WHERE added = {generation} AND removed = {NEVER} AND id IN ({marks})"
-            self.db.execute(f"DELETE FROM facets WHERE seq IN ({own})", part)  # nobody has seen these documents
-            count += self.db.execute(f"DELETE FROM documents WHERE seq IN ({own})", part).rowcount
-            query = f"UPDATE documents SET removed = {generation} WHERE removed = {NEVER} AND id IN ({marks})"
+            wanted = f"removed = {NEVER} AND id IN ({marks})"
+            # left to itself SQLite would look through all documents; those of this very generation nobody has seen
+            count += self._erase(f"INDEXED BY current WHERE {wanted} AND added = {generation}", part)
+            query = f"UPDATE documents INDEXED BY current SET removed = {generation} WHERE {wanted}"
             count += self.db.execute(query, part).rowcount
+        return count
+
+    def _erase(self, which: str, values: Sequence[Any]) -> int:
+        """Delete documents with their facets; returns how many there were.
+
+        Facets are deleted by their whole key: they have no index by document, and looking through all of them would make
+        adding slower with every document that is there.
+        """
+        count = 0
+        query = f"SELECT seq, {FIELDS} FROM documents {which} LIMIT {_ERASED_AT_ONCE}"
+        while found := self.db.execute(query, values).fetchall():
+            facets = [(*facet, seq) for seq, *fields in found for facet in _facets(document_of(fields))]
+            self.db.executemany("DELETE FROM facets WHERE key = ? AND value = ? AND seq = ?", facets)
+            self.db.executemany("DELETE FROM documents WHERE seq = ?", [(seq,) for seq, *_ in found])
+            count += len(found)
         return count
 
     def see(self, ids: Iterable[str]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +32,8 @@ _OWN_FILES = (
 )
 _WASTE = 0.5
 """Vectors of removed texts are thrown out when they are more than this share of all, …"""
-_WASTED_ROWS = 1_000
-"""… and more than so many."""
+_WASTED = 1_000
+"""… and more than so many; and so are removed documents."""
 
 Encode = Callable[[Sequence[Document]], Array]
 """Documents → their vectors `[n,D]`."""
@@ -56,8 +57,8 @@ class Writer:
             encode: Makes the vectors of those whose texts have none yet.
         """
         latest = {document.id: document for document in documents}
-        there = self.store.by_ids(self.next, list(latest))
-        changed = [document for document in latest.values() if there.get(document.id, (0, None))[1] != document]
+        there = {name: document for name, (_, document) in self.store.by_ids(self.next, list(latest)).items()}
+        changed = [document for document in latest.values() if there.get(document.id) != document]
         firsts: dict[bytes, Document] = {}
         for document in changed:
             firsts.setdefault(document.content, document)
@@ -68,8 +69,7 @@ class Writer:
             self.store.remove(self.next, [document.id for document in changed])
             self.store.insert(self.next, [(document, rows[document.content]) for document in changed])
             self.store.see(latest)
-        updated = sum(document.id in there for document in changed)
-        return AddCounts(len(changed) - updated, updated, len(documents) - len(changed), len(new))
+        return replace(_counted(documents, there), encoded=len(new))
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove documents; returns how many there were."""
@@ -110,9 +110,9 @@ class Writer:
             rebuild: Build it from nothing.
         """
         live = self.store.live_rows(self.next)
-        rows = self.store.next_row()
+        rows, documents = self.store.next_row(), self.store.count(self.next)
         manifest = self.manifest
-        if rows - len(live) > max(_WASTED_ROWS, _WASTE * rows):
+        if _wasteful(len(live), rows) or _wasteful(documents, self.store.held()):
             manifest, live = self._compacted(live)
             rows = len(live)
         vectors = map_rows(self.folder / manifest.vectors, rows, manifest.dimension, manifest.dtype)
@@ -123,7 +123,6 @@ class Writer:
             name = f"approximate-{self.next}.faiss"
             built = build(self.folder, manifest, vectors, live, name=name, recall=recall, progress=progress)
             manifest = replace(manifest, approximate=built.file, search=built.search)
-        documents = self.store.count(self.next)
         self.store.publish(self.next, documents, rows)
         published = replace(manifest, generation=self.next, documents=documents, rows=rows, live=len(live))
         published.write(self.folder)
@@ -197,6 +196,20 @@ def open_writer(folder: Path) -> Iterator[Writer]:
             writer.tidy()
         finally:
             writer.store.close()
+
+
+def _counted(documents: Sequence[Document], there: Mapping[str, Document]) -> AddCounts:
+    """What becomes of documents, one after the other, beside those of the same ids that are there."""
+    now, counts = dict(there), Counter[str]()
+    for document in documents:
+        before = now.get(document.id)
+        counts["added" if before is None else "unchanged" if before == document else "updated"] += 1
+        now[document.id] = document
+    return AddCounts(**counts)
+
+
+def _wasteful(used: int, held: int) -> bool:
+    return held - used > max(_WASTED, _WASTE * held)
 
 
 def _remove(path: Path) -> None:
