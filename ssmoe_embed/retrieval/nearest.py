@@ -55,9 +55,10 @@ def exact_top(
     """
     best_rows = np.full((len(queries), k), NOTHING, dtype=np.int64)
     best = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    wanted = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
+    wanted = np.ascontiguousarray(queries, dtype=np.float32)
     for rows, block in _blocks(vectors, allowed, first):
-        scores = wanted @ torch.from_numpy(block).T  # [Q,D] × [D,n] → [Q,n]
+        # NumPy's product of one query, or few, takes half as long as PyTorch's or less
+        scores = torch.from_numpy(wanted @ block.T)  # [Q,D] × [D,n] → [Q,n]
         top, places = scores.topk(min(k, len(rows)), dim=1)
         all_rows = np.concatenate([best_rows, rows[places.numpy()]], axis=1)  # [Q,k+n]
         all_scores = np.concatenate([best, top.numpy()], axis=1)
