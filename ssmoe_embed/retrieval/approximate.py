@@ -25,6 +25,8 @@ Rungs = tuple[tuple[int, int], ...]
 class Approximate(ABC):
     """An approximate index of unit vectors.
 
+    A kind says how it is trained, what it makes of vectors and how it is searched; here is what follows from that.
+
     Attributes:
         rungs: `(width, oversample)` from fast to thorough: how much of the index is looked at, and how many candidates are
             named for each result.
@@ -54,12 +56,9 @@ class Approximate(ABC):
         """How many rows it holds, from the first."""
         return int(self.index.ntotal)
 
+    @abstractmethod
     def train(self, sample: Array, rows: int) -> None:
         """Learn codes from sample vectors `[n,D]` for an index of about so many rows."""
-        if len(sample) == 1:  # FAISS asks for two to learn anything
-            sample = np.repeat(sample, 2, axis=0)
-        self.index = self._new(faiss_library(), rows, len(sample))
-        self.index.train(self._coded(sample))
 
     def extend(self, blocks: Iterable[Array]) -> None:
         """Add vectors, block by block."""
@@ -104,19 +103,33 @@ class Approximate(ABC):
         return rows
 
     @abstractmethod
-    def _new(self, faiss: Any, rows: int, sample: int) -> Any:
-        """An untrained index for so many rows, trained on so many vectors."""
+    def _coded(self, vectors: Array) -> Array:
+        """Vectors as FAISS takes them."""
 
     @abstractmethod
     def _parameters(self, faiss: Any, width: int, count: int, chosen: Any) -> Any:
         """FAISS's search parameters."""
 
-    def _coded(self, vectors: Array) -> Array:
-        """Vectors as FAISS takes them."""
-        return np.ascontiguousarray(vectors, dtype=np.float32)
-
     def _read(self, faiss: Any, path: str, flags: int) -> Any:
         return faiss.read_index(path, flags)
+
+
+class FloatApproximate(Approximate):
+    """An index that takes float vectors and learns its codes by itself."""
+
+    def train(self, sample: Array, rows: int) -> None:
+        """See `Approximate.train`."""
+        if len(sample) == 1:  # FAISS asks for two to learn anything
+            sample = np.repeat(sample, 2, axis=0)
+        self.index = self._new(faiss_library(), rows, len(sample))
+        self.index.train(self._coded(sample))
+
+    @abstractmethod
+    def _new(self, faiss: Any, rows: int, sample: int) -> Any:
+        """An untrained index for so many rows, to be trained on so many vectors."""
+
+    def _coded(self, vectors: Array) -> Array:
+        return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
 def faiss_library() -> Any:

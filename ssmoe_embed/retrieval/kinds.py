@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ssmoe_embed.choices import Choice
-from ssmoe_embed.retrieval.approximate import Approximate, Rungs, faiss_library
+from ssmoe_embed.retrieval.approximate import Approximate, FloatApproximate, Rungs, faiss_library
 from ssmoe_embed.retrieval.vectors import Array
 
 _FLAT_UP_TO = 20_000
@@ -44,7 +44,7 @@ class IndexKind(Choice):
         return IndexKind.HNSW if rows <= _HNSW_UP_TO else IndexKind.IVFPQ
 
 
-class HNSW(Approximate):
+class HNSW(FloatApproximate):
     """Hierarchical navigable small world graph over 8-bit codes; the width is `efSearch`."""
 
     rungs: ClassVar[Rungs] = (
@@ -74,7 +74,7 @@ class HNSW(Approximate):
         return faiss.SearchParametersHNSW(efSearch=max(width, count), sel=chosen)
 
 
-class IVF(Approximate):
+class IVF(FloatApproximate):
     """Inverted lists of 8-bit codes; the width is `nprobe`."""
 
     rungs: ClassVar[Rungs] = (
@@ -165,7 +165,7 @@ class IVFPQ(IVF):
         return filled
 
 
-class SQ8(Approximate):
+class SQ8(FloatApproximate):
     """8-bit codes, all of which are looked at; the width means nothing."""
 
     rungs: ClassVar[Rungs] = ((1, 2), (1, 4), (1, 8))
@@ -194,9 +194,6 @@ class Binary(Approximate):
     def save(self, path: Path) -> None:
         """Write the index."""
         faiss_library().write_index_binary(self.index, str(path))
-
-    def _new(self, faiss: Any, rows: int, sample: int) -> Any:
-        raise NotImplementedError  # `train` does it all
 
     def _parameters(self, faiss: Any, width: int, count: int, chosen: Any) -> Any:
         del width, count
