@@ -124,6 +124,8 @@ def test_an_index_takes_shards_of_its_own_model_only(model, built, texts, tmp_pa
     encoded_here(tmp_path / "s", rows_of(["", *texts]), model, 10)
     assert add_shards(index, ShardFolder(tmp_path / "s")).added == len(texts), "an empty text is no document"
     np.testing.assert_allclose(index.vectors(), model.encode(texts, normalize_embeddings=True), atol=1e-5)
+    encoded_here(tmp_path / "fewer", rows_of(["", *texts[:3]]), model, 10)
+    assert add_shards(index, ShardFolder(tmp_path / "fewer"), prune=True).removed == len(texts) - 3
     other = ssmoe_embed.load(built, method="ev", progress=False)
     encoded_here(tmp_path / "other", rows_of(texts), other, 10)
     with pytest.raises(WrongModelError):

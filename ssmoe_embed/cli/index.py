@@ -173,7 +173,7 @@ def _change(
         return
     made = "vectors taken over" if isinstance(source, ShardFolder) else "texts encoded"
     if isinstance(source, ShardFolder):
-        counts = add_shards(index, source, recall=recall, progress=not quiet)
+        counts = add_shards(index, source, recall=recall, progress=not quiet, prune=prune)
     else:
         counts = cluster.add(index, source, batch_size, recall, progress=not quiet) if cluster else AddCounts()
         if cluster is None or prune:  # what a cluster encoded is not encoded again

@@ -218,7 +218,13 @@ class SemanticIndex:
         return self._written(added, recall, progress)
 
     def add_vectors(
-        self, documents: Iterable[Document], vectors: Iterable[Any], *, progress: bool = False, recall: float = RECALL
+        self,
+        documents: Iterable[Document],
+        vectors: Iterable[Any],
+        *,
+        progress: bool = False,
+        recall: float = RECALL,
+        prune: bool = False,
     ) -> AddCounts:
         """Add documents whose vectors were made elsewhere, by the same model.
 
@@ -227,6 +233,7 @@ class SemanticIndex:
             vectors: A vector for each, in their order, of any length but 0.
             progress: Show progress bars.
             recall: What an approximate index is to reach.
+            prune: Remove all documents that are not among these.
 
         Raises:
             ValueError: There are fewer vectors than documents or more, or they are not of the index's dimension.
@@ -237,7 +244,7 @@ class SemanticIndex:
             counts = AddCounts()
             while chunk := list(islice(pairs, 1024)):
                 counts += writer.add([document for document, _ in chunk], Given(chunk))
-            return counts
+            return replace(counts, removed=writer.prune()) if prune else counts
 
         return self._written(added, recall, progress)
 
