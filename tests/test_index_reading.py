@@ -120,6 +120,7 @@ def test_a_broken_line_is_named_and_fatal_or_skipped(tmp_path, kind):
     assert [d.text for d in corpus] == ["good", "fine"]
     assert corpus.skipped == len(corpus.reports) == broken
     assert place in corpus.reports[0]
+    assert "line 2 column" not in corpus.reports[0], "that is not a line of the file"
 
 
 @pytest.mark.parametrize(
@@ -149,8 +150,8 @@ def test_a_corpus_must_exist_and_settings_make_sense(tmp_path):
         read_documents(tmp_path, words=0)
     with pytest.raises(ValueError, match="'skip'"):
         read_documents(tmp_path, on_error="skp")
-    (tmp_path / "b.jsonl").write_text('{"body": "x"}')
-    assert [d.text for d in read_documents(tmp_path / "b.jsonl", field="body")] == ["x"]
+    (tmp_path / "b.JSONL").write_text('{"body": "x"}')
+    assert [d.text for d in read_documents(tmp_path / "b.JSONL", field="body")] == ["x"]
 
 
 def test_a_long_file_is_never_held_in_memory(tmp_path):

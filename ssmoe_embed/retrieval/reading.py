@@ -133,7 +133,7 @@ def read_documents(path: str | Path, *, on_error: str = "stop", field: str = "te
     if words < 1:
         raise ValueError(f"words={words} leaves nothing of a passage; choose at least 1.")
     _reader(path)
-    if path.suffix == ".parquet" and path.is_file():
+    if path.suffix.lower() == ".parquet" and path.is_file():
         size, unit = _parquet(path).metadata.num_rows, "row"
     else:
         size, unit = sum(file.stat().st_size for file in (_files(path) if path.is_dir() else [path])), "B"
@@ -146,9 +146,10 @@ def _reader(path: Path) -> Callable[[Corpus], Iterator[Document]]:
         return _folder
     readers = {".txt": _lines, ".jsonl": _json_lines, ".csv": _table, ".parquet": _columns}
     readers |= dict.fromkeys(_MARKDOWN, _text)
-    if path.suffix not in readers:
+    kind = path.suffix.lower()
+    if kind not in readers:
         raise ValueError(f"{path} is of no known kind; a corpus is a folder or a file ending in {', '.join(readers)}.")
-    return readers[path.suffix]
+    return readers[kind]
 
 
 def _hint(path: Path) -> str:
@@ -178,12 +179,17 @@ def _json_lines(corpus: Corpus) -> Iterator[Document]:
         try:
             record = json.loads(line)
         except ValueError as error:  # of JSON or of UTF-8
-            corpus.broken(f"{place} is not valid JSON: {error}.")
+            corpus.broken(f"{place} is not valid JSON ({_where(error)}).")
             continue
         if isinstance(record, dict):
             yield from corpus.document(place, record, f"{corpus.path.name}:{number}")
         else:
             corpus.broken(f"{place} is not an object but {type(record).__name__}.")
+
+
+def _where(error: ValueError) -> str:
+    """What is wrong with a line, and where in it: JSON's own message counts lines from this one."""
+    return f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _table(corpus: Corpus) -> Iterator[Document]:
