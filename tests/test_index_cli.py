@@ -123,7 +123,7 @@ def test_broken_lines_stop_or_are_skipped_and_told_of(ssmoe, built, tmp_path):
         (["index"], "nothing to do"),
         (["index", "CORPUS", "-o", "INDEX", "--kind", "hnsw"], "--rebuild"),
         (["index", "CORPUS", "-o", "INDEX", "--method", "ev"], "instead of"),
-        (["search", "x", "--index", "INDEX", "--filter", "lang"], "KEY=VALUE"),
+        (["search", "x", "--index", "INDEX", "--filter", "lang"], "key=value"),
         (["search", "x", "--index", "INDEX", "--filter", "lnag=en"], "'lang'"),
         (["search", "x", "--index", "INDEX", "--corpus", "CORPUS"], "exclude each other"),
         (["search", "--index", "INDEX"], "no query"),

@@ -280,6 +280,14 @@ def test_one_requests_error_is_not_its_neighbours(model, monkeypatch):
     np.testing.assert_allclose(good.vectors, model.encode(["fine"]), atol=1e-5)
 
 
+def test_vectors_that_are_not_finite_are_an_error_and_no_json_that_nobody_can_read(model, monkeypatch):
+    monkeypatch.setattr(type(model), "encode", lambda self, texts, **_: np.full((len(texts), 3), np.nan))
+    with serving(create_app(model, name=NAME)) as client:
+        response = post(client, "a")
+    assert response.status_code == 500
+    assert "not finite" in response.json()["error"]["message"]
+
+
 def test_what_waits_is_refused_when_the_server_stops(model, monkeypatch):
     release, begun = threading.Event(), threading.Event()
     original = type(model).encode

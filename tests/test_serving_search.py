@@ -88,7 +88,10 @@ def test_filters_and_hybrid_reach_the_index(client, index):
     asked = {"q": "hello", "top": 50, "filter": ["parity=odd"]}
     assert {hit["metadata"]["parity"] for hit in client.get("/api/search", params=asked).json()["hits"]} == {"odd"}
     hybrid = client.get("/api/search", params={"q": "soup", "top": 5, "hybrid": True}).json()["hits"]
-    assert [hit["id"] for hit in hybrid] == [hit.document.id for hit in index.search("soup", 5, hybrid=True)]
+    expected = [(hit.document.id, hit.score, hit.similarity) for hit in index.search("soup", 5, hybrid=True)]
+    assert [(hit["id"], hit["score"], hit["similarity"]) for hit in hybrid] == expected
+    several = asked | {"filter": ["number=3", "number = 4", "parity=odd"]}
+    assert {hit["id"] for hit in client.get("/api/search", params=several).json()["hits"]} == {"d3"}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ssmoe_embed.cli.index import OwnModel, open_with_model
 from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Method, Prompt, Quiet, given
 from ssmoe_embed.hub.loading import load
 from ssmoe_embed.retrieval.corpus import read_corpus
+from ssmoe_embed.retrieval.filters import parse_filters
 from ssmoe_embed.retrieval.index import SemanticIndex
 from ssmoe_embed.retrieval.search import CorpusSearch, Hit
 
@@ -77,7 +78,7 @@ def search(
         return
     if corpus is not None:
         raise ValueError("--corpus and --index exclude each other; add the corpus to the index with `ssmoe index`.")
-    filters = _filters(conditions or [])
+    filters = parse_filters(conditions or [])
     opened = open_with_model(index, model, settings, device, quiet)
     options: dict[str, Any] = {"top": top, "filters": filters, "hybrid": hybrid}
     for text in _queries(query) if interactive else [_given_query(query)]:
@@ -121,17 +122,6 @@ def _queries(first: str | None) -> Any:
         if not line:
             return
         yield line
-
-
-def _filters(conditions: list[str]) -> dict[str, list[str]]:
-    """`key=value` conditions, by key."""
-    found: dict[str, list[str]] = {}
-    for condition in conditions:
-        key, equals, value = condition.partition("=")
-        if not key or not equals:
-            raise ValueError(f"--filter {condition!r} is not of the form KEY=VALUE.")
-        found.setdefault(key, []).append(value)
-    return found
 
 
 def _show(hits: list[Hit]) -> None:

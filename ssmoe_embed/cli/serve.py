@@ -35,10 +35,14 @@ def serve(
         bool, typer.Option("--normalize", help="Scale the vectors of /v1/embeddings to length 1, as OpenAI's are.")
     ] = False,
     batch_size: BatchSize = 32,
-    wait: Annotated[float, typer.Option(help="Milliseconds a text waits for others to share its forward pass.")] = 4.0,
-    max_waiting: Annotated[int, typer.Option(help="Texts that may wait; beyond it requests are answered 429.")] = 8192,
-    max_inputs: Annotated[int, typer.Option(help="Texts of one request.")] = 2048,
-    max_body: Annotated[float, typer.Option(help="Megabytes of one request.")] = 8.0,
+    wait: Annotated[
+        float, typer.Option(min=0, max=1000, help="Milliseconds a text waits for others to share its forward pass.")
+    ] = 4.0,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Texts that may wait; beyond it requests are answered 429.")
+    ] = 8192,
+    max_inputs: Annotated[int, typer.Option(min=1, help="Texts of one request.")] = 2048,
+    max_body: Annotated[float, typer.Option(min=0.001, help="Megabytes of one request.")] = 8.0,
     map_size: Annotated[int, typer.Option(min=0, help="Documents on the map at most; 0 for no map.")] = 5000,
     device: Device = None,
     quiet: Quiet = False,

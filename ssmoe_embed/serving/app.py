@@ -23,7 +23,7 @@ from ssmoe_embed.serving.limits import Limits
 from ssmoe_embed.serving.maps import MapMaker
 from ssmoe_embed.serving.openai_format import answer, models, parse_request
 from ssmoe_embed.serving.page import page
-from ssmoe_embed.serving.searching import check_query, explanation, filters_of, search_answer
+from ssmoe_embed.serving.searching import check_query, explanation, search_answer
 from ssmoe_embed.version import __version__
 
 ResultT = TypeVar("ResultT")
@@ -167,17 +167,11 @@ def _add_search(app: FastAPI, corpus: Corpus, batcher: Batcher, maps: MapMaker |
         filters: Annotated[Sequence[str], Query(alias="filter")] = (),
         hybrid: bool = False,
     ) -> dict[str, Any]:
-        if not q.strip():
-            raise bad_value("q is empty; say in words what you are looking for.", "q", "empty_query")
-        if len(q) > limits.max_query:
-            raise bad_value(
-                f"q has {len(q)} characters and at most {limits.max_query} are read.", "q", "query_too_long"
-            )
+        check_query(q, limits)
         if not 1 <= top <= limits.max_top:
             raise bad_value(f"top={top} is outside 1 to {limits.max_top}.", "top")
-        chosen = filters_of(filters)
         made = maps.made if maps else None
-        return await batcher.run(lambda: search_answer(corpus, made, q, top, chosen, hybrid=hybrid))
+        return await batcher.run(lambda: search_answer(corpus, made, q, top, filters, hybrid=hybrid))
 
     @app.get("/api/explain")
     async def explain(q: str, id: str) -> dict[str, Any]:  # noqa: A002 (the name in the address)

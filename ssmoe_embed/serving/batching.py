@@ -218,6 +218,10 @@ class Batcher:
             convert_to_numpy=True,
             normalize_embeddings=self.normalize,
         )
+        if not np.isfinite(vectors).all():
+            raise ValueError(
+                "The model gave a vector that is not finite, as 16 bits may; serve one that was built with --dtype float32."
+            )
         return np.asarray(vectors, dtype=np.float32), count_tokens(self._model, texts)
 
     @staticmethod

@@ -41,13 +41,15 @@ class Found:
 
     Attributes:
         entry: The document.
-        score: Its score, the higher the nearer.
+        score: What the hits are ordered by: the cosine similarity, or the fused score of a hybrid search.
+        similarity: The cosine similarity to the query.
         snippet: A piece of its text.
         best: Where in the snippet the sentence nearest to the query is: first character, and the one after its last.
     """
 
     entry: Entry
     score: float
+    similarity: float
     snippet: str
     best: tuple[int, int] | None
 
@@ -60,7 +62,22 @@ class Found:
             if self.snippet[first:last]
         ]
         known = {name: value for name, value in self.entry.as_dict().items() if name != "text"}
-        return known | {"score": self.score, "snippet": parts}
+        return known | {"score": self.score, "similarity": self.similarity, "snippet": parts}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some documents of a corpus.
+
+    Attributes:
+        entries: The `n` documents.
+        vectors: Their vectors `[n,D]`.
+        fingerprint: A short text that is another one when the corpus' documents or vectors are.
+    """
+
+    entries: Sequence[Entry]
+    vectors: np.ndarray[Any, Any]
+    fingerprint: str
 
 
 class Corpus(ABC):
@@ -79,12 +96,10 @@ class Corpus(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def fingerprint(self) -> str:
-        """A short text that is another one when documents or vectors are."""
-
-    @abstractmethod
-    def search(self, query: str, top: int, filters: Mapping[str, str], *, hybrid: bool = False) -> list[Found]:
-        """The documents nearest to a query, best first.
+    def search(
+        self, query: str, top: int, filters: Mapping[str, Sequence[str]], *, hybrid: bool = False
+    ) -> list[Found]:
+        """The documents nearest to a query, best first; of each filter's values they must have one.
 
         Raises:
             ValueError: A filter is not possible.
@@ -103,8 +118,8 @@ class Corpus(ABC):
         """The document of that id, if there is one."""
 
     @abstractmethod
-    def sample(self, most: int) -> tuple[list[Entry], np.ndarray[Any, Any]]:
-        """At most so many documents, evenly spread, with their vectors `[n,D]`."""
+    def sample(self, most: int) -> Sample:
+        """At most so many documents, evenly spread, as they are at one moment."""
 
     @abstractmethod
     def vectors(self, names: Sequence[str]) -> np.ndarray[Any, Any]:

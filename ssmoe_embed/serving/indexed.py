@@ -10,7 +10,7 @@ import numpy as np
 
 from ssmoe_embed.retrieval.documents import Document, Hit
 from ssmoe_embed.retrieval.index import SemanticIndex
-from ssmoe_embed.serving.corpora import Corpus, Entry, Found, digest, spread
+from ssmoe_embed.serving.corpora import Corpus, Entry, Found, Sample, digest, spread
 
 _RUN = 100
 """Documents next to each other in a sample: finding a place in a large database takes longer than reading on from it."""
@@ -31,12 +31,9 @@ class IndexCorpus(Corpus):
     def __len__(self) -> int:
         return len(self._index)
 
-    def fingerprint(self) -> str:
-        """Of the index's generation and of what made it."""
-        info = self._index.info()
-        return digest([str(info[name]) for name in ("generation", "documents", "rows", "model")])
-
-    def search(self, query: str, top: int, filters: Mapping[str, str], *, hybrid: bool = False) -> list[Found]:
+    def search(
+        self, query: str, top: int, filters: Mapping[str, Sequence[str]], *, hybrid: bool = False
+    ) -> list[Found]:
         """See `Corpus.search`; filters are by metadata or source."""
         with suppress(OSError, ValueError):  # a newer generation that cannot be opened: go on with this one
             self._index.refresh()
@@ -49,19 +46,27 @@ class IndexCorpus(Corpus):
 
     def get(self, name: str) -> Entry | None:
         """See `Corpus.get`."""
-        return entry_of(self._index[name]) if name in self._index else None
+        try:
+            return entry_of(self._index[name])
+        except KeyError:
+            return None
 
-    def sample(self, most: int) -> tuple[list[Entry], np.ndarray[Any, Any]]:
+    def sample(self, most: int) -> Sample:
         """See `Corpus.sample`."""
-        if len(self) <= most:
-            documents = self._index.documents()
+        index = SemanticIndex.open(self._index.folder)  # one of its own, which no search takes on to a newer generation
+        if len(index) <= most:
+            documents = index.documents()
         else:
             run = min(_RUN, most)
-            starts = spread(len(self) - run + 1, most // run)
+            starts = spread(len(index) - run + 1, most // run)
             # by id, since runs may overlap
-            found = {one.id: one for start in starts for one in self._index.documents(start, run)}
-            documents = list(found.values())
-        return [entry_of(document) for document in documents], self.vectors([document.id for document in documents])
+            documents = list({one.id: one for start in starts for one in index.documents(start, run)}.values())
+        info = index.info()
+        return Sample(
+            [entry_of(document) for document in documents],
+            index.vectors([document.id for document in documents]),
+            digest([str(info[name]) for name in ("generation", "documents", "rows", "model")]),
+        )
 
     def vectors(self, names: Sequence[str]) -> np.ndarray[Any, Any]:
         """See `Corpus.vectors`."""
@@ -77,5 +82,5 @@ def found_of(hit: Hit) -> Found:
     """A hit as the server shows it."""
     entry = entry_of(hit.document)
     if hit.snippet is None:
-        return Found(entry, hit.score, entry.text, None)
-    return Found(entry, hit.score, hit.snippet.text, (hit.snippet.start, hit.snippet.end))
+        return Found(entry, hit.score, hit.similarity, entry.text, None)
+    return Found(entry, hit.score, hit.similarity, hit.snippet.text, (hit.snippet.start, hit.snippet.end))

@@ -23,7 +23,7 @@ class Limits:
     wait: float = 0.004
     max_waiting: int = 8192
     max_inputs: int = 2048
-    max_body: int = 8 * 1024 * 1024
+    max_body: int = 8_000_000
     max_query: int = 10_000
     max_top: int = 100
 

@@ -115,14 +115,14 @@ class MapMaker:
 
     def _make(self) -> CorpusMap:
         """The map kept on disk, if it is of these very documents; else a new one, which is kept."""
-        entries, vectors = self._corpus.sample(self._most)
-        key = digest([_VERSION, str(self._method), str(self._most), self._corpus.fingerprint()])
-        kept = _read(self._path, key, len(entries))
+        sample = self._corpus.sample(self._most)
+        key = digest([_VERSION, str(self._method), str(self._most), sample.fingerprint])
+        kept = _read(self._path, key, len(sample.entries))
         if kept is None:
-            groups, names = group(vectors, [f"{entry.title} {entry.text}" for entry in entries])
-            kept = project(vectors, self._method), groups, names
+            groups, names = group(sample.vectors, [f"{entry.title} {entry.text}" for entry in sample.entries])
+            kept = project(sample.vectors, self._method), groups, names
             _keep(self._path, key, *kept)
-        return CorpusMap(entries, vectors, *kept, self._method)
+        return CorpusMap(sample.entries, sample.vectors, *kept, self._method)
 
     @property
     def _path(self) -> Path:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
+from ssmoe_embed.retrieval.filters import parse_filters
 from ssmoe_embed.serving.corpora import Corpus, Found
 from ssmoe_embed.serving.errors import RequestError, bad_value
 from ssmoe_embed.serving.limits import Limits
@@ -44,23 +45,8 @@ def explanation(corpus: Corpus, query: str, name: str) -> dict[str, Any]:
     }
 
 
-def filters_of(given: Sequence[str]) -> dict[str, str]:
-    """Filters written as `key=value`.
-
-    Raises:
-        RequestError: One is written otherwise.
-    """
-    filters = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not equals or not name.strip():
-            raise bad_value(f"filter={one!r} is not of the form key=value.", "filter")
-        filters[name.strip()] = value.strip()
-    return filters
-
-
 def search_answer(
-    corpus: Corpus, made: CorpusMap | None, query: str, top: int, filters: Mapping[str, str], *, hybrid: bool
+    corpus: Corpus, made: CorpusMap | None, query: str, top: int, conditions: Sequence[str], *, hybrid: bool
 ) -> dict[str, Any]:
     """The JSON of one search; runs in the model's thread.
 
@@ -69,7 +55,7 @@ def search_answer(
         made: Its map, if it is made, to say where the hits are.
         query: What to look for.
         top: How many documents.
-        filters: What their metadata must be.
+        conditions: What their metadata must be, as `key=value`.
         hybrid: Join with BM25.
 
     Raises:
@@ -77,7 +63,7 @@ def search_answer(
     """
     begin = perf_counter()
     try:
-        found = corpus.search(query, top, filters, hybrid=hybrid)
+        found = corpus.search(query, top, parse_filters(conditions), hybrid=hybrid)
     except ValueError as error:
         raise RequestError(400, str(error), code="search_refused") from error
     milliseconds = round((perf_counter() - begin) * 1000, 1)

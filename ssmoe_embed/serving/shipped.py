@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from ssmoe_embed.choices import unknown
 from ssmoe_embed.data import Document
 from ssmoe_embed.retrieval import documents as semantic
 from ssmoe_embed.retrieval.search import CorpusSearch
 from ssmoe_embed.retrieval.snippets import with_snippets
-from ssmoe_embed.serving.corpora import Corpus, Entry, Found, digest, spread
+from ssmoe_embed.serving.corpora import Corpus, Entry, Found, Sample, digest, spread
 from ssmoe_embed.serving.indexed import entry_of, found_of
+
+_FILTERS = ("source", "license")
 
 
 class ShippedCorpus(Corpus):
@@ -37,20 +40,17 @@ class ShippedCorpus(Corpus):
     def __len__(self) -> int:
         return len(self._search.documents)
 
-    def fingerprint(self) -> str:
-        """Of documents and vectors."""
-        vectors = self._search.vectors.double().sum(dim=0).numpy().tobytes().hex()
-        return digest([vectors, *(f"{document.id}\0{document.text}" for document in self._search.documents)])
-
-    def search(self, query: str, top: int, filters: Mapping[str, str], *, hybrid: bool = False) -> list[Found]:
+    def search(
+        self, query: str, top: int, filters: Mapping[str, Sequence[str]], *, hybrid: bool = False
+    ) -> list[Found]:
         """See `Corpus.search`; filters are by `source` or `license`, and there is no hybrid search."""
         if hybrid:
             raise ValueError("Hybrid search needs an index; make one with `ssmoe index` and serve its folder.")
         for name in filters:
-            if name not in {"source", "license"}:
-                raise ValueError(f"filter {name!r} is not known; choose source=… or license=….")
+            if name not in _FILTERS:
+                raise ValueError(unknown("filter", name, _FILTERS))
         hits = self._search.search(query, len(self) if filters else top)
-        found = [hit for hit in hits if all(getattr(hit.document, name) == value for name, value in filters.items())]
+        found = [hit for hit in hits if all(getattr(hit.document, name) in filters[name] for name in filters)]
         vector = self._model.encode_query(query, show_progress_bar=False, convert_to_numpy=True)
         plain = [semantic.Hit(_plain(hit.document), hit.score, hit.score) for hit in found[:top]]
         return [found_of(hit) for hit in with_snippets(self._model, vector, plain)]
@@ -60,11 +60,13 @@ class ShippedCorpus(Corpus):
         row = self._rows.get(name)
         return None if row is None else _entry(self._search.documents[row])
 
-    def sample(self, most: int) -> tuple[list[Entry], np.ndarray[Any, Any]]:
+    def sample(self, most: int) -> Sample:
         """See `Corpus.sample`."""
         positions = spread(len(self), most)
         entries = [_entry(self._search.documents[position]) for position in positions]
-        return entries, self._search.vectors[positions].float().numpy()
+        total = self._search.vectors.double().sum(dim=0).numpy().tobytes().hex()
+        known = digest([total, *(f"{document.id}\0{document.text}" for document in self._search.documents)])
+        return Sample(entries, self._search.vectors[positions].float().numpy(), known)
 
     def vectors(self, names: Sequence[str]) -> np.ndarray[Any, Any]:
         """See `Corpus.vectors`."""

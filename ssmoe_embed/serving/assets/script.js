@@ -66,7 +66,7 @@ function card(hit, index) {
   const title = make("button", "title", hit.title || hit.id);
   title.type = "button";
   title.addEventListener("click", () => openDocument(hit.id));
-  top.append(make("span", "rank", `${index + 1}`), title, make("span", "score", hit.score.toFixed(2)));
+  top.append(make("span", "rank", `${index + 1}`), title, make("span", "score", hit.similarity.toFixed(2)));
   const snippet = make("p", "snippet");
   for (const part of hit.snippet) snippet.append(part.best ? make("mark", "", part.text) : part.text);
   item.append(top, snippet);
