@@ -1,5 +1,7 @@
 """Only the logits of the router itself are replaced, whatever else its forward computes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from tiny import TOP_C
@@ -33,6 +35,72 @@ def with_forward(model, change):
     own = type(router)
     router.__class__ = type("Changed", (own,), {"forward": change(own.forward)})
     return model
+
+
+class Kind(torch.Tensor):
+    """A kind of tensor of one's own, as fake and distributed tensors are."""
+
+
+def routed(model, hidden):
+    """What the first router answers."""
+    return model.layers[0].mlp.gate(hidden)
+
+
+@pytest.fixture
+def hidden(model):
+    return torch.randn(2, 3, model.config.hidden_size, generator=torch.Generator().manual_seed(5))
+
+
+def test_what_the_router_makes_of_its_input_first_is_seen(model, routers, hidden):
+    policy = SpectralRouting(routers, alpha=0.5)
+    with reroute(model, policy):
+        expected = routed(model, hidden)
+
+    def change(forward):
+        def changed(router, hidden):
+            hidden = 2.0 * hidden.transpose(0, 1).double().contiguous()
+            hidden *= 0.5
+            return forward(router, hidden.transpose(0, 1).to(torch.float32))
+
+        return changed
+
+    with reroute(with_forward(model, change), policy):
+        for own, found in zip(expected, routed(model, hidden), strict=True):
+            torch.testing.assert_close(found, own)
+
+
+def test_what_the_router_hands_out_are_plain_tensors(model, routers, hidden):
+    def change(forward):
+        def changed(router, hidden):
+            logits, weights, index = forward(router, hidden)
+            return logits, weights.to(hidden), index, hidden, hidden + logits.sum()
+
+        return changed
+
+    with reroute(with_forward(model, change), SpectralRouting(routers, alpha=0.5)):
+        *_, same, summed = found = routed(model, hidden)
+    assert {type(part) for part in found} == {torch.Tensor}
+    assert torch.equal(same, hidden)
+    assert torch.equal(summed, hidden + found[0].sum())
+
+
+def test_another_kind_of_tensor_is_routed_alike(model, routers, hidden):
+    with reroute(model, SpectralRouting(routers, alpha=0.5)):
+        for plain, of_a_kind in zip(routed(model, hidden), routed(model, hidden.as_subclass(Kind)), strict=True):
+            assert torch.equal(plain, of_a_kind.as_subclass(torch.Tensor))
+
+
+def test_several_threads_run_one_model(model, routers):
+    ids = [torch.tensor([[3 + i, 5, 7 + i, 8]]) for i in range(8)]
+
+    @torch.no_grad()
+    def embed(one):
+        return model(input_ids=one).last_hidden_state
+
+    with reroute(model, SpectralRouting(routers, alpha=0.5)), ThreadPoolExecutor(4) as threads:
+        expected = [embed(one) for one in ids]
+        for own, found in zip(expected * 4, threads.map(embed, ids * 4), strict=True):
+            assert torch.equal(own, found)
 
 
 def test_another_linear_map_of_the_same_shape_in_the_router_is_left_alone(model, routers):

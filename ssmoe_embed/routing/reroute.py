@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
+from types import MethodType, TracebackType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from typing_extensions import Self
 
 from ssmoe_embed.families import MoEFamily, MoELayer, family_of
+from ssmoe_embed.routing.interception import intercepted
 from ssmoe_embed.routing.policies import RoutingPolicy
 from ssmoe_embed.routing.token_policies import TokenPolicy
 from ssmoe_embed.routing.tokens import install_token_hooks
@@ -111,51 +110,19 @@ class _PolicyForward:
         self.family = family
 
     def __call__(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        with _ReplacedLogits(self.router, self.layer, self.policy, self.family) as replaced:
-            if self.shadowed is not None:
-                result = self.shadowed(hidden, *args, **kwargs)
-            else:
-                result = type(self.router).forward(self.router, hidden, *args, **kwargs)
-        if replaced.count != 1:
+        forward = MethodType(type(self.router).forward, self.router) if self.shadowed is None else self.shadowed
+        result, times = intercepted(forward, self._weight, self._logits, hidden, *args, **kwargs)
+        if times != 1:
             raise ValueError(
-                f"The router of layer {self.layer} ({type(self.router).__name__}) computed its logits {replaced.count} "
+                f"The router of layer {self.layer} ({type(self.router).__name__}) computed its logits {times} "
                 "times where once was expected, so it cannot be re-routed; load the model without replaced kernels."
             )
         return result
 
+    def _weight(self) -> torch.Tensor:
+        """The router's weight as it is now: offloading puts it in place late."""
+        return self.family.router_weight(self.router)
 
-class _ReplacedLogits(TorchFunctionMode):
-    """Replaces the result of the one `F.linear` by the router's weight; whatever follows it stays the family's own.
-
-    The weight is known by identity, not by shape, and so is what the router makes of it first, such as a copy in float32.
-    """
-
-    def __init__(self, router: nn.Module, layer: int, policy: RoutingPolicy, family: MoEFamily) -> None:
-        super().__init__()
-        self.router = router
-        self.layer = layer
-        self.policy = policy
-        self.family = family
-        self.count = 0
-        self._shape = family.router_weight(router).shape
-        self._copies: list[torch.Tensor] = []
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is F.linear and len(args) > 1 and self._is_weight(args[1]):
-            self.count += 1
-            hidden = args[0].reshape(-1, args[1].shape[1])  # [N,H] or [B,T,H] → [N,H]
-            logits = result.reshape(-1, args[1].shape[0])  # → [N,E]
-            return self.policy.logits(self.layer, hidden, logits, self.family.score).reshape(result.shape)
-        copied = self.count == 0 and args and isinstance(result, torch.Tensor) and result.shape == self._shape
-        if copied and self._is_weight(args[0]):
-            self._copies.append(result)
-        return result
-
-    def _is_weight(self, tensor: Any) -> bool:
-        """Whether a tensor is the router's weight as it is now (offloading puts it in place late), or made from it."""
-        if tensor is self.family.router_weight(self.router) or any(tensor is copy for copy in self._copies):
-            return True
-        return self.count > 0 and isinstance(tensor, torch.Tensor) and tensor.shape == self._shape  # a second time
+    def _logits(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """The policy's logits for `hidden [N,H]` and the router's own `[N,E]`."""
+        return self.policy.logits(self.layer, hidden, logits, self.family.score)
