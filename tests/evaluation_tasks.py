@@ -3,6 +3,7 @@
 import os
 import signal
 
+from datasets import Dataset
 from mteb.abstasks.aggregate_task_metadata import AggregateTaskMetadata
 from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.mocks import (
@@ -33,7 +34,8 @@ def all_kinds():
     return [kind() for kind in KINDS]
 
 
-def _renamed(task, name):
+def renamed(task, name):
+    """The task under another name."""
     task.metadata = task.metadata.model_copy(update={"name": name})
     return task
 
@@ -61,20 +63,20 @@ class _Killing(MockClassificationTask):
 
 
 def failing():
-    return _renamed(_Failing(), "Failing")
+    return renamed(_Failing(), "Failing")
 
 
 def unavailable():
-    return _renamed(_Unavailable(), "Unavailable")
+    return renamed(_Unavailable(), "Unavailable")
 
 
 def killing():
     """A task that kills the process; `whole` is the same one without that."""
-    return _renamed(_Killing(), "Victim")
+    return renamed(_Killing(), "Victim")
 
 
 def whole():
-    return _renamed(MockClassificationTask(), "Victim")
+    return renamed(MockClassificationTask(), "Victim")
 
 
 def average():
@@ -91,3 +93,15 @@ def average():
         )
 
     return _Average()
+
+
+def rated_pairs():
+    """A task of forty pairs of sentences, so that a bootstrap has something to draw."""
+    task = MockSTSTask()
+    task.load_data()
+    words = ["rain", "soup", "gate", "letter", "dog", "train", "music", "stone"]
+    first = [f"The {words[i % 8]} is {words[(3 * i) % 8]} today." for i in range(40)]
+    second = [f"A {words[(i * i) % 8]} was {words[(5 * i) % 8]} yesterday." for i in range(40)]
+    rows = {"sentence1": first, "sentence2": second, "score": [float((7 * i) % 11) for i in range(40)]}
+    task.dataset = {"test": Dataset.from_dict(rows)}
+    return task

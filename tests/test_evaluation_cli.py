@@ -120,6 +120,7 @@ def test_a_failing_task_ends_with_status_1_after_the_others(ssmoe, built, mock_t
         (("--corrupt", "replce@0.1"), "is not known"),
         (("--settings", "alpha"), "name=value"),
         (("--peers", "chanse", "--tasks", "STS12"), "peer='chanse' is not known"),
+        (("--dtype", "float17"), "choose one of 'float32', 'bfloat16', 'float16'"),
     ],
 )
 def test_a_bad_input_is_one_message_and_measures_nothing(ssmoe, built, tmp_path, arguments, message):

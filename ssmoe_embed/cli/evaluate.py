@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Display
 
-from ssmoe_embed.cli.options import BatchSize, Device, Quiet, given
+from ssmoe_embed.cli.options import BatchSize, Device, Dtype, Quiet, given
 
 if TYPE_CHECKING:
     from ssmoe_embed.evaluation.report import Report
@@ -57,7 +57,7 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure again what the folder holds.")] = False,
     batch_size: BatchSize = 32,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the model's own.")] = None,
+    dtype: Dtype = None,
     device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as auto.")] = None,
     load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Load the base model in 4 bits.")] = False,
     trust_remote_code: Annotated[

@@ -6,15 +6,32 @@ from typing import Annotated, Any
 
 import typer
 
+from ssmoe_embed.choices import unknown
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.hub.recipes import EMBEDDED
 from ssmoe_embed.quantization.memory import memory_by_component
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _known_dtype(value: str | None) -> str | None:
+    """A dtype's name, refused before a model is loaded."""
+    if value is not None and value not in _DTYPES:
+        raise ValueError(unknown("dtype", value, _DTYPES))
+    return value
+
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Folder, hub id or recipe name of the embedding model.")]
 Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps; by default the fastest.")]
 Method = Annotated[
     str | None,
     typer.Option(help="router, smoe, moee, ev, ssmoe, or paper; by default the model's own.", metavar="NAME"),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the base model: float32, bfloat16 or float16; by default the model's own.", callback=_known_dtype
+    ),
 ]
 Prompt = Annotated[
     str | None,

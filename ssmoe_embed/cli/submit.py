@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ssmoe_embed.cli.options import Device, given
+from ssmoe_embed.cli.options import Device, Dtype, given
 
 if TYPE_CHECKING:
     from ssmoe_embed.evaluation.submission import Submission
@@ -28,7 +28,7 @@ def submit(
         bool, typer.Option("--mock-run/--no-mock-run", help="Load the model and run mteb's mock tasks.")
     ] = True,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="Of the mock run: float32, bfloat16 or float16.")] = None,
+    dtype: Dtype = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")] = False,
 ) -> None:
     """Make the folder of a submission to mteb's leaderboard; nothing is sent anywhere.

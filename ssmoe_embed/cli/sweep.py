@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssmoe_embed.choices import unknown
-from ssmoe_embed.cli.options import BatchSize, Device, Quiet, given
+from ssmoe_embed.cli.options import BatchSize, Device, Dtype, Quiet, given
 
 if TYPE_CHECKING:
     from ssmoe_embed.evaluation.sweep_axes import Axis
@@ -45,7 +45,7 @@ def sweep(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure again what the folder holds.")] = False,
     batch_size: BatchSize = 32,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the model's own.")] = None,
+    dtype: Dtype = None,
     device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as auto.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow code that comes with a model.")

@@ -85,11 +85,11 @@ def compare_methods(
         ValueError: The two were nowhere measured alike; the message says what was measured.
     """
     wanted = None if tasks is None else {task.metadata.name: task for task in tasks}
-    scores = [
-        score
-        for score in results.scores()
-        if (wanted is None or score.task in wanted) and corruption in (None, score.corruption)
-    ]
+    scores = results.scores()
+    if wanted is not None:
+        scores = _only(scores, "task", list(wanted))
+    if corruption is not None:
+        scores = _only(scores, "corruption", [corruption])
     _check(scores, first, second, model)
     pairs = list(_pairs(scores, first, second, model))
     if not pairs:
@@ -104,6 +104,19 @@ def compare_methods(
             if one.task == name:
                 found += _lines(results, one, other, task, (resamples, seed))
     return _adjusted(found)
+
+
+def _only(scores: Sequence[Score], field: str, wanted: Sequence[str]) -> list[Score]:
+    """The scores of some tasks or of one corruption.
+
+    Raises:
+        ValueError: There are none; the message lists what was measured.
+    """
+    kept = [score for score in scores if getattr(score, field) in wanted]
+    if scores and not kept:
+        there = sorted({str(getattr(score, field)) for score in scores})
+        raise ValueError(f"There are no results of {field} {', '.join(wanted)} here, only of {', '.join(there)}.")
+    return kept
 
 
 def _check(scores: Sequence[Score], first: str, second: str, model: str | None) -> None:
