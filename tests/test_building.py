@@ -179,6 +179,17 @@ def test_another_run_gives_identical_bytes(built, olmoe, texts, tmp_path, enviro
     assert files(tmp_path / "out") == files(built)
 
 
+@pytest.mark.parametrize("quantize", ["nf4", None])
+def test_without_progress_nothing_is_shown(quantize, olmoe, texts, tmp_path, environment):
+    code = ANOTHER_RUN.replace("progress=False", f"progress=False, quantize={quantize!r}")
+    code += "ssmoe_embed.load(output, progress=False)"
+    command = [sys.executable, "-c", code, str(olmoe), str(tmp_path / "out"), json.dumps(texts[:8])]
+    bars = {name: value for name, value in environment.items() if name != "TQDM_DISABLE"}
+    shown = subprocess.run(command, env=bars, check=True, capture_output=True, text=True)
+    assert "%|" not in shown.stderr
+    assert "Loading" not in shown.stdout + shown.stderr
+
+
 def test_only_a_local_base_can_be_embedded(tmp_path, texts):
     with pytest.raises(ValueError, match="'some/model' is none"):
         build("some/model", tmp_path / "out", texts, embed_base=True)

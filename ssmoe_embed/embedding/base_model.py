@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -118,6 +120,19 @@ def spectral_routers(model: PreTrainedModel, source: BaseModelSource, **settings
         trusted: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
         return SpectralRouters.from_checkpoint(source.name_or_path, **trusted, **source.hub_kwargs, **settings)
     return SpectralRouters.from_model(model, **settings)
+
+
+@contextmanager
+def loading_bar(wanted: bool) -> Iterator[None]:
+    """Leave transformers' own progress bar for loading weights as it is, or hide it."""
+    hidden = not wanted and logging.is_progress_bar_enabled()
+    if hidden:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            logging.enable_progress_bar()
 
 
 def _loaded(name_or_path: str, four_bit: QuantizationSettings | None, **kwargs: Any) -> PreTrainedModel:

@@ -12,7 +12,7 @@ from sentence_transformers.base.modules import InputModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
-from ssmoe_embed.embedding.base_model import BaseModelSource, spectral_routers
+from ssmoe_embed.embedding.base_model import BaseModelSource, loading_bar, spectral_routers
 from ssmoe_embed.embedding.blocks import block_names, check_experts, read_blocks
 from ssmoe_embed.embedding.calibration import BlockCalibration, standardize_batch
 from ssmoe_embed.embedding.card import GENERATED, model_card
@@ -164,7 +164,8 @@ class SSMoE(InputModule):
             processor_kwargs=processor_kwargs,
             config_kwargs=config_kwargs,
         )
-        model, tokenizer = source.load(chosen.hidden_layer)
+        with loading_bar(progress):
+            model, tokenizer = source.load(chosen.hidden_layer)
         check_experts(chosen, family_of(model).layers(model))
         made = SpectralRouters.load(routers) if isinstance(routers, str | Path) else routers
         if made is None and chosen.needs_spectral_routers:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 from huggingface_hub import model_info, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from platformdirs import user_cache_path
-from transformers.utils import logging
 
 from ssmoe_embed.choices import unknown
 from ssmoe_embed.data import tiny_folder
+from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import EmbeddingSettings
@@ -87,24 +86,11 @@ def load(
     if found is _Found.RECIPE:
         place, revision = _built(place, hub, quantize, progress), None
     hub["local_files_only"] = local_files_only or Path(place).is_dir()
-    with _loading_bar(progress and place != str(tiny_folder())):
+    with loading_bar(progress and place != str(tiny_folder())):
         model = EmbeddingModel(place, device=device, revision=revision, config_kwargs=settings, **hub)
     if isinstance(model[0], SSMoE):  # any other sentence-transformers model is taken as it is
         model[0].fit_calibration(progress=progress)
     return model
-
-
-@contextmanager
-def _loading_bar(wanted: bool) -> Iterator[None]:
-    """Leave transformers' own progress bar for loading weights as it is, or hide it."""
-    hidden = not wanted and logging.is_progress_bar_enabled()
-    if hidden:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if hidden:
-            logging.enable_progress_bar()
 
 
 def _check_names(settings: dict[str, Any], fixed: Collection[str]) -> None:
