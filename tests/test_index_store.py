@@ -1,10 +1,13 @@
 """The database of an index: what a change costs, and what is left of what was removed."""
 
+import shutil
+
 import pytest
 from test_index_safety import vectors
 from test_semantic_index import static_model
 
 from ssmoe_embed.retrieval import Document, SemanticIndex
+from ssmoe_embed.retrieval.store import Store
 from ssmoe_embed.retrieval.store_writing import WritableStore
 
 
@@ -82,3 +85,23 @@ def test_changing_metadata_over_and_over_does_not_fill_the_disk(tmp_path, monkey
     assert index._now.store.held() <= 40 + 2 * 50
     assert index.info()["rows"] == 40, "no text was encoded twice"
     assert index.verify() == []
+
+
+def test_an_index_can_be_read_where_nothing_may_be_written(tmp_path, monkeypatch):
+    given = documents(0, 20)
+    index = SemanticIndex.create(tmp_path / "index", static_model())
+    index.add_vectors(given, vectors(given))  # with the index still open, as in the process that made it
+    shutil.copytree(index.folder, tmp_path / "copy")
+    monkeypatch.setattr("ssmoe_embed.retrieval.store.os.access", lambda *_: False)
+    before = {path.name for path in (tmp_path / "copy").iterdir()}
+    assert SemanticIndex.open(tmp_path / "copy").documents() == given
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == before
+
+
+def test_what_a_killed_writer_left_in_the_log_is_read_too(tmp_path, store, monkeypatch):
+    put(store, 1, documents(0, 20))
+    (tmp_path / "copy").mkdir()
+    for path in tmp_path.glob("store.sqlite*"):
+        shutil.copy(path, tmp_path / "copy")
+    monkeypatch.setattr("ssmoe_embed.retrieval.store.os.access", lambda *_: False)
+    assert Store(tmp_path / "copy" / "store.sqlite").documents(1) == documents(0, 20)

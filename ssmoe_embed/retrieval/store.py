@@ -47,7 +47,8 @@ class Store:
         self.lock = threading.RLock()
         if not writable and not path.is_file():
             raise DamagedIndexError(f"{path} is missing; copy the index again, or index the corpus anew.")
-        frozen = not writable and not os.access(path.parent, os.W_OK)  # SQLite would put files beside it
+        # where SQLite cannot put files beside it, it must know that nothing changes; but then it does not look at its log
+        frozen = not writable and not os.access(path.parent, os.W_OK) and not _has_log(path)
         address = path.absolute().as_uri() + ("" if writable else "?immutable=1" if frozen else "?mode=ro")
         with self.errors():
             self.db = sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
@@ -179,6 +180,12 @@ class Store:
             raise DamagedIndexError(
                 f"{self.path} is truncated or corrupted ({error}); copy the index again, or index the corpus anew."
             ) from error
+
+
+def _has_log(path: Path) -> bool:
+    """Whether some of a database is still in the log beside it, where an interrupted writer left it."""
+    log = path.with_name(f"{path.name}-wal")
+    return log.is_file() and log.stat().st_size > 0
 
 
 def facet_value(value: Any) -> str:

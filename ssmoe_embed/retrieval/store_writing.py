@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ class WritableStore(Store):
             self.db.execute("PRAGMA journal_mode = WAL")
             self.db.execute("PRAGMA synchronous = FULL")
             self.db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Let go of the file, with everything in it: what is in SQLite's log cannot be read where nothing may be written."""
+        with (
+            self.lock,
+            suppress(sqlite3.Error),
+        ):  # a full disk, say; the log is as good, and the next writer tries again
+            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        super().close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
