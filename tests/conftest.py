@@ -81,3 +81,18 @@ def built(olmoe, texts, tmp_path_factory):
 def loaded(built):
     """A fresh model from that folder."""
     return ssmoe_embed.load(built, progress=False)
+
+
+@pytest.fixture(scope="session")
+def letters(tmp_path_factory):
+    """Given a task's name, what `letters.evaluations` found: two folders of predictions, each with all scores."""
+    from letters import evaluations
+
+    done = {}
+
+    def found(name):
+        if name not in done:
+            done[name] = evaluations(name, tmp_path_factory.mktemp(name))
+        return done[name]
+
+    return found

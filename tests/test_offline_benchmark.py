@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from ssmoe_embed.evaluation.offline import registry
+
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "offline.py"
 
 
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+    monkeypatch.setattr(registry, "_added", {})  # tasks of one's own are known to the whole process
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 

@@ -14,25 +14,28 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from ssmoe_embed.evaluation import dependencies
 from ssmoe_embed.evaluation.lexical import task_texts
-from ssmoe_embed.evaluation.offline import add_task, offline_task, offline_tasks, retrieval_task
+from ssmoe_embed.evaluation.offline import add_task, offline_task, offline_tasks, registry, retrieval_task
 from ssmoe_embed.evaluation.peers import peer
 
-TASKS = {task.metadata.name: task for task in offline_tasks()}
+METADATA = {task.metadata.name: task.metadata for task in offline_tasks()}
 TYPES = {"Classification", "Clustering", "PairClassification", "Reranking", "Retrieval", "STS"}
 WITHOUT_SHARED_WORDS = ["WordNetExampleRetrieval", "WordNetRelatedRetrieval", "WordNetReverseRetrieval"]
 
 
-@pytest.fixture(params=TASKS)
+@pytest.fixture(params=METADATA)
 def task(request):
-    one = TASKS[request.param]
-    one.load_data()
-    return one
+    return loaded(request.param)
+
+
+def loaded(name):
+    """A new object of a task, with its data."""
+    task = offline_task(name)
+    task.load_data()
+    return task
 
 
 def of_type(*types):
-    return pytest.mark.parametrize(
-        "task", [name for name, t in TASKS.items() if t.metadata.type in types], indirect=True
-    )
+    return pytest.mark.parametrize("task", [name for name, one in METADATA.items() if one.type in types], indirect=True)
 
 
 class Encoder(AbsEncoder):
@@ -53,7 +56,6 @@ def main_score(task, encoder):
 
 
 def data_of(task):
-    task.load_data()
     return task.dataset["default"]["test"] if "default" in task.dataset else task.dataset["test"]
 
 
@@ -85,9 +87,9 @@ def oracle(task):
 
 def test_there_is_a_task_of_every_type_under_a_name_that_mteb_does_not_use():
     known = {t.metadata.name.lower() for t in mteb.get_tasks(exclude_superseded=False, exclude_aggregate=False)}
-    assert len(TASKS) == 11
-    assert {t.metadata.type for t in TASKS.values()} == TYPES
-    assert not known & {name.lower() for name in TASKS}
+    assert len(METADATA) == 11
+    assert {one.type for one in METADATA.values()} == TYPES
+    assert not known & {name.lower() for name in METADATA}
 
 
 def test_the_metadata_say_where_the_texts_are_from(task):
@@ -126,7 +128,7 @@ def test_equal_vectors_for_all_texts_earn_nothing(task):
 
 @pytest.mark.parametrize("name", WITHOUT_SHARED_WORDS)
 def test_answers_share_no_content_word_with_the_query_and_wrong_documents_do(name):
-    data = data_of(TASKS[name])
+    data = data_of(loaded(name))
     documents, queries = list(data["corpus"]["text"]), list(data["queries"]["text"])
     place = {identifier: i for i, identifier in enumerate(data["corpus"]["id"])}
     words = CountVectorizer(stop_words="english", binary=True).fit(documents + queries)
@@ -141,11 +143,11 @@ def test_answers_share_no_content_word_with_the_query_and_wrong_documents_do(nam
 
 @pytest.mark.parametrize("name", WITHOUT_SHARED_WORDS)
 def test_counting_words_finds_nothing_where_none_is_shared(name):
-    assert main_score(TASKS[name], peer("tfidf-words")) < 0.05
+    assert main_score(loaded(name), peer("tfidf-words")) < 0.05
 
 
 def test_word_overlap_says_nothing_about_similarity_and_misleads_on_paraphrases():
-    similarity, pairs = TASKS["WordNetSimilaritySTS"], TASKS["WordNetParaphrasePairClassification"]
+    similarity, pairs = loaded("WordNetSimilaritySTS"), loaded("WordNetParaphrasePairClassification")
     data = data_of(similarity)
     words = CountVectorizer(binary=True).fit(task_texts(similarity.metadata.name))
     first, second = (words.transform(data[side]) for side in ("sentence1", "sentence2"))
@@ -157,7 +159,7 @@ def test_word_overlap_says_nothing_about_similarity_and_misleads_on_paraphrases(
 
 
 def test_a_verse_is_sought_among_sixteen_and_counting_words_does_not_always_find_it():
-    task = TASKS["BibleVerseReranking"]
+    task = loaded("BibleVerseReranking")
     data = data_of(task)
     assert len(data["queries"]) == 120
     for query, candidates in data["top_ranked"].items():
@@ -167,21 +169,21 @@ def test_a_verse_is_sought_among_sixteen_and_counting_words_does_not_always_find
 
 
 def test_reviews_are_balanced_and_no_sentence_is_in_both_splits():
-    task = TASKS["ReviewSnippetSentimentClassification"]
-    task.load_data()
+    task = loaded("ReviewSnippetSentimentClassification")
     for split in task.dataset.values():
         assert len(set(Counter(split["label"]).values())) == 1
     assert not set(task.dataset["train"]["text"]) & set(task.dataset["test"]["text"])
 
 
 def test_the_how_to_documents_answer_every_question_and_hold_all_that_was_written_for_the_project():
-    data = data_of(TASKS["HowToRetrieval"])
+    data = data_of(loaded("HowToRetrieval"))
     assert len(data["corpus"]) == 600
     assert len(data["queries"]) >= 120
     assert all(data["relevant_docs"][query] for query in data["queries"]["id"])
 
 
-def test_a_file_of_ones_own_becomes_a_task_and_peers_know_its_texts(tmp_path):
+def test_a_file_of_ones_own_becomes_a_task_and_peers_know_its_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_added", {})
     path = tmp_path / "drinks.jsonl"
     records = [
         {"id": 1, "document": "green tea"},
@@ -201,6 +203,27 @@ def test_a_query_about_an_unknown_document_is_refused(tmp_path):
     path = tmp_path / "broken.jsonl"
     path.write_text('{"id": 1, "document": "d"}\n{"query": "q", "relevant": [7]}\n')
     with pytest.raises(ValueError, match=r"'q' of task 'broken' names the unknown documents \[7\]"):
+        retrieval_task(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"id": 1, "document": "d"}'], "mine.jsonl has no query"),
+        (['{"query": "q", "relevant": [1]}'], "mine.jsonl has no document"),
+        ([], "mine.jsonl has no document"),
+        (['{"id": 1, "document": "d"}', "", "{"], "Line 3 of mine.jsonl is no record"),
+        (["[1]"], "Line 1 of mine.jsonl is no record"),
+        (['{"document": "d"}'], "Line 1 of mine.jsonl is no record"),
+        (['{"id": 1, "document": "d"}', '{"query": "q"}'], "Line 2 of mine.jsonl is no record"),
+        (['{"id": 1, "document": "d"}', '{"query": "q", "relevant": []}'], "Line 2 of mine.jsonl is no record"),
+        (['{"id": 1, "document": "d"}', '{"id": "1", "document": "e"}'], "Line 2 of mine.jsonl has the id '1' again"),
+    ],
+)
+def test_a_file_of_ones_own_that_is_no_task_is_refused_with_the_line(tmp_path, lines, message):
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=message):
         retrieval_task(path)
 
 

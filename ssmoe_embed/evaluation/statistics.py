@@ -103,8 +103,7 @@ def paired_bootstrap(
     split, subset = _one_part(name, sides[0], split, subset)
     if expected is None and any(base.__name__ == "AbsTaskClustering" for base in type(task).__mro__):
         raise ValueError(f"{name!r} needs expected=(first, second), the scores in the result files: see there why.")
-    _load(task)
-    scorers = [scorer(task, _part(name, side, split, subset), metric, split, subset) for side in sides]
+    scorers = [weighted_scorer(task, side, metric=metric, split=split, subset=subset) for side in sides]
     count = _examples(name, scorers)
     scores = [float(score(np.ones(count))) for _, score in scorers]
     _check(name, scores, expected)
@@ -146,27 +145,6 @@ def p_value(differences: NDArray[np.float64]) -> float:
     return min(1.0, 2 * (side + 1) / (len(differences) + 1))
 
 
-def rescore(
-    task: AbsTask,
-    predictions: Path | Mapping[str, Any],
-    *,
-    metric: str | None = None,
-    split: str = "test",
-    subset: str = "default",
-) -> float:
-    """A task's score computed again from predictions: the check that they are understood as mteb means them.
-
-    Args:
-        task: The task.
-        predictions: The prediction file, the folder that holds it, or its content.
-        metric: mteb's name of the score; the task's main score by default.
-        split: The split.
-        subset: The subset.
-    """
-    count, score = weighted_scorer(task, predictions, metric=metric, split=split, subset=subset)
-    return float(score(np.ones(count)))
-
-
 def weighted_scorer(
     task: AbsTask,
     predictions: Path | Mapping[str, Any],
@@ -175,18 +153,25 @@ def weighted_scorer(
     split: str = "test",
     subset: str = "default",
 ) -> Scorer:
-    """The number of a task's examples, and its score as a function of how much each counts, `[…,n]`.
+    """A task's score, computed again from predictions, as a function of how much each example counts.
 
     Args:
-        task: See `rescore`, as for the others.
-        predictions: See `rescore`.
-        metric: See `rescore`.
-        split: See `rescore`.
-        subset: See `rescore`.
+        task: The task; its data are loaded if they are not.
+        predictions: The prediction file, the folder that holds it, or its content.
+        metric: mteb's name of the score; the task's main score by default.
+        split: The split.
+        subset: The subset.
+
+    Returns:
+        The number of examples `n`, and what maps their weights `[…,n]` to scores `[…]`; with weights of 1 it is mteb's.
+
+    Raises:
+        FileNotFoundError: There is no prediction file.
+        ValueError: The predictions do not suffice, or lack the split or subset.
     """
     name = task.metadata.name
-    _load(task)
     part = _part(name, _read(predictions, name), split, subset)
+    _load(task)
     return scorer(task, part, metric or task.metadata.main_score, split, subset)
 
 

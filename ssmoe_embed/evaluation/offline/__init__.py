@@ -4,7 +4,7 @@ from ssmoe_embed.evaluation.dependencies import require_mteb
 
 require_mteb()
 
+from ssmoe_embed.evaluation.offline.own import retrieval_task  # noqa: E402
 from ssmoe_embed.evaluation.offline.registry import add_task, offline_task, offline_tasks  # noqa: E402
-from ssmoe_embed.evaluation.offline.retrieval import retrieval_task  # noqa: E402
 
 __all__ = ["add_task", "offline_task", "offline_tasks", "retrieval_task"]

@@ -9,7 +9,6 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from mteb.abstasks import AbsTaskClassification, AbsTaskClustering
 
-from ssmoe_embed.data import read_records
 from ssmoe_embed.evaluation.offline.metadata import SPLIT, WORDNET, Shipped, offline_metadata
 
 _DOMAINS = "noun.food, verb.motion and so on: the 22 largest of the files into which WordNet's lexicographers sort"
@@ -20,7 +19,7 @@ class _LabelledTexts(Shipped, AbsTaskClassification):
 
     def read(self) -> DatasetDict:
         """Training and test texts."""
-        records = list(read_records(f"offline/{self.file}"))
+        records = self.records()
         labels = sorted({record["label"] for record in records})
         rows: dict[str, list[dict[str, Any]]] = {"train": [], SPLIT: []}
         for record in records:
@@ -87,7 +86,7 @@ class WordNetDomainClustering(Shipped, AbsTaskClustering):
 
     def read(self) -> DatasetDict:
         """All texts, of both splits."""
-        records = list(read_records(f"offline/{self.file}"))
+        records = self.records()
         columns = {"sentences": [r["text"] for r in records], "labels": [r["label"] for r in records]}
         return DatasetDict({SPLIT: Dataset.from_dict(columns)})
 

@@ -1,12 +1,15 @@
-"""What mteb wants to know of a task, and where the offline tasks' data are."""
+"""What the offline tasks share: reading the data that ship, and what mteb wants to know of a task."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from importlib import resources
 from typing import Any
 
 from mteb.abstasks.task_metadata import TaskMetadata
+
+from ssmoe_embed.data import read_records
 
 SPLIT = "test"
 WORDNET = {
@@ -21,8 +24,12 @@ WORDNET = {
 """Of the tasks made of WordNet entries; the embedded model's training saw none of these entries."""
 
 
-class Shipped:
-    """What the tasks share: their data are read from the package, once."""
+class Shipped(ABC):
+    """A task whose data are read from the package, once.
+
+    Attributes:
+        file: Name of the data file in ``ssmoe_embed/data/offline``.
+    """
 
     file: str
     data_loaded: bool = False
@@ -35,9 +42,13 @@ class Shipped:
             self.dataset = self.read()
             self.data_loaded = True
 
+    def records(self) -> list[dict[str, Any]]:
+        """The records of the file."""
+        return list(read_records(f"offline/{self.file}"))
+
+    @abstractmethod
     def read(self) -> Any:
         """The data set as mteb wants it for this type of task."""
-        raise NotImplementedError
 
 
 def offline_metadata(name: str, kind: str, main_score: str, description: str, file: str, **others: Any) -> TaskMetadata:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datasets import Dataset, DatasetDict
 from mteb.abstasks import AbsTaskPairClassification, AbsTaskSTS
 
-from ssmoe_embed.data import read_records
 from ssmoe_embed.evaluation.offline.metadata import SPLIT, WORDNET, Shipped, offline_metadata
 
 
-def _read(file: str, value: str, column: str) -> DatasetDict:
-    """A data set of the records ``{first, second, value}`` of a file."""
-    records = read_records(f"offline/{file}")
+def _pairs(records: Iterable[Mapping[str, Any]], value: str, column: str) -> DatasetDict:
+    """A data set of records ``{first, second, value}``."""
     rows = [{"sentence1": r["first"], "sentence2": r["second"], column: r[value]} for r in records]
     return DatasetDict({SPLIT: Dataset.from_list(rows)})
 
@@ -35,7 +34,7 @@ class WordNetParaphrasePairClassification(Shipped, AbsTaskPairClassification):
 
     def read(self) -> DatasetDict:
         """The pairs and their labels."""
-        return _read(self.file, "label", "labels")
+        return _pairs(self.records(), "label", "labels")
 
 
 class _RatedPairs(Shipped, AbsTaskSTS):
@@ -43,7 +42,7 @@ class _RatedPairs(Shipped, AbsTaskSTS):
 
     def read(self) -> DatasetDict:
         """The pairs and their scores."""
-        return _read(self.file, "score", "score")
+        return _pairs(self.records(), "score", "score")
 
     def _calculate_scores(self, *args: Any, **kwargs: Any) -> Any:
         """As mteb does, but constant similarities count as no correlation rather than as no number."""

@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datasets import Dataset
 from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from ssmoe_embed.data import read_records, search_corpus
-from ssmoe_embed.evaluation.offline.metadata import SPLIT, WORDNET, Shipped, make_metadata, offline_metadata
+from ssmoe_embed.data import search_corpus
+from ssmoe_embed.evaluation.offline.metadata import SPLIT, WORDNET, Shipped, offline_metadata
 
 HOWTO_DOCUMENTS = 600
 """Of the search corpus's 1,895, so that a model with five methods is through in minutes."""
 _LEAST_SHARED = "the answer shares no content word with the query, and wrong documents share some"
 
 
-class _Retrieval(Shipped, AbsTaskRetrieval):
+class RetrievalOnRecords(Shipped, AbsTaskRetrieval):
     """Retrieval on records of the two kinds ``{id, document}`` and ``{query, relevant: [ids]}``."""
 
     metadata: TaskMetadata
 
-    def records(self) -> Iterable[dict[str, Any]]:
-        """Documents and queries."""
-        return read_records(f"offline/{self.file}")
-
     def read(self) -> dict[str, Any]:
-        """Corpus, queries and relevant documents."""
-        return {"default": {SPLIT: _split(self.metadata.name, self.records())}}
+        """Corpus, queries and relevant documents; the ids of texts are digests, so that ties are broken by chance."""
+        records = self.records()
+        texts = {str(r["id"]): r["document"] for r in records if "document" in r}
+        ids = {key: _identifier(f"{key} {text}") for key, text in texts.items()}
+        queries = {f"q{i}": record for i, record in enumerate(r for r in records if "query" in r)}
+        for record in queries.values():
+            missing = [document for document in record["relevant"] if str(document) not in ids]
+            if missing:
+                raise ValueError(
+                    f"The query {record['query']!r} of task {self.metadata.name!r} names the unknown documents {missing}; "
+                    "give each of them a record with its id, or leave it out of the query's."
+                )
+        return _data_set(
+            documents={ids[key]: text for key, text in texts.items()},
+            queries={key: record["query"] for key, record in queries.items()},
+            relevant={key: [ids[str(document)] for document in record["relevant"]] for key, record in queries.items()},
+        )
 
 
-class WordNetExampleRetrieval(_Retrieval):
+class WordNetExampleRetrieval(RetrievalOnRecords):
     """From a definition to a sentence that uses the word."""
 
     file = "definition_to_example.jsonl"
@@ -48,7 +57,7 @@ class WordNetExampleRetrieval(_Retrieval):
     )
 
 
-class WordNetRelatedRetrieval(_Retrieval):
+class WordNetRelatedRetrieval(RetrievalOnRecords):
     """From a definition to that of a related word."""
 
     file = "related_definition.jsonl"
@@ -63,7 +72,7 @@ class WordNetRelatedRetrieval(_Retrieval):
     )
 
 
-class WordNetReverseRetrieval(_Retrieval):
+class WordNetReverseRetrieval(RetrievalOnRecords):
     """From a definition to the word."""
 
     file = "reverse_dictionary.jsonl"
@@ -77,7 +86,7 @@ class WordNetReverseRetrieval(_Retrieval):
     )
 
 
-class HowToRetrieval(_Retrieval):
+class HowToRetrieval(RetrievalOnRecords):
     """From a question to the answer in the search corpus."""
 
     file = "howto_search.jsonl"
@@ -98,15 +107,14 @@ class HowToRetrieval(_Retrieval):
         bibtex_citation="",
     )
 
-    def records(self) -> Iterable[dict[str, Any]]:
+    def records(self) -> list[dict[str, Any]]:
         """All answers, the project's own documents and some sections of manuals; then the questions."""
-        questions = list(read_records(f"offline/{self.file}"))
+        questions = super().records()
         answers = {identifier for question in questions for identifier in question["relevant"]}
         needed = sorted(
             search_corpus(), key=lambda d: (d.id not in answers, d.source != "ssmoe_embed", _identifier(d.id))
         )
-        yield from ({"id": document.id, "document": document.full_text} for document in needed[:HOWTO_DOCUMENTS])
-        yield from questions
+        return [{"id": one.id, "document": one.full_text} for one in needed[:HOWTO_DOCUMENTS]] + questions
 
 
 class BibleVerseReranking(Shipped, AbsTaskRetrieval):
@@ -132,72 +140,38 @@ class BibleVerseReranking(Shipped, AbsTaskRetrieval):
 
     def read(self) -> dict[str, Any]:
         """Corpus, queries and candidates from records ``{query, positive: [texts], negative: [texts]}``."""
-        records = list(read_records(f"offline/{self.file}"))
-        texts = sorted({text for r in records for text in r["positive"] + r["negative"]})
-        ids = {text: _identifier(text) for text in texts}
-        queries = {f"q{i}": record for i, record in enumerate(records)}
-        data = {
-            "corpus": Dataset.from_list([{"id": ids[text], "text": text} for text in texts]),
-            "queries": Dataset.from_list([{"id": key, "text": record["query"]} for key, record in queries.items()]),
-            "relevant_docs": {key: {ids[text]: 1 for text in record["positive"]} for key, record in queries.items()},
-            "top_ranked": {
-                key: sorted(ids[text] for text in record["positive"] + record["negative"])
-                for key, record in queries.items()
-            },
-        }
-        return {"default": {SPLIT: data}}
-
-
-def retrieval_task(path: Path) -> AbsTaskRetrieval:
-    """A retrieval task from a JSON-lines file of one's own, named after the file.
-
-    Args:
-        path: File with records ``{id, document}`` and ``{query, relevant: [ids]}``.
-
-    Raises:
-        ValueError: A query names a document that is not among the records.
-    """
-    content = path.read_bytes()
-    lines = [json.loads(line) for line in content.decode("utf-8").splitlines() if line.strip()]
-
-    class FromFile(_Retrieval):
-        metadata = make_metadata(
-            path.stem,
-            "Retrieval",
-            "ndcg_at_10",
-            f"Documents and queries of {path.name}.",
-            (path.name, hashlib.sha256(content).hexdigest()),
+        queries = {f"q{i}": record for i, record in enumerate(self.records())}
+        candidates = {key: record["positive"] + record["negative"] for key, record in queries.items()}
+        texts = sorted({text for found in candidates.values() for text in found})
+        return _data_set(
+            documents={_identifier(text): text for text in texts},
+            queries={key: record["query"] for key, record in queries.items()},
+            relevant={key: [_identifier(text) for text in record["positive"]] for key, record in queries.items()},
+            candidates={key: sorted(map(_identifier, found)) for key, found in candidates.items()},
         )
 
-        def records(self) -> Iterable[dict[str, Any]]:
-            return lines
 
-    task = FromFile()
-    task.load_data()
-    return task
+def _data_set(
+    documents: Mapping[str, str],
+    queries: Mapping[str, str],
+    relevant: Mapping[str, Iterable[str]],
+    candidates: Mapping[str, list[str]] | None = None,
+) -> dict[str, Any]:
+    """The data set of a retrieval task, as mteb wants it.
 
-
-def _split(name: str, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Corpus, queries and relevant documents; the ids of texts are digests, so that ties are broken by chance."""
-    records = list(records)
-    documents = {str(r["id"]): r["document"] for r in records if "document" in r}
-    ids = {key: _identifier(f"{key} {text}") for key, text in documents.items()}
-    queries: list[dict[str, str]] = []
-    relevant: dict[str, dict[str, int]] = {}
-    for record in (r for r in records if "query" in r):
-        missing = [key for key in record["relevant"] if str(key) not in ids]
-        if missing:
-            msg = f"The query {record['query']!r} of task {name!r} names the unknown documents {missing}."
-            raise ValueError(msg)
-        key = f"q{len(queries)}"
-        queries.append({"id": key, "text": record["query"]})
-        relevant[key] = {ids[str(document)]: 1 for document in record["relevant"]}
-    return {
-        "corpus": Dataset.from_list([{"id": ids[key], "text": text} for key, text in documents.items()]),
-        "queries": Dataset.from_list(queries),
-        "relevant_docs": relevant,
-        "top_ranked": None,
+    Args:
+        documents: Text by id.
+        queries: Text by id.
+        relevant: Ids of the documents that answer a query, by its id.
+        candidates: Ids of the documents to rank for a query, by its id; None for all documents.
+    """
+    data = {
+        "corpus": Dataset.from_list([{"id": key, "text": text} for key, text in documents.items()]),
+        "queries": Dataset.from_list([{"id": key, "text": text} for key, text in queries.items()]),
+        "relevant_docs": {query: dict.fromkeys(found, 1) for query, found in relevant.items()},
+        "top_ranked": candidates,
     }
+    return {"default": {SPLIT: data}}
 
 
 def _identifier(text: str) -> str:
