@@ -22,6 +22,8 @@ from ssmoe_embed.spectral.settings import Selection, Sign, SpectralSettings
 
 TIE = 1e-6
 """Entries and similarities this close, relative to the largest, are told apart by their order, not by rounding."""
+_DECOMPOSE_THERE = ("cuda",)
+"""Kinds of devices that decompose their matrices themselves; from others the matrices come to the CPU."""
 BLIND = 1e-12
 """Similarities below this share of the router row's norm are rounding: the row says nothing about the matrix."""
 
@@ -137,7 +139,8 @@ def _embedding(matrices: Sequence[torch.Tensor], row: torch.Tensor, keep: _Keep)
     total = torch.zeros(len(row), dtype=torch.float64)
     for position, matrix in enumerate(matrices):
         try:
-            total += _mean_vector(matrix, row.detach(), keep).cpu()
+            there = matrix.device.type in _DECOMPOSE_THERE
+            total += _mean_vector(matrix if there else matrix.cpu(), row.detach(), keep).cpu()
         except ValueError as error:
             raise ValueError(f"matrix {position} of {len(matrices)} {error}") from error
     return (total / len(matrices)).to(torch.float32)
@@ -178,9 +181,9 @@ def _vectors(matrix: torch.Tensor, sign: Sign) -> Vectors:
     """Step 1, on the device that suits it."""
     if sign is Sign.RAW:
         return DenseVectors.from_svd(matrix)
-    if matrix.device.type == "cuda":
+    if matrix.device.type in _DECOMPOSE_THERE:
         return DenseVectors.from_eigh(matrix)
-    return ImplicitVectors(matrix.cpu())
+    return ImplicitVectors(matrix)
 
 
 def _signs(vectors: Vectors, similarities: torch.Tensor, sign: Sign) -> torch.Tensor:

@@ -19,7 +19,7 @@ def fingerprint(router: torch.Tensor) -> torch.Tensor:
     """
     scrambled = torch.arange(router.shape[-1]) * 2654435761  # Knuth's multiplicative hash: the same on every version
     signs = ((scrambled >> 15) & 1) * 2.0 - 1.0  # [H]
-    return (router.detach().double().cpu() @ signs.double()).float()
+    return (router.detach().cpu().double() @ signs.double()).float()  # not every device knows float64
 
 
 def same_router(first: torch.Tensor, second: torch.Tensor) -> bool:
