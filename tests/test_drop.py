@@ -2,8 +2,10 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
+from hashlib import sha256
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from ssmoe_embed.cli.app import app
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model import RoutingSettings, drop, drop_experts, load, load_tokenizer
 from ssmoe_embed.language_model.dropping import Limits, choose
+from ssmoe_embed.language_model.loading import skeleton
 from ssmoe_embed.language_model.routings import ROUTERS_FILE
 from ssmoe_embed.language_model.slicing import slice_experts
 
@@ -194,6 +197,7 @@ def test_the_command_prints_memory_and_records_what_stayed(olmoe, tmp_path, cali
     assert f"{before / 1e6:,.2f} MB before, {after / 1e6:,.2f} MB after" in done.output
     record = json.loads((tmp_path / "part" / "ssmoe_drop.json").read_text())
     assert (record["by"], record["keep"]) == ("ssmoe", 0.75)
+    assert record["calibration"] == {"text": "text.txt", "digest": sha256(calibration.encode()).hexdigest()[:16]}
     whole, part = (AutoModel.from_pretrained(folder) for folder in (olmoe, tmp_path / "part"))
     for layer, router in routers_of(part).items():
         assert torch.equal(router.weight, routers_of(whole)[layer].weight[record["kept"][str(layer)]])
@@ -219,12 +223,20 @@ def test_groups_that_would_be_too_small_are_refused(tmp_path):
         drop_experts(model, 0.75, "random")
 
 
-def test_a_short_calibration_text_is_refused_and_nothing_written(olmoe, tmp_path):
-    text = tmp_path / "short.txt"
-    text.write_text("Too little.")
-    with pytest.raises(ValueError, match="too short"):
-        drop(olmoe, tmp_path / "part", calibration=text, settings=SETTINGS, progress=False)
+@pytest.mark.parametrize(
+    ("keep", "text", "message"), [(0.1, "", "keep at least 0.25"), (0.75, "Too little.", "too short")]
+)
+def test_what_needs_no_weights_is_refused_before_they_are_read(keep, text, message, olmoe, tmp_path):
+    folder = tmp_path / "without weights"
+    shutil.copytree(olmoe, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
+    (tmp_path / "short.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        drop(folder, tmp_path / "part", keep, calibration=tmp_path / "short.txt", settings=SETTINGS, progress=False)
     assert not (tmp_path / "part").exists()
+
+
+def test_a_model_without_weights_has_the_limits_of_the_model(family, model_folder):
+    assert Limits.of(skeleton(model_folder(family))) == Limits.of(load(model_folder(family)))
 
 
 def test_a_model_without_a_head_is_refused(olmoe, tmp_path):

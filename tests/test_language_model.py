@@ -133,6 +133,14 @@ def test_perplexity_predicts_every_token_once_with_the_window_before_it(loaded_w
     assert found.value == pytest.approx(math.exp(found.nll))
 
 
+def test_windows_are_no_longer_than_the_models_positions(loaded_with, tokenizer, texts, monkeypatch):
+    model, text = loaded_with("original"), " ".join(texts * 2)
+    assert perplexity(model, tokenizer, text, progress=False).window == 1024
+    monkeypatch.setattr(model.config, "max_position_embeddings", 96)
+    found = perplexity(model, tokenizer, text, progress=False)
+    assert (found.window, found.stride) == (96, 48)
+
+
 @pytest.mark.parametrize("options", [{"window": 1}, {"window": 8, "stride": 8}, {"window": 1_000_000}])
 def test_windows_that_do_not_fit_are_refused(options, loaded_with, tokenizer):
     with pytest.raises(ValueError, match="window"):

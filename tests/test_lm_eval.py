@@ -1,4 +1,4 @@
-"""The grid through lm-evaluation-harness: scores, resuming, reports, and the paper's tables."""
+"""The grid through lm-evaluation-harness: scores, resuming, tasks, the command."""
 
 import json
 import math
@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 from ssmoe_embed import reroute
 from ssmoe_embed.cli.app import app
 from ssmoe_embed.language_model import RoutingSettings, expert_overlap, load, load_tokenizer, perplexity
-from ssmoe_embed.language_model.harness import comparison, names, report
+from ssmoe_embed.language_model.harness import comparison, names
 from ssmoe_embed.language_model.harness.cells import GRID, Cell
-from ssmoe_embed.language_model.harness.flips import answer_flips, folder_flips
+from ssmoe_embed.language_model.harness.checks import check_grid
 from ssmoe_embed.language_model.harness.names import OFFLINE_TASKS, PAPER_TASKS, find_tasks, load_tasks
-from ssmoe_embed.language_model.harness.paper import Quantity, published
+from ssmoe_embed.language_model.harness.options import Options
 from ssmoe_embed.language_model.harness.results import GridFolder
-from ssmoe_embed.language_model.harness.running import Options, run_grid
+from ssmoe_embed.language_model.harness.running import run_grid
 from ssmoe_embed.language_model.harness.tasks import local_data
 from ssmoe_embed.language_model.routings import policy_of
 
@@ -154,6 +154,41 @@ def test_only_what_is_missing_is_measured_again(grid, olmoe, options, tmp_path):
     assert all(file.stat().st_mtime_ns == time for file, time in times.items())
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"keep": 0.1}, "keep at least 0.25"),
+        ({"calibration": "short.txt"}, "too short"),
+        ({"calibration": "nowhere.txt"}, "no text file nowhere.txt"),
+        ({"text": "empty.txt"}, "nothing to predict"),
+        ({"text": "nowhere.txt"}, "no text file nowhere.txt"),
+    ],
+)
+def test_what_a_later_cell_lacks_is_told_before_the_first_is_measured(changed, message, olmoe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short.txt").write_text("Too little.")
+    (tmp_path / "empty.txt").write_text("")
+    told = []
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run_grid(olmoe, GRID, ["offline"], tmp_path / "out", Options(**changed, progress=False), on_cell=told.append)
+    assert not told
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_no_cell_needs_is_not_asked_for(olmoe, tmp_path):
+    check_grid(olmoe, [Cell.parse("original")], Options(keep=0.1, calibration=tmp_path / "nowhere.txt"))
+
+
+def test_a_folder_without_results_may_be_claimed_again(tmp_path):
+    folder = GridFolder(tmp_path)
+    folder.claim({"base": "mistyped"})
+    folder.claim({"base": "right"})
+    assert folder.settings() == {"base": "right"}
+    (tmp_path / "routers_router.safetensors").write_bytes(b"made for that base")
+    with pytest.raises(ValueError, match="base 'right' instead of 'other'"):
+        folder.claim({"base": "other"})
+
+
 def test_results_of_other_settings_do_not_mix(grid, olmoe):
     with pytest.raises(ValueError, match=r"limit 6 instead of 7"):
         grid.claim(GridFolder(grid.path).settings() | {"limit": 7})
@@ -217,39 +252,7 @@ def test_an_unknown_cell_is_refused(name):
         Cell.parse(name)
 
 
-# --- flips and reports ------------------------------------------------------------------------------------------------
-
-
-def test_flips_are_counted_both_ways():
-    first = dict(zip("abcdefgh", [1, 1, 1, 1, 0, 0, 0, 0], strict=True))
-    second = dict(zip("abcdefgh", [1, 0, 1, 1, 1, 1, 1, 0], strict=True))
-    flips = answer_flips(first, second)
-    assert (flips.first, flips.second) == (4 / 8, 6 / 8)
-    assert (flips.correct_to_wrong, flips.wrong_to_correct, flips.flip_rate) == (1 / 8, 3 / 8, 4 / 8)
-    from scipy.stats import binomtest
-
-    assert flips.p_value == pytest.approx(binomtest(1, 4).pvalue)
-
-
-def test_flips_of_other_examples_are_refused():
-    with pytest.raises(ValueError, match="0 are the same"):
-        answer_flips({"a": 1}, {"b": 1})
-
-
-def test_flips_explain_the_difference_of_the_scores(grid):
-    scores = {(one.cell, one.task): one.score for one in grid.results()}
-    for (cell, task), flips in folder_flips(grid).items():
-        assert flips.wrong_to_correct - flips.correct_to_wrong == pytest.approx(
-            scores[cell, task] - scores["original", task]
-        )
-
-
-def test_the_report_shows_scores_flips_overlap_and_perplexity(grid):
-    titles = [table.title for table in report.tables(grid)]
-    assert [title.split()[0] for title in titles] == ["Scores", "Answer", "Experts", "Perplexity"]
-    result = next(one for one in grid.results() if one.cell == "ssmoe+ssmoe-drop")
-    assert f"{100 * result.score:.1f} ± {100 * result.stderr:.1f}" in report.markdown(grid)
-    assert len(report.csv_text(grid).splitlines()) == 1 + len(CELLS) * len(OFFLINE_TASKS)
+# --- the command -------------------------------------------------------------------------------------------------------
 
 
 def test_the_command_measures_reports_and_compares(olmoe, tmp_path):
@@ -258,6 +261,7 @@ def test_the_command_measures_reports_and_compares(olmoe, tmp_path):
     arguments += ["--num-fewshot", "0", "--limit", "3", "--output", str(out), "--quiet"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "random" in done.output
+    assert "%|" not in done.output  # --quiet: no progress bars, the harness' own included
     assert (out / "report.md").read_text().count("| random |") == 3
     compared = CliRunner().invoke(
         app, ["compare", str(out), "--with", "paper", "--as", "GPT-OSS-20B", "-o", str(tmp_path / "c.md")]
@@ -266,37 +270,3 @@ def test_the_command_measures_reports_and_compares(olmoe, tmp_path):
     assert "Only the first 3 examples" in (tmp_path / "c.md").read_text()
     with pytest.raises(ValueError, match="no language-model scores"):
         comparison.compare_with_paper(GridFolder(out))
-
-
-# --- the paper --------------------------------------------------------------------------------------------------------
-
-
-def test_the_papers_numbers_are_there():
-    found = {(one.table, one.model, one.cell, one.task, one.quantity): one.value for one in published()}
-    assert len(found) == len(published())
-    assert found[1, "GPT-OSS-20B", "ssmoe", "hellaswag", Quantity.SCORE] == 40.9
-    assert found[5, "GPT-OSS-20B", "average-ev", "gsm8k", Quantity.SCORE] == 33.3
-    assert found[12, "GPT-OSS-20B", "hash", "arc_challenge", Quantity.SCORE] == 23.3
-    assert found[13, "GPT-OSS-20B", "ssmoe+ssmoe-drop", "boolq", Quantity.FLIP_RATE] == 39.2
-    assert found[15, "GPT-OSS-20B", "ssmoe", "openbookqa", Quantity.OVERLAP] == 0.1462
-    assert found[1, "GPT-OSS-20B", "original+random-drop", None, Quantity.MEMORY] == 30.05
-
-
-def test_the_papers_ssmoe_of_table_12_is_that_with_fewer_experts_and_its_random_router_its_random_dropping():
-    table = {
-        (one.table, one.cell, one.task): one.value
-        for one in published()
-        if one.model == "GPT-OSS-20B" and one.quantity is Quantity.SCORE
-    }
-    for task in PAPER_TASKS.values():
-        assert table[12, "random", task] == table[1, "original+random-drop", task]
-        assert table[5, "ssmoe+ssmoe-drop", task] == table[1, "ssmoe+ssmoe-drop", task]
-
-
-def test_measured_numbers_stand_beside_the_papers(grid):
-    lines = comparison.compare_with_paper(grid, "GPT-OSS-20B")
-    found = next(line for line in lines if (line.paper.table, line.paper.cell) == (14, "ssmoe+ssmoe-drop"))
-    value = next(one.value for one in grid.perplexities() if one.cell == "ssmoe+ssmoe-drop")
-    assert found.measured == value
-    assert found.difference == pytest.approx(value - 73.23)
-    assert "held_out.txt" in " ".join(comparison.notes(grid))

@@ -67,7 +67,8 @@ def lm_eval(
     from ssmoe_embed.language_model import RoutingSettings
     from ssmoe_embed.language_model.harness import report
     from ssmoe_embed.language_model.harness.cells import GRID, Cell
-    from ssmoe_embed.language_model.harness.running import Options, run_grid
+    from ssmoe_embed.language_model.harness.options import Options
+    from ssmoe_embed.language_model.harness.running import run_grid
 
     cells: list[Cell] = []
     for name in routing or ["grid"]:

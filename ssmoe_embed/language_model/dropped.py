@@ -13,12 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.language_model.dropping import DropBy, Limits, choose, random_scores
 from ssmoe_embed.language_model.files import save_model
-from ssmoe_embed.language_model.loading import base_of, load, load_tokenizer
+from ssmoe_embed.language_model.loading import base_of, load, load_tokenizer, skeleton
 from ssmoe_embed.language_model.routings import Routing, RoutingSettings, policy_of, spectral_routers
 from ssmoe_embed.language_model.scoring import expert_scores
 from ssmoe_embed.language_model.slicing import slice_experts
-from ssmoe_embed.language_model.texts import calibration_ids, joined, read_text, windows
+from ssmoe_embed.language_model.texts import calibration_ids, joined, read_text, text_digest, windows
 from ssmoe_embed.spectral.routers import SpectralRouters
+from ssmoe_embed.version import __version__
 
 _WINDOW = 512
 _BATCH = 4
@@ -145,15 +146,17 @@ def drop(
         FileExistsError: The output exists and `overwrite` is false.
         FileNotFoundError: There is no such calibration file.
         UnsupportedModelError: The model cannot lose experts.
-        ValueError: See `drop_experts`.
+        ValueError: See `drop_experts`. All but a missing head is found before any weights are read.
     """
     by = DropBy.parse(by, "by")
     text = None if calibration is None else read_text(calibration)
     if Path(output).exists() and not overwrite:
         raise FileExistsError(f"{output} exists already; choose another output or pass overwrite=True (--overwrite).")
-    model, tokenizer = load(base, dtype=dtype, **kwargs), load_tokenizer(base, **kwargs)
+    Limits.of(skeleton(base, **kwargs)).kept(keep)
+    tokenizer = load_tokenizer(base, **kwargs)
     if text is not None and by is not DropBy.RANDOM:
         calibration_ids(tokenizer, text)
+    model = load(base, dtype=dtype, **kwargs)  # what can fail without weights has been tried
     dropped = drop_experts(
         model, keep, by, tokenizer=tokenizer, calibration=text, settings=settings, seed=seed, progress=progress
     )
@@ -164,6 +167,8 @@ def drop(
         "kept": dropped.kept,
         "settings": (settings or RoutingSettings()).as_dict(),
         "seed": seed if by is DropBy.RANDOM else None,
+        "calibration": None if by is DropBy.RANDOM else _calibration(calibration),
+        "ssmoe_embed": __version__,
     }
     save_model(output, model, tokenizer, dropped.routers, record, overwrite=overwrite)
     return dropped
@@ -174,6 +179,13 @@ def sliced_routers(routers: SpectralRouters, kept: Mapping[int, torch.Tensor]) -
     weights = {layer: routers.weights[layer][experts] for layer, experts in kept.items()}
     fingerprints = {layer: routers.fingerprints[layer][experts] for layer, experts in kept.items()}
     return replace(routers, weights=weights, fingerprints=fingerprints, _placed={})
+
+
+def _calibration(file: str | Path | None) -> dict[str, str]:
+    """What tells a calibration text from others."""
+    if file is None:
+        return {"text": "the calibration sample of ssmoe_embed"}
+    return {"text": Path(file).name, "digest": text_digest(file)}
 
 
 def weight_bytes(model: PreTrainedModel) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -51,6 +54,24 @@ def load(
     return model
 
 
+def skeleton(base: str | Path, **kwargs: Any) -> PreTrainedModel:
+    """The language model without weights, for what its configuration alone decides; tensors are on the device `meta`.
+
+    Args:
+        base: As for `load`.
+        **kwargs: As for `load`; only what concerns the hub and remote code is used.
+
+    Raises:
+        UnsupportedModelError: The model is dense, or its family has no adapter.
+        ValueError: It is no language model.
+    """
+    shared = _shared(kwargs)
+    config = load_config(base_of(base), **shared)
+    family_of(config)
+    with torch.device("meta"), _told_of_heads(base_of(base), config):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=bool(shared.get("trust_remote_code")))
+
+
 def load_tokenizer(base: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
     """The language model's tokenizer, with a padding token and padding on the left, as generation needs.
 
@@ -81,15 +102,10 @@ def _loaded(base: str, dtype: str | None, kwargs: dict[str, Any]) -> PreTrainedM
     keywords |= unpacked_mxfp4(config, kwargs.get("quantization_config"))
     advice = f"The checkpoint {base} is incomplete or corrupted, or does not fit its config.json; download it again"
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(base, output_loading_info=True, **keywords)
+        with _told_of_heads(base, config):
+            model, report = AutoModelForCausalLM.from_pretrained(base, output_loading_info=True, **keywords)
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{advice}. ({str(error).strip().splitlines()[0]})") from error
-    except ValueError as error:
-        if "AutoModelForCausalLM" not in str(error):
-            raise
-        raise ValueError(
-            f"{base} ({config.model_type}) is no language model: it has no head to predict tokens."
-        ) from None
     missing = sorted(report["missing_keys"]) + [name for name, *_ in report["mismatched_keys"]]
     heads = [name for name in missing if "head" in name]
     if heads:
@@ -102,6 +118,19 @@ def _loaded(base: str, dtype: str | None, kwargs: dict[str, Any]) -> PreTrainedM
             f"{len(missing)} of the model's weights are missing or cut short, such as {missing[0]}. {advice}."
         )
     return model.requires_grad_(False).eval()
+
+
+@contextmanager
+def _told_of_heads(base: str, config: Any) -> Iterator[None]:
+    """Say plainly that a model is of a kind that transformers has no language-model head for."""
+    try:
+        yield
+    except ValueError as error:
+        if "AutoModelForCausalLM" not in str(error):
+            raise
+        raise ValueError(
+            f"{base} ({config.model_type}) is no language model: it has no head to predict tokens."
+        ) from None
 
 
 def _shared(kwargs: dict[str, Any]) -> dict[str, Any]:

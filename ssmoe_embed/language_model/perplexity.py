@@ -13,6 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model.texts import token_ids
 
+_WINDOW = 1024
+
 
 @dataclass(frozen=True)
 class Perplexity:
@@ -44,7 +46,7 @@ def perplexity(
     tokenizer: PreTrainedTokenizerBase,
     text: str,
     *,
-    window: int = 1024,
+    window: int | None = None,
     stride: int | None = None,
     progress: bool = True,
 ) -> Perplexity:
@@ -54,18 +56,15 @@ def perplexity(
         model: A causal language model, re-routed or not.
         tokenizer: Its tokenizer.
         text: The text.
-        window: Tokens that the model sees at once.
+        window: Tokens that the model sees at once; by default 1,024, or all of the model's positions if they are fewer.
         stride: How far the window moves; by default half of it.
         progress: Show a progress bar.
 
     Raises:
         ValueError: The text has fewer than two tokens, or window and stride do not fit one another or the model.
     """
-    stride = window // 2 if stride is None else stride
-    _check(model, window, stride)
-    ids = token_ids(tokenizer, text).to(model.device)
-    if len(ids) < 2:
-        raise ValueError(f"The text has {len(ids)} tokens; there is nothing to predict.")
+    window, stride = _checked(model, window, stride)
+    ids = predicted_ids(tokenizer, text).to(model.device)
     losses = []
     predicted = 1  # the first token follows nothing
     starts = range(0, max(1, len(ids) - window + stride), stride)
@@ -81,9 +80,26 @@ def perplexity(
     return Perplexity(math.exp(mean), mean, stderr, len(each), window, stride)
 
 
-def _check(model: PreTrainedModel, window: int, stride: int) -> None:
+def predicted_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
+    """The tokens `[T]` of a text whose perplexity is asked for.
+
+    Raises:
+        ValueError: They are fewer than two.
+    """
+    ids = token_ids(tokenizer, text)
+    if len(ids) < 2:
+        raise ValueError(f"The text has {len(ids)} tokens, so there is nothing to predict; pass a longer one.")
+    return ids
+
+
+def _checked(model: PreTrainedModel, window: int | None, stride: int | None) -> tuple[int, int]:
+    """Window and stride, with their defaults."""
     longest = getattr(family_of(model).text_config(model.config), "max_position_embeddings", None)
+    if window is None:
+        window = _WINDOW if longest is None else min(_WINDOW, longest)
+    stride = window // 2 if stride is None else stride
     if window < 2 or not 1 <= stride < window:
         raise ValueError(f"window={window}, stride={stride} do not fit: choose window ≥ 2 and 1 ≤ stride < window.")
     if longest is not None and window > longest:
-        raise ValueError(f"window={window} is more than the model's {longest} positions.")
+        raise ValueError(f"window={window} is more than the model's {longest} positions; choose at most as many.")
+    return window, stride

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -26,6 +27,11 @@ def read_text(path: str | Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}); convert it first.") from None
+
+
+def text_digest(path: str | Path) -> str:
+    """A short name of a text file's content, 16 hexadecimal digits; raises as `read_text` does."""
+    return sha256(read_text(path).encode()).hexdigest()[:16]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:

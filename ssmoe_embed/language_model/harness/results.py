@@ -78,19 +78,18 @@ class GridFolder:
             ValueError: The folder's results have other settings.
         """
         file = self.path / SETTINGS
-        if file.is_file():
-            found = json.loads(file.read_text(encoding="utf-8"))
-            wanted = json.loads(json.dumps(settings))
-            differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-            if differing:
-                said = ", ".join(f"{name} {found.get(name)!r} instead of {wanted.get(name)!r}" for name in differing)
-                raise ValueError(f"{self.path} holds results measured with {said}; choose another --output.")
+        if all(path == file for path in self.path.glob("*")):
+            _write(file, settings)  # nothing was measured yet
             return
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if not file.is_file():
             raise ValueError(
                 f"{self.path} is not empty and holds no results of `ssmoe lm-eval`; choose another --output."
             )
-        _write(file, settings)
+        found, wanted = self.settings(), json.loads(json.dumps(settings))
+        differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        if differing:
+            said = ", ".join(f"{name} {found.get(name)!r} instead of {wanted.get(name)!r}" for name in differing)
+            raise ValueError(f"{self.path} holds results measured with {said}; choose another --output.")
 
     def settings(self) -> dict[str, Any]:
         """What the results were measured with.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
-from hashlib import sha256
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,64 +12,19 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssmoe_embed.language_model.dropped import Dropped, drop_experts, weight_bytes
-from ssmoe_embed.language_model.dropping import DropBy, Limits
+from ssmoe_embed.language_model.dropping import DropBy
 from ssmoe_embed.language_model.harness.cells import Cell
+from ssmoe_embed.language_model.harness.checks import check_grid
 from ssmoe_embed.language_model.harness.names import find_tasks, load_tasks, metric_of
+from ssmoe_embed.language_model.harness.options import Options
 from ssmoe_embed.language_model.harness.results import GridFolder, TaskResult, TextResult
 from ssmoe_embed.language_model.loading import load, load_tokenizer
 from ssmoe_embed.language_model.overlap import expert_overlap
 from ssmoe_embed.language_model.perplexity import perplexity
-from ssmoe_embed.language_model.routings import Routing, RoutingSettings, policy_of, spectral_routers
-from ssmoe_embed.language_model.texts import read_text
+from ssmoe_embed.language_model.routings import Routing, policy_of, spectral_routers
+from ssmoe_embed.language_model.texts import read_text, text_digest
 from ssmoe_embed.routing import RoutingPolicy, reroute
 from ssmoe_embed.spectral.routers import SpectralRouters
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a grid is measured.
-
-    Attributes:
-        keep: Fraction of the experts that stays in the cells that drop some.
-        num_fewshot: Examples in each prompt; None for the task's own number.
-        limit: Only the first examples of each task; None for all.
-        settings: What the routings leave open.
-        calibration: Text file on which experts are scored; by default the sample in the package.
-        seed: Of random dropping.
-        batch_size: Requests a forward pass.
-        overlap_prompts: Prompts of each task on which the overlap of routings is measured; 0 for none.
-        text: Text file whose perplexity is measured too, by windows of 1,024 tokens that move by 512.
-        dtype: Dtype of the weights; by default the checkpoint's own.
-        loading: For `load`: `device_map`, `revision`, …
-        progress: Show progress bars.
-    """
-
-    keep: float = 0.75
-    num_fewshot: int | None = None
-    limit: int | None = None
-    settings: RoutingSettings = field(default_factory=RoutingSettings)
-    calibration: str | Path | None = None
-    seed: int = 0
-    batch_size: int = 8
-    overlap_prompts: int = 16
-    text: str | Path | None = None
-    dtype: str | None = None
-    loading: dict[str, Any] = field(default_factory=dict)
-    progress: bool = True
-
-    def record(self, base: str | Path) -> dict[str, Any]:
-        """What decides the scores, as JSON values; batches and devices do not."""
-        return {
-            "base": str(base),
-            "revision": self.loading.get("revision"),
-            "dtype": self.dtype,
-            "keep": self.keep,
-            "num_fewshot": self.num_fewshot,
-            "limit": self.limit,
-            "settings": self.settings.as_dict(),
-            "calibration": None if self.calibration is None else _digest(self.calibration),
-            "seed": self.seed,
-        }
 
 
 def run_grid(
@@ -94,13 +48,15 @@ def run_grid(
 
     Raises:
         ImportError: lm-evaluation-harness is not installed.
+        FileNotFoundError: A text file is missing.
         UnsupportedModelError: The model is dense, or cannot lose experts.
-        ValueError: A setting or task is not known, a task needs a network that is not there, or the folder holds results of
-            other settings. All of these come before a model is loaded.
+        ValueError: A setting or task is not known, a task needs a network that is not there, a text is too short, or the
+            folder holds results of other settings. Like those above, this is found before any weights are read.
     """
     options = options or Options()
     names = find_tasks(tasks)
     manager = load_tasks(names)
+    check_grid(base, cells, options)
     folder = GridFolder(Path(output))
     folder.claim(options.record(base))
     runner = _Runner(base, manager, folder, options)
@@ -152,7 +108,7 @@ class _Runner:
     def has_perplexity(self, cell: Cell) -> bool:
         """Whether nothing is left to do for the text."""
         text = self.options.text
-        return text is None or self.folder.has_perplexity(cell.name, _digest(text))
+        return text is None or self.folder.has_perplexity(cell.name, text_digest(text))
 
     def _perplexity(self, subject: _Subject) -> None:
         """Measure the perplexity of the text."""
@@ -161,7 +117,7 @@ class _Runner:
             return
         with reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext():
             found = perplexity(subject.model, subject.tokenizer, read_text(file), progress=self.options.progress)
-        result = TextResult(subject.cell.name, Path(file).name, _digest(file), **asdict(found))
+        result = TextResult(subject.cell.name, Path(file).name, text_digest(file), **asdict(found))
         self.folder.write_perplexity(result)
 
     def _dropped(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cell: Cell) -> Dropped | None:
@@ -169,7 +125,6 @@ class _Runner:
         options = self.options
         if cell.drop is None:
             return None
-        Limits.of(model).kept(options.keep)  # before spectral routers are made
         spectral = cell.routing in (Routing.SSMOE, Routing.EV) or cell.drop is DropBy.SSMOE
         return drop_experts(
             model,
@@ -198,17 +153,14 @@ class _Runner:
     def _evaluate(self, subject: _Subject, name: str) -> dict[str, Any]:
         """What the harness says of the model under the policy on one task."""
         from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
+
+        from ssmoe_embed.language_model.harness.wrapping import wrapped
 
         with reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext():
-            wrapped = HFLM(
-                pretrained=subject.model,
-                tokenizer=subject.tokenizer,
-                batch_size=self.options.batch_size,
-                softmax_dtype="float32",  # in bfloat16 many answers would be equally likely
-            )
             outcome: dict[str, Any] = simple_evaluate(
-                model=wrapped,
+                model=wrapped(
+                    subject.model, subject.tokenizer, self.options.batch_size, progress=self.options.progress
+                ),
                 tasks=[name],
                 num_fewshot=self.options.num_fewshot,
                 limit=self.options.limit,
@@ -260,11 +212,6 @@ def _example(task: str, sample: dict[str, Any], metric: str) -> dict[str, Any]:
 def _prompt(sample: dict[str, Any]) -> str:
     """What the model reads first of an example: the prompt, and an answer if it is given one."""
     return "".join(part for part in sample["arguments"][0] if isinstance(part, str))
-
-
-def _digest(file: str | Path) -> str:
-    """A short name of a text file's content."""
-    return sha256(read_text(file).encode()).hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:
