@@ -70,6 +70,16 @@ def calibrated_module(olmoe, texts):
     return module.fit_calibration(texts, variants=variants, progress=False)
 
 
+@pytest.fixture(scope="module")
+def evaluated_olmoe(calibrated_module):
+    """That model, standardised, as evaluations know it."""
+    from ssmoe_embed.evaluation.models import EvaluatedModel
+
+    calibrated_module.configure(calibration="standardize")
+    yield EvaluatedModel.of(ssmoe_embed.EmbeddingModel(modules=[calibrated_module], device="cpu"), "test/olmoe")
+    calibrated_module.configure(calibration="none")
+
+
 @pytest.fixture(scope="session")
 def built(olmoe, texts, tmp_path_factory):
     """The folder of an embedding model, built with a fitted calibration for every method; never change it."""

@@ -1,7 +1,8 @@
-"""Tasks for the tests of evaluation: mteb's own mock tasks, and those that fail."""
+"""What the tests of evaluation share: mteb's own mock tasks, tasks that fail, and looking at results."""
 
 import os
 import signal
+from pathlib import Path
 
 from datasets import Dataset
 from mteb.abstasks.aggregate_task_metadata import AggregateTaskMetadata
@@ -17,6 +18,10 @@ from mteb.mocks import (
     MockSummarizationTask,
 )
 
+from ssmoe_embed.evaluation.report import Options
+
+QUIET = Options(progress=False, batch_size=8)
+METHODS = ["router", "smoe", "moee", "ev", "ssmoe"]
 KINDS = (
     MockClassificationTask,
     MockClusteringTask,
@@ -105,3 +110,13 @@ def rated_pairs():
     rows = {"sentence1": first, "sentence2": second, "score": [float((7 * i) % 11) for i in range(40)]}
     task.dataset = {"test": Dataset.from_dict(rows)}
     return task
+
+
+def contents(folder):
+    """Every result file with its bytes."""
+    return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*.json")}
+
+
+def main_scores(report):
+    """Every score by method, corruption and task."""
+    return {(score.method, score.corruption, score.task): score.score for score in report.scores()}
