@@ -178,6 +178,20 @@ def test_a_workers_error_is_told_in_one_line(texts, tmp_path):
         encode_on_ray(rows_of(texts), tmp_path, ModelReference("no/such/model"), workers=1, progress=False)
 
 
+def test_a_cluster_that_is_not_there_is_no_reason_to_work_elsewhere(tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    from ssmoe_embed.distributed.engine import encode_on_ray
+
+    def refuse(**_):
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(ValueError, match=r"no Ray cluster at RAY_ADDRESS='10\.0\.0\.1:6379' \(refused\); start it"):
+        encode_on_ray(rows_of("ab"), tmp_path, ModelReference("ssmoe/tiny"), progress=False)
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_gives_the_vectors_of_one_process(ssmoe, built, texts, tmp_path):
     """To the bit: the same texts share a forward pass, with the same number of threads."""

@@ -55,7 +55,7 @@ def encode_on_ray(
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: There is no text, or a worker failed; what was finished stays.
+        ValueError: There is no text, no cluster at `RAY_ADDRESS`, or a worker failed; what was finished stays.
     """
     encoding = encoding or Encoding()
     if workers is not None and workers < 1:
@@ -124,7 +124,12 @@ def _cluster(workers: int | None) -> Iterator[Any]:
     if started:
         try:
             ray.init(address="auto", **quiet)
-        except ConnectionError:
+        except ConnectionError as error:
+            if named := os.environ.get("RAY_ADDRESS"):
+                raise ValueError(
+                    f"There is no Ray cluster at RAY_ADDRESS={named!r} ({error}); start it, or unset RAY_ADDRESS to work on "
+                    "this machine alone."
+                ) from None
             cpus = max(workers or 1, os.cpu_count() or 1)
             ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised, too
