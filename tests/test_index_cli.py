@@ -111,10 +111,21 @@ def test_broken_lines_stop_or_are_skipped_and_told_of(ssmoe, built, tmp_path):
     assert status == 1
     assert "broken.jsonl:2 is not valid JSON" in err
     assert len(SemanticIndex.open(tmp_path / "i")) == 0
+    status, _, err = ssmoe("search", "x", "--index", tmp_path / "i")
+    assert status == 1
+    assert "no document yet" in err
     status, _, err = ssmoe("index", path, "-o", tmp_path / "i", "--on-error", "skip")
     assert status == 0
     assert "Skipped" in err
     assert "2 added" in err
+
+
+def test_an_empty_corpus_makes_no_index(ssmoe, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    status, _, err = ssmoe("index", tmp_path / "empty.txt", "-o", tmp_path / "i", "--model", "no/such/model")
+    assert status == 1
+    assert "empty.txt holds no document" in err
+    assert not (tmp_path / "i").exists()
 
 
 @pytest.mark.parametrize(

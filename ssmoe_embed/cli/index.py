@@ -96,6 +96,8 @@ def index(
     source: Corpus | ShardFolder | None = shards_at(corpus)
     if corpus is not None and source is None:
         source = read_documents(corpus, on_error=on_error, field=field, words=words)
+        if not Manifest.exists(output):
+            next(iter(source))  # a corpus without a document is told before there is an index without one
     settings = given(method=method, prompt=prompt, alpha=alpha)
     if corpus is not None:
         made = _opened(output, model, settings, given(kind=kind, dtype=dtype), device, quiet)

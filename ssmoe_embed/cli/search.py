@@ -80,6 +80,10 @@ def search(
         raise ValueError("--corpus and --index exclude each other; add the corpus to the index with `ssmoe index`.")
     filters = parse_filters(conditions or [])
     opened = open_with_model(index, model, settings, device, quiet)
+    if not len(opened):
+        raise ValueError(
+            f"The index in {index} holds no document yet; fill it with `ssmoe index CORPUS --output {index}`."
+        )
     options: dict[str, Any] = {"top": top, "filters": filters, "hybrid": hybrid}
     for text in _queries(query) if interactive else [_given_query(query)]:
         _search_index(opened, text, options, as_json=as_json, explain=explain)

@@ -61,9 +61,13 @@ def search_answer(
     Raises:
         RequestError: The corpus refuses the query or a filter.
     """
+    try:
+        filters = parse_filters(conditions)
+    except ValueError as error:
+        raise bad_value(str(error), "filter") from None
     begin = perf_counter()
     try:
-        found = corpus.search(query, top, parse_filters(conditions), hybrid=hybrid)
+        found = corpus.search(query, top, filters, hybrid=hybrid)
     except ValueError as error:
         raise RequestError(400, str(error), code="search_refused") from error
     milliseconds = round((perf_counter() - begin) * 1000, 1)
