@@ -245,6 +245,9 @@ def test_the_command_writes_page_and_numbers(olmoe, tmp_path, texts):
         (["--map", "pca"], "choose one of 'tsne', 'umap'"),
         (["--text", "nowhere.txt"], "no file nowhere.txt"),
         (["--alpha", "2"], "outside"),
+        (["--clusters", "400"], "400 texts do not fall into 400 clusters"),
+        (["--device", "gpu"], "device='gpu' names no device"),
+        (["--dtype", "float7"], "dtype='float7' is not known"),
     ],
 )
 def test_bad_input_is_refused_before_a_model_is_loaded(options, message, capsys):
@@ -265,12 +268,13 @@ def test_samples_are_spread_over_what_there_is(tmp_path):
         file_sample(short, 100)
 
 
-def test_a_missing_package_is_named_before_any_model_is_read(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("package", "hint"), [("matplotlib", r"ssmoe-embed\[plots\]"), ("umap", "umap-learn")])
+def test_a_missing_package_is_named_before_any_model_is_read(package, hint, monkeypatch, tmp_path):
     from ssmoe_embed.cli import inspect as command
     from ssmoe_embed.evaluation import dependencies
 
     found = dependencies.find_spec
-    monkeypatch.setattr(dependencies, "find_spec", lambda name: None if name == "matplotlib" else found(name))
-    with pytest.raises(ImportError, match=r"matplotlib.*ssmoe-embed\[plots\]"):
-        command.inspect(["no model of that name"], output=tmp_path / "report.html")
+    monkeypatch.setattr(dependencies, "find_spec", lambda name: None if name == package else found(name))
+    with pytest.raises(ImportError, match=f"{package}.*{hint}"):
+        command.inspect(["no model of that name"], output=tmp_path / "report.html", map_="umap")
     assert not list(tmp_path.iterdir())

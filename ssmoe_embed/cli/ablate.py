@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssmoe_embed.cli.options import BatchSize, Device, Quiet, given
+from ssmoe_embed.cli.options import BatchSize, Device, Dtype, Quiet, TrustRemoteCode, given
 
 _TASKS = [
     "WordNetParaphrasePairClassification",
@@ -41,10 +41,8 @@ def ablate(
     ),
     batch_size: BatchSize = 32,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the model's own.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Allow code that comes with a model.")
-    ] = False,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
     quiet: Quiet = False,
 ) -> None:
     """Take SSMoE apart: the spectral router against random, permuted and other rows, and choice against weight.

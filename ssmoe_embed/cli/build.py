@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ssmoe_embed.cli.encode import texts_of
-from ssmoe_embed.cli.options import Quiet, given, memory_lines
+from ssmoe_embed.cli.options import Quiet, TopC, given, memory_lines
 from ssmoe_embed.hub import building
 
 
@@ -35,9 +35,7 @@ def build(
     routing_weight: Annotated[float | None, typer.Option(help="Weight of the routing block in a sum.")] = None,
     hidden_layer: Annotated[int | None, typer.Option(help="Layer to read the hidden state of.  [default: -1]")] = None,
     max_seq_length: Annotated[int | None, typer.Option(help="Tokens read of a text.  [default: 512]")] = None,
-    top_c: Annotated[
-        str | None, typer.Option(help="Eigenvectors kept of a matrix: 50, or a fraction such as 0.05.  [default: 50]")
-    ] = None,
+    top_c: TopC = None,
     select: Annotated[str | None, typer.Option(help="router or average.  [default: router]")] = None,
     sign: Annotated[str | None, typer.Option(help="aligned, canonical or raw.  [default: aligned]")] = None,
     scale: Annotated[str | None, typer.Option(help="none or router.  [default: none]")] = None,
@@ -74,7 +72,7 @@ def build(
         routing_weight=routing_weight,
         hidden_layer=hidden_layer,
         max_seq_length=max_seq_length,
-        top_c=None if top_c is None else _number(top_c),
+        top_c=top_c,
         select=select,
         sign=sign,
         scale=scale,
@@ -105,13 +103,3 @@ def build(
     )
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     typer.echo(f"{folder}  ({size / 1e6:.1f} MB)", err=True)
-
-
-def _number(top_c: str) -> Any:
-    """`top_c` as an int or a float; anything else is left for the settings to refuse."""
-    for convert in (int, float):
-        try:
-            return convert(top_c)
-        except ValueError:
-            continue
-    return top_c

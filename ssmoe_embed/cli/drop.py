@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssmoe_embed.cli.build import _number
-from ssmoe_embed.cli.options import Quiet, given
+from ssmoe_embed.cli.options import DeviceMap, Dtype, Quiet, Revision, TopC, TrustRemoteCode, given
 
 
 def drop(
@@ -20,18 +19,12 @@ def drop(
         Path | None, typer.Option(help="Text that the experts are scored on; by default the sample in the package.")
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Share of the spectral router.  [default: 0.5]")] = None,
-    top_c: Annotated[
-        str | None, typer.Option(help="Eigenvectors kept of a matrix: 50, or a fraction such as 0.05.  [default: 50]")
-    ] = None,
+    top_c: TopC = None,
     seed: Annotated[int, typer.Option(help="For --by random.")] = 0,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's own.")
-    ] = None,
-    device_map: Annotated[str | None, typer.Option(help="Where to put the model, such as cuda.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Allow code that comes with the model.")
-    ] = False,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -41,10 +34,10 @@ def drop(
     """
     from ssmoe_embed import language_model
 
-    kwargs: dict[str, Any] = given(device_map=device_map, revision=revision) | (
-        {"trust_remote_code": True} if trust_remote_code else {}
+    loading: dict[str, Any] = given(
+        device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None
     )
-    settings = given(alpha=alpha, top_c=None if top_c is None else _number(top_c))
+    settings = given(alpha=alpha, top_c=top_c)
     dropped = language_model.drop(
         base,
         output,
@@ -56,6 +49,6 @@ def drop(
         dtype=dtype,
         overwrite=overwrite,
         progress=not quiet,
-        **kwargs,
+        **loading,
     )
     typer.echo(f"{output}: {dropped}")

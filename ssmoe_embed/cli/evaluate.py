@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Display
 
-from ssmoe_embed.cli.options import BatchSize, Device, Dtype, Quiet, given
+from ssmoe_embed.cli.options import BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
 
 if TYPE_CHECKING:
     from ssmoe_embed.evaluation.report import Report
@@ -58,11 +58,9 @@ def evaluate(
     batch_size: BatchSize = 32,
     device: Device = None,
     dtype: Dtype = None,
-    device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as auto.")] = None,
+    device_map: DeviceMap = None,
     load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Load the base model in 4 bits.")] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Allow code that comes with a model.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     feature_memory: Annotated[
         float, typer.Option(min=0, help="GiB of features kept in memory for methods that share a forward pass.")
     ] = 2.0,
@@ -144,5 +142,13 @@ def _show(report: Report, written: Sequence[Path]) -> None:
         style="dim",
         soft_wrap=True,
     )
+    incomplete = report.folder.incomplete()
+    if incomplete:
+        errors.print(
+            f"Not in the tables: {len(incomplete)} results that lack some of what is asked of their task, such as "
+            f"{incomplete[0]}; evaluating that model on that task again completes them.",
+            style="yellow",
+            soft_wrap=True,
+        )
     for failure in report.failures:
         errors.print(f"Failed: {failure}", style="red", markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssmoe_embed.cli.options import BatchSize, Device, Quiet, given
+from ssmoe_embed.cli.options import BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
 
 
 def inspect(
@@ -25,18 +25,16 @@ def inspect(
     map_: Annotated[str, typer.Option("--map", help="tsne, or umap (needs umap-learn).")] = "tsne",
     batch_size: BatchSize = 32,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the model's own.")] = None,
-    device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as auto.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Allow code that comes with a model.")
-    ] = False,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    trust_remote_code: TrustRemoteCode = False,
     quiet: Quiet = False,
 ) -> None:
     """Look into models: collapse of routers, lemma 3.1, load, overlap of experts, clusters. One page, and JSON.
 
     Example: ssmoe inspect ssmoe/tiny --output report.html
     """
-    from ssmoe_embed.diagnostics.clusters import Projection
+    from ssmoe_embed.diagnostics.clusters import Projection, check_count
     from ssmoe_embed.diagnostics.inspection import InspectionOptions, inspect_model
     from ssmoe_embed.diagnostics.report import check_output, write_report
     from ssmoe_embed.diagnostics.texts import file_sample, shipped_sample
@@ -47,15 +45,19 @@ def inspect(
     for package in ("jinja2", "matplotlib"):
         require_package(package, "ssmoe-embed[plots]")
     check_output(output)
+    projection = Projection.parse(map_, "map")
+    if projection is Projection.UMAP:
+        require_package("umap", "umap-learn")
     options = InspectionOptions(
         alpha=checked_alpha(alpha),
         clusters=clusters,
         directions=directions,
-        projection=Projection.parse(map_, "map"),
+        projection=projection,
         batch_size=batch_size,
         progress=not quiet,
     )
     sample = shipped_sample(max_texts) if text is None else file_sample(text, max_texts)
+    check_count(clusters, len(sample.texts))
     loading: dict[str, Any] = given(device=device, model_kwargs=given(dtype=dtype, device_map=device_map) or None)
     found = []
     for name in models:

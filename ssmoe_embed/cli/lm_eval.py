@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ssmoe_embed.cli.build import _number
-from ssmoe_embed.cli.options import Quiet, given
+from ssmoe_embed.cli.options import DeviceMap, Dtype, Quiet, Revision, TopC, TrustRemoteCode, given
 from ssmoe_embed.files import atomic_file
 
 
@@ -38,20 +37,14 @@ def lm_eval(
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Share of the spectral router.  [default: 0.5]")] = None,
     mix: Annotated[str | None, typer.Option(help="probs or logits.  [default: probs]")] = None,
-    top_c: Annotated[
-        str | None, typer.Option(help="Eigenvectors kept of a matrix: 50, or a fraction such as 0.05.  [default: 50]")
-    ] = None,
+    top_c: TopC = None,
     scale: Annotated[str | None, typer.Option(help="none or router.  [default: none]")] = None,
     seed: Annotated[int, typer.Option(help="Of random and hash routing and of random dropping.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests a forward pass.")] = 8,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's own.")
-    ] = None,
-    device_map: Annotated[str | None, typer.Option(help="Where to put the model, such as cuda or auto.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Allow code that comes with the model.")
-    ] = False,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")] = Path(
         "lm-eval"
     ),
@@ -73,9 +66,7 @@ def lm_eval(
     cells: list[Cell] = []
     for name in routing or ["grid"]:
         cells += GRID if name == "grid" else [Cell.parse(name)]
-    settings: dict[str, Any] = given(
-        alpha=alpha, mix=mix, top_c=None if top_c is None else _number(top_c), scale=scale, seed=seed
-    )
+    settings: dict[str, Any] = given(alpha=alpha, mix=mix, top_c=top_c, scale=scale, seed=seed)
     loading = given(device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None)
     options = Options(
         keep=keep,

@@ -21,8 +21,32 @@ def _known_dtype(value: str | None) -> str | None:
     return value
 
 
+def _known_device(value: str | None) -> str | None:
+    """A device's name; whether it is there only the machine that the model is loaded on can tell."""
+    import torch
+
+    try:
+        torch.device(value or "cpu")
+    except RuntimeError:
+        raise ValueError(f"device={value!r} names no device; choose one such as cpu, cuda, cuda:1 or mps.") from None
+    return value
+
+
+def _count_or_fraction(value: str) -> Any:
+    """`top_c` as an int or a float; anything else is left for the settings to refuse."""
+    for convert in (int, float):
+        try:
+            return convert(value)
+        except ValueError:
+            continue
+    return value
+
+
 Model = Annotated[str, typer.Option("--model", "-m", help="Folder, hub id or recipe name of the embedding model.")]
-Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps; by default the fastest.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Where to run: cpu, cuda, cuda:1, mps; by default the fastest.", callback=_known_device),
+]
 Method = Annotated[
     str | None,
     typer.Option(help="router, smoe, moee, ev, ssmoe, or paper; by default the model's own.", metavar="NAME"),
@@ -33,6 +57,9 @@ Dtype = Annotated[
         help="Of the base model: float32, bfloat16 or float16; by default the model's own.", callback=_known_dtype
     ),
 ]
+DeviceMap = Annotated[str | None, typer.Option(help="Where to put the base model, such as cuda or auto.")]
+Revision = Annotated[str | None, typer.Option(help="Hub revision of the base model.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Allow code that comes with a model.")]
 Prompt = Annotated[
     str | None,
     typer.Option(
@@ -40,6 +67,14 @@ Prompt = Annotated[
     ),
 ]
 Alpha = Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1; by default the model's own.")]
+TopC = Annotated[
+    float | None,
+    typer.Option(
+        parser=_count_or_fraction,
+        metavar="NUMBER",
+        help="Eigenvectors kept of a matrix: 50, or a fraction such as 0.05.  [default: 50]",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts a forward pass.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Engine = Annotated[

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssmoe_embed.choices import unknown
-from ssmoe_embed.cli.options import BatchSize, Device, Dtype, Quiet, given
+from ssmoe_embed.cli.options import BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
 
 if TYPE_CHECKING:
     from ssmoe_embed.evaluation.sweep_axes import Axis
@@ -46,10 +46,8 @@ def sweep(
     batch_size: BatchSize = 32,
     device: Device = None,
     dtype: Dtype = None,
-    device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as auto.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Allow code that comes with a model.")
-    ] = False,
+    device_map: DeviceMap = None,
+    trust_remote_code: TrustRemoteCode = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model at every combination of some settings' values.

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssmoe_embed.choices import Choice
+from ssmoe_embed.evaluation.dependencies import require_package
 
 
 class Projection(Choice):
@@ -64,8 +65,7 @@ def clusters(
     from sklearn.cluster import KMeans
     from sklearn.metrics import davies_bouldin_score, silhouette_score
 
-    if not 2 <= count < len(vectors):
-        raise ValueError(f"{len(vectors)} texts do not fall into {count} clusters; pass more texts, or fewer clusters.")
+    check_count(count, len(vectors))
     x = standardised(vectors)
     labels = KMeans(count, n_init=4, random_state=seed).fit_predict(x)
     two_labels = known is not None and 2 <= len(set(known)) < len(x)
@@ -76,6 +76,16 @@ def clusters(
         labels=tuple(int(label) for label in labels),
         places=tuple((float(a), float(b)) for a, b in _map(x, projection, seed)),
     )
+
+
+def check_count(count: int, texts: int) -> None:
+    """Refuse a number of clusters that so many texts cannot fall into.
+
+    Raises:
+        ValueError: There are too few texts, or less than two clusters.
+    """
+    if not 2 <= count < texts:
+        raise ValueError(f"{texts} texts do not fall into {count} clusters; pass more texts, or fewer clusters.")
 
 
 def standardised(vectors: torch.Tensor) -> NDArray[np.float64]:
@@ -89,10 +99,9 @@ def standardised(vectors: torch.Tensor) -> NDArray[np.float64]:
 def _map(x: NDArray[np.float64], projection: Projection, seed: int) -> NDArray[np.float64]:
     """Places `[B,2]`."""
     if projection is Projection.UMAP:
-        try:
-            from umap import UMAP
-        except ModuleNotFoundError as error:
-            raise ImportError(f"The UMAP map needs umap-learn ({error}): pip install umap-learn.") from None
+        require_package("umap", "umap-learn")
+        from umap import UMAP
+
         return np.asarray(UMAP(n_neighbors=min(15, len(x) - 1), random_state=seed).fit_transform(x), dtype=np.float64)
     from sklearn.manifold import TSNE
 

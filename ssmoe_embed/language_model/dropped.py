@@ -156,7 +156,7 @@ def drop(
     tokenizer = load_tokenizer(base, **kwargs)
     if text is not None and by is not DropBy.RANDOM:
         calibration_ids(tokenizer, text)
-    model = load(base, dtype=dtype, **kwargs)  # what can fail without weights has been tried
+    model = load(base, dtype=dtype, progress=progress, **kwargs)  # what can fail without weights has been tried
     dropped = drop_experts(
         model, keep, by, tokenizer=tokenizer, calibration=text, settings=settings, seed=seed, progress=progress
     )

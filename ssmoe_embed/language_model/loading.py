@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ssmoe_embed.data import tiny_folder
+from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.families import family_of, load_config
 from ssmoe_embed.hub.recipes import EMBEDDED, RECIPES
 from ssmoe_embed.language_model.routings import Routing, RoutingSettings, policy_of
@@ -37,7 +38,7 @@ def load(
         routing: A policy such as `SpectralRouting(routers, alpha=0.5)`; a name of `Routing`; None for the model's own.
         settings: What a routing's name leaves open.
         dtype: Dtype of the weights; by default the checkpoint's own.
-        progress: Show a progress bar while spectral routers are made.
+        progress: Show progress bars while weights are loaded and spectral routers are made.
         **kwargs: For `AutoModelForCausalLM.from_pretrained`: `revision`, `device_map`, `attn_implementation`,
             `trust_remote_code`, …
 
@@ -47,7 +48,8 @@ def load(
     """
     if isinstance(routing, str):
         routing = Routing.parse(routing, "routing")  # before anything is loaded
-    model = _loaded(base_of(base), dtype, kwargs)
+    with loading_bar(progress):
+        model = _loaded(base_of(base), dtype, kwargs)
     policy = policy_of(routing, model, settings, progress=progress) if isinstance(routing, str) else routing
     if policy is not None:
         reroute(model, policy)

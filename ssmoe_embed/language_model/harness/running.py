@@ -90,7 +90,7 @@ class _Runner:
 
     def run(self, cell: Cell, names: Sequence[str]) -> None:
         """Measure one cell on some tasks."""
-        model = load(self.base, dtype=self.options.dtype, **self.options.loading)
+        model = load(self.base, dtype=self.options.dtype, progress=self.options.progress, **self.options.loading)
         tokenizer = load_tokenizer(self.base, **self.options.loading)
         dropped = self._dropped(model, tokenizer, cell)
         routers = self._routers(model, cell.routing) if dropped is None else dropped.routers
