@@ -1,11 +1,12 @@
 """`ssmoe evaluate`, as a user types it."""
 
 import csv
+import json
 import sys
 
 import pytest
 from evaluation_tasks import failing
-from mteb.mocks import MockRetrievalTask, MockSTSTask
+from mteb.mocks import MockMultilingualSTSTask, MockRetrievalTask, MockSTSTask
 
 import ssmoe_embed.evaluation.tasks as task_names
 from ssmoe_embed.cli.app import main
@@ -35,10 +36,8 @@ def ssmoe(monkeypatch, capfd):
 @pytest.fixture
 def mock_tasks(monkeypatch):
     """Lets the command find mteb's mock tasks, which mteb itself does not list, by name."""
-    known, find = (
-        {"MockSTSTask": MockSTSTask, "MockRetrievalTask": MockRetrievalTask, "Failing": failing},
-        task_names._named,
-    )
+    mocks = (MockSTSTask, MockRetrievalTask, MockMultilingualSTSTask)
+    known, find = {mock.__name__: mock for mock in mocks} | {"Failing": failing}, task_names._named
     monkeypatch.setattr(task_names, "_named", lambda name: [known[name]()] if name in known else find(name))
 
 
@@ -99,7 +98,7 @@ def test_settings_are_part_of_a_runs_name(ssmoe, built, mock_tasks, tmp_path):
     status, out, _ = ssmoe("evaluate", built, "--tasks", "MockSTSTask", *options)
     assert status == 0
     assert "prompt prompteol, alpha=0.25, calibration=none" in out
-    [folder] = [path.parent for path in tmp_path.rglob("MockSTSTask.json")]
+    [folder] = [path.parent for path in tmp_path.rglob("results/**/MockSTSTask.json")]
     assert folder.name == "alpha_0.25__calibration_none__method_ssmoe__prompt_prompteol"
 
 
@@ -109,7 +108,20 @@ def test_a_failing_task_ends_with_status_1_after_the_others(ssmoe, built, mock_t
     assert "1 measured" in err
     assert "Failed: Failing, local/model: RuntimeError: the metric is broken" in err
     assert "STS (1)" in out
-    assert list(tmp_path.rglob("MockSTSTask.json"))
+    assert list(tmp_path.rglob("results/**/MockSTSTask.json"))
+
+
+def test_a_result_that_lacks_a_part_is_named_as_it_has_no_place_in_the_tables(ssmoe, built, mock_tasks, tmp_path):
+    command = ("evaluate", built, "--tasks", "MockMultilingualSTSTask", "-o", tmp_path, "--quiet")
+    assert "Not in the tables" not in ssmoe(*command)[2]
+    [path] = tmp_path.rglob("results/**/MockMultilingualSTSTask.json")
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"scores": {split: found[:1] for split, found in result["scores"].items()}}))
+    status, _, err = ssmoe("evaluate", built, "--tasks", "MockSTSTask", "-o", tmp_path, "--quiet")
+    assert status == 0
+    assert "Not in the tables: 1 results" in err
+    assert str(path) in err
+    assert "Not in the tables" not in ssmoe(*command)[2]
 
 
 @pytest.mark.parametrize(

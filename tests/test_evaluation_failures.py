@@ -3,16 +3,19 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from evaluation_tasks import METHODS, QUIET, contents, failing, main_scores, unavailable, whole
+from evaluation_tasks import METHODS, QUIET, contents, failing, main_scores, renamed, unavailable, whole
 from mteb.mocks import MockMultilingualSTSTask, MockRetrievalTask, MockSTSTask
 from tiny import save_model
 
 import ssmoe_embed
+from ssmoe_embed.evaluation.corruption import Tally
 from ssmoe_embed.evaluation.jobs import StaleResultError
 from ssmoe_embed.evaluation.models import EvaluatedModel
+from ssmoe_embed.evaluation.notes import notes
 from ssmoe_embed.evaluation.report import Options
 from ssmoe_embed.evaluation.results import ResultFolder
 from ssmoe_embed.evaluation.runner import evaluate
@@ -98,6 +101,19 @@ def test_a_partly_measured_task_is_completed_and_meanwhile_has_no_score(model, t
     assert evaluate([model], [MockMultilingualSTSTask()], [Run()], tmp_path, options=QUIET).done == 1
     [completed] = report.scores()
     assert (completed.path, completed.score) == (score.path, score.score)
+
+
+def test_evaluations_at_the_same_time_undo_no_note_of_each_other(tmp_path):
+    folder, tasks = ResultFolder(tmp_path), [renamed(MockSTSTask(), f"Task{i}") for i in range(40)]
+
+    def noting(task):
+        folder.record([task])
+        folder.record_rate("replace@0.1", task.metadata.name, Tally(0.1, words=10, tokens=1))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(noting, tasks))
+    names = {task.metadata.name for task in tasks}
+    assert notes(tmp_path / "tasks").keys() == notes(tmp_path / "replace@0.1" / "rates").keys() == names
 
 
 @pytest.mark.parametrize("field", ["mteb_version", "dataset_revision"])

@@ -124,7 +124,7 @@ def test_the_mock_run_of_another_model_is_refused_and_nothing_is_written(measure
 
 def test_results_of_several_versions_of_mteb_are_refused(model, tmp_path):
     results = measure(tmp_path / "in", model, TASKS)
-    (path,) = (tmp_path / "in").rglob("MockSTSTask.json")
+    (path,) = (tmp_path / "in").rglob("results/**/MockSTSTask.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"mteb_version": "2.0.0"}))
     with pytest.raises(ValueError, match=r"several versions of mteb \(2\.0\.0: 1, such as MockSTSTask; .*--overwrite"):
         prepare_submission(results, tmp_path / "out", tasks())
@@ -140,7 +140,7 @@ def test_an_incomplete_benchmark_is_refused_with_what_is_missing(model, tmp_path
 
 def test_a_task_that_lacks_a_subset_is_refused(model, tmp_path):
     results = measure(tmp_path / "in", model, [MockMultilingualSTSTask])
-    (path,) = (tmp_path / "in").rglob("MockMultilingualSTSTask.json")
+    (path,) = (tmp_path / "in").rglob("results/**/MockMultilingualSTSTask.json")
     content = json.loads(path.read_text())
     (dropped,) = content["scores"]["test"][1:]
     content["scores"]["test"] = content["scores"]["test"][:1]

@@ -67,9 +67,7 @@ def test_a_point_of_the_models_own_settings_is_the_models_own_result(built, tmp_
 
 def test_a_second_run_measures_nothing_and_a_wider_one_only_what_is_new(swept, built, monkeypatch):
     measured, folder = swept
-    before = {
-        path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "tasks.json"
-    }
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     again = sweep(built, measured.axes, tasks(), folder, settings=UNCALIBRATED, options=QUIET)
     assert again.scores == measured.scores
     wider = [measured.axes[0], Axis("alpha", (0.0, 0.5, 0.75, 1.0))]

@@ -23,8 +23,9 @@ from ssmoe_embed.evaluation.cache import publish
 from ssmoe_embed.evaluation.corruption import CLEAN, Corruption
 from ssmoe_embed.evaluation.encoders import MethodEncoder
 from ssmoe_embed.evaluation.models import EvaluatedModel
+from ssmoe_embed.evaluation.notes import read_json
 from ssmoe_embed.evaluation.passes import SharedPass
-from ssmoe_embed.evaluation.results import ResultFolder, read_json
+from ssmoe_embed.evaluation.results import ResultFolder
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssmoe_embed.choices import unknown
-from ssmoe_embed.evaluation.results import ResultFolder, Score, read_json
+from ssmoe_embed.evaluation.notes import read_json
+from ssmoe_embed.evaluation.results import ResultFolder, Score
 from ssmoe_embed.evaluation.statistics import RESAMPLES, PairedBootstrap, paired_bootstrap
 
 if TYPE_CHECKING:

@@ -2,22 +2,21 @@
 
     DIR/{corruption}/results/{org__model}/{revision}/[experiments/{experiment}/]{Task}.json
     DIR/{corruption}/predictions/…/{Task}_predictions.json
-    DIR/{corruption}/rates.json
-    DIR/tasks.json
+    DIR/{corruption}/rates/{Task}.json
+    DIR/tasks/{Task}.json
 
-The results are mteb's own files, so mteb's tools read them; `tasks.json` says what was asked of each task, so that this
-module can read them without mteb, and `rates.json` how much of a task's texts was corrupted.
+The results are mteb's own files, so mteb's tools read them; `tasks` says what was asked of each task, so that this module
+can read them without mteb, and `rates` how much of a task's texts was corrupted.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssmoe_embed.files import atomic_file
+from ssmoe_embed.evaluation.notes import note, notes, read_json
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -30,8 +29,8 @@ _RESULTS = "results"
 _PREDICTIONS = "predictions"
 _EXPERIMENTS = "experiments"
 _META = "model_meta.json"
-_TASKS = "tasks.json"
-_RATES = "rates.json"
+_TASKS = "tasks"
+_RATES = "rates"
 
 
 @dataclass(frozen=True)
@@ -153,30 +152,24 @@ class ResultFolder:
             tasks: Those that were asked for.
             parts: Those that are only parts of an average, and have no score of their own unless they are asked for too.
         """
-        noted = self._tasks()
+        known = self._tasks()
         for task in parts:
-            noted.setdefault(task.metadata.name, _description(task) | {"part": True})
+            if task.metadata.name not in known:
+                note(self.path / _TASKS, task.metadata.name, _description(task) | {"part": True})
         for task in tasks:
-            noted[task.metadata.name] = _description(task)
-        with atomic_file(self.path / _TASKS) as file:
-            file.write((json.dumps(noted, indent=1, sort_keys=True) + "\n").encode())
+            note(self.path / _TASKS, task.metadata.name, _description(task))
 
     def record_rate(self, corruption: str, task: str, tally: Tally) -> None:
         """Note how much of a task's texts was corrupted."""
-        path = self.path / corruption / _RATES
-        noted = read_json(path) if path.is_file() else {}
-        noted[task] = {"nominal": tally.nominal, "words": tally.words, "tokens": tally.tokens}
-        with atomic_file(path) as file:
-            file.write((json.dumps(noted, indent=1, sort_keys=True) + "\n").encode())
+        counted = {"nominal": tally.nominal, "words": tally.words, "tokens": tally.tokens}
+        note(self.path / corruption / _RATES, task, counted)
 
     def rates(self) -> list[Rate]:
         """How much of the texts was corrupted, by corruption and task."""
-        noted = [(one, self.path / one / _RATES) for one in self.corruptions()]
         return [
             Rate(corruption, task, **values)
-            for corruption, path in noted
-            if path.is_file()
-            for task, values in read_json(path).items()
+            for corruption in self.corruptions()
+            for task, values in notes(self.path / corruption / _RATES).items()
         ]
 
     def scores(self) -> list[Score]:
@@ -230,24 +223,7 @@ class ResultFolder:
         )
 
     def _tasks(self) -> dict[str, Any]:
-        path = self.path / _TASKS
-        return read_json(path) if path.is_file() else {}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is broken.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}; the result folder is incomplete, copy it again.")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is broken ({error}); delete it, and the next run measures it again.") from None
-    return content
+        return notes(self.path / _TASKS)
 
 
 def _description(task: AbsTask) -> dict[str, Any]:

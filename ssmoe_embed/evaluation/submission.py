@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssmoe_embed.evaluation.model_code import model_code, unknown_fields
-from ssmoe_embed.evaluation.results import ResultFolder, read_json
+from ssmoe_embed.evaluation.notes import read_json
+from ssmoe_embed.evaluation.results import ResultFolder
 from ssmoe_embed.evaluation.submission_checks import META, check_reproducible, find_measured, one_version, result_files
 from ssmoe_embed.files import atomic_file, atomic_folder
 

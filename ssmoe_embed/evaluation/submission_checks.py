@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ssmoe_embed.choices import unknown
 from ssmoe_embed.evaluation.corruption import CLEAN
-from ssmoe_embed.evaluation.results import ResultFolder, read_json
+from ssmoe_embed.evaluation.notes import read_json
+from ssmoe_embed.evaluation.results import ResultFolder
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask

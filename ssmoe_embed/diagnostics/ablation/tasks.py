@@ -17,8 +17,9 @@ from ssmoe_embed.diagnostics.ablation.variants import SPECTRAL, Variant
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration
 from ssmoe_embed.evaluation.models import EvaluatedModel
+from ssmoe_embed.evaluation.notes import read_json
 from ssmoe_embed.evaluation.report import Options
-from ssmoe_embed.evaluation.results import ResultFolder, read_json
+from ssmoe_embed.evaluation.results import ResultFolder
 from ssmoe_embed.evaluation.runner import evaluate
 from ssmoe_embed.evaluation.runs import Run
 from ssmoe_embed.evaluation.statistics import weighted_scorer
