@@ -67,7 +67,7 @@ def make_checkpoint(
 
 
 @app.command()
-def tiny(texts: Annotated[int, typer.Option(help="How many texts.")] = 256, output: Output = None) -> None:
+def tiny(texts: Annotated[int, typer.Option(help="How many texts.")] = 64, output: Output = None) -> None:
     """Measure the embedded model, with its own spectral routers and calibration."""
     note = (
         f"The embedded model with its own W_EV and calibration; {texts} texts of mixed length in batches of 32 after one "
