@@ -1,6 +1,7 @@
 """The ablation's variants are what they say, its controls change one thing only, and a second run measures nothing."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -243,10 +244,42 @@ def test_a_model_without_head_is_ablated_without_perplexity(olmoe, kinds, tmp_pa
     assert {cell.measure for cell in cells(found)} == {"choices"}
 
 
-def test_bad_input_is_refused_with_the_next_step(tmp_path, capsys):
+def test_results_of_another_dtype_or_mix_are_not_taken_for_these(olmoe, kinds, tmp_path):
+    model = EvaluatedModel.load(olmoe, calibration="none", top_c=3, progress=False)
+    options = AblationOptions(seeds=1)
+
+    def measured_files(model):
+        ablate("m", model, find_variants(["permuted"]), kinds, tmp_path, options=options)
+        return len(list(tmp_path.glob("likelihood/*/*.json")))
+
+    first = measured_files(model)
+    assert measured_files(model) == first
+    assert measured_files(replace(model, loading={"dtype": "bfloat16"})) == 2 * first
+    model.model[0].configure(mix="logits")
+    assert measured_files(model) == 3 * first
+
+
+def test_two_kinds_of_text_have_two_names(texts, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "held_out.txt").write_text("\n".join(texts))
+    with pytest.raises(ValueError, match="Both kinds of text are called 'held_out'"):
+        corpora(tmp_path / "a" / "held_out.txt", tmp_path / "b" / "held_out.txt", 20)
     with pytest.raises(ValueError, match="two text files"):
         corpora(tmp_path / "one.txt", None, 20)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--variant", "randon"], "Did you mean 'random'?"),
+        (["--tasks", "WordSimilarity"], "'WordSimilarity' is not known"),
+        (["--corrupt", "clean"], "changes no text"),
+        (["--alpha", "1.5"], "outside [0, 1]"),
+    ],
+)
+def test_bad_input_is_refused_before_a_model_is_loaded(options, message, capsys):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr("sys.argv", ["ssmoe", "ablate", "ssmoe/tiny", "--variant", "randon"])
+        patch.setattr("sys.argv", ["ssmoe", "ablate", "no/such-model", *options])
         main()
-    assert "Did you mean 'random'?" in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())

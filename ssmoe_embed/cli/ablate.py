@@ -52,17 +52,18 @@ def ablate(
     Example: ssmoe ablate ssmoe/tiny --seeds 5 --output ablation
     """
     from ssmoe_embed.diagnostics.ablation.variants import find_variants
+    from ssmoe_embed.evaluation.dependencies import require_mteb, require_package
 
     variants = find_variants(variant)
-    from ssmoe_embed.evaluation.dependencies import require_mteb
-
     require_mteb()
+    require_package("matplotlib", "ssmoe-embed[plots]")
     from ssmoe_embed.diagnostics.ablation.report import write_report
     from ssmoe_embed.diagnostics.ablation.running import AblationOptions
     from ssmoe_embed.diagnostics.ablation.running import ablate as run
     from ssmoe_embed.diagnostics.ablation.texts import corpora
     from ssmoe_embed.evaluation.corruption import Corruption
     from ssmoe_embed.evaluation.models import EvaluatedModel
+    from ssmoe_embed.evaluation.tasks import find_tasks
     from ssmoe_embed.routing.mixing import checked_alpha
 
     corruption = Corruption.parse(corrupt)
@@ -79,6 +80,8 @@ def ablate(
         progress=not quiet,
     )
     texts = corpora(text, other_text, documents)
+    if options.tasks:
+        find_tasks(options.tasks)  # so that an unknown one is told before a model is loaded
     loading: dict[str, Any] = given(device=device, model_kwargs=given(dtype=dtype) or None)
     loaded = EvaluatedModel.load(model, trust_remote_code=trust_remote_code, progress=not quiet, **loading)
     result = run(model, loaded, variants, texts, output, options=options)

@@ -124,7 +124,7 @@ def markdown(ablation: Ablation, found: Sequence[Cell]) -> str:
     spectral = ", ".join(f"{name}={value}" for name, value in ablation.spectral.items())
     kinds = " and ".join(f"{len(texts)} of {kind}" for kind, texts in (ablation.corpora.first, ablation.corpora.second))
     lines = [
-        f"Model `{ablation.model}`, spectral routers {spectral}; {options.seeds} seeds of what is random "
+        f"Model `{ablation.model}`, spectral routers {spectral}; seeds of what is random: {options.seeds} "
         f"({options.seeds_of_tasks} on tasks); texts: {kinds}; "
         f"corruption {options.corruption.name}.",
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -147,7 +148,9 @@ def ablate(
         for variant, drawn in made
         for seed, routers in zip(_seeds(variant, options), drawn, strict=True)
     ]
-    places = output / "likelihood" / f"{model.name.replace('/', '__')}-{model.revision}-{corpora.digest}"
+    deciding = repr((corpora, own.settings.as_dict(), str(module.settings.mix), model.loading))
+    digest = hashlib.sha256(deciding.encode()).hexdigest()[:12]
+    places = output / "likelihood" / f"{model.name.replace('/', '__')}-{model.revision}-{digest}"
     likelihoods, notes = _likelihoods(model, cells, corpora, places, options)
     if tasks is not None:
         chosen = [cell for cell in cells if cell[1] < options.seeds_of_tasks]

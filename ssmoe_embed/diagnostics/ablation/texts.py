@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +20,20 @@ class Corpora:
     Attributes:
         first: Its name and documents.
         second: The same of the other kind.
+
+    Raises:
+        ValueError: Both have one name.
     """
 
     first: tuple[str, tuple[str, ...]]
     second: tuple[str, tuple[str, ...]]
 
-    @property
-    def digest(self) -> str:
-        """What tells these texts from others."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+    def __post_init__(self) -> None:
+        if self.first[0] == self.second[0]:
+            raise ValueError(
+                f"Both kinds of text are called {self.first[0]!r}, so their results could not be told apart; pass two "
+                "files of different names."
+            )
 
 
 def corpora(first: Path | None, second: Path | None, count: int) -> Corpora:
@@ -41,7 +45,7 @@ def corpora(first: Path | None, second: Path | None, count: int) -> Corpora:
         count: Documents of each, evenly spread over what there is.
 
     Raises:
-        ValueError: Only one file is given, or one has too few lines.
+        ValueError: Only one file is given, or both have one name, or one has too few lines.
     """
     if (first is None) != (second is None):
         raise ValueError("Pass two text files of different kinds, or none: stability is measured between them.")
