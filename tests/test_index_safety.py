@@ -228,8 +228,8 @@ def test_a_full_disk_is_an_error_that_loses_nothing(folder, size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         try:
             SemanticIndex.open(folder).add_vectors(more, made)
-        except OSError:
-            os._exit(7)
+        except OSError as error:
+            os._exit(7 if "make room" in str(error) and str(folder) in str(error) else 8)
 
     assert os.waitstatus_to_exitcode(in_fork(fill)) == 7
     assert contents(folder) == {document.id: document for document in OLD}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmoe_embed.files import atomic_file
-from ssmoe_embed.retrieval.errors import DamagedIndexError
+from ssmoe_embed.retrieval.errors import RECOVERY, DamagedIndexError
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -112,16 +112,14 @@ class Manifest:
             checksum, found = content.pop("checksum"), content.pop("format")
             if found != FORMAT:
                 raise DamagedIndexError(
-                    f"{path} has format {found} and this version reads format {FORMAT}; index anew."
+                    f"{path} has format {found} and this version reads format {FORMAT}; {RECOVERY}."
                 )
             if checksum != _checksum(content):
-                raise DamagedIndexError(f"{path} does not match its own checksum; copy the index again or index anew.")
+                raise DamagedIndexError(f"{path} does not match its own checksum; {RECOVERY}.")
             stored = content.pop("approximate")
             return cls(approximate=StoredFile(**stored) if stored else None, **content)
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedIndexError(
-                f"{path} is truncated or corrupted ({error}); copy the index again or index anew."
-            ) from None
+            raise DamagedIndexError(f"{path} is truncated or corrupted ({error}); {RECOVERY}.") from None
 
     def write(self, folder: Path) -> None:
         """Publish this generation."""

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ssmoe_embed.retrieval.documents import Document
-from ssmoe_embed.retrieval.errors import DamagedIndexError
+from ssmoe_embed.retrieval.errors import RECOVERY, UNHARMED, DamagedIndexError
 
 NEVER = 2**62
 """The generation that removes what is still there."""
@@ -46,7 +46,7 @@ class Store:
         self.path = path
         self.lock = threading.RLock()
         if not writable and not path.is_file():
-            raise DamagedIndexError(f"{path} is missing; copy the index again, or index the corpus anew.")
+            raise DamagedIndexError(f"{path} is missing; {RECOVERY}.")
         # where SQLite cannot put files beside it, it must know that nothing changes; but then it does not look at its log
         frozen = not writable and not os.access(path.parent, os.W_OK) and not _has_log(path)
         address = path.absolute().as_uri() + ("" if writable else "?immutable=1" if frozen else "?mode=ro")
@@ -173,13 +173,11 @@ class Store:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path}: {error}; nothing was lost of what was published before.") from error
+            raise OSError(f"{self.path}: {error}; {UNHARMED}.") from error
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.IntegrityError):
                 raise
-            raise DamagedIndexError(
-                f"{self.path} is truncated or corrupted ({error}); copy the index again, or index the corpus anew."
-            ) from error
+            raise DamagedIndexError(f"{self.path} is truncated or corrupted ({error}); {RECOVERY}.") from error
 
 
 def _has_log(path: Path) -> bool:

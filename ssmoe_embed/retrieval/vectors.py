@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ssmoe_embed.choices import Choice
-from ssmoe_embed.retrieval.errors import DamagedIndexError
+from ssmoe_embed.retrieval.errors import RECOVERY, UNHARMED, DamagedIndexError
 
 Array = np.ndarray[Any, Any]
 
@@ -41,15 +41,22 @@ def unit(vectors: Array) -> Array:
 
 
 def append_rows(path: Path, first: int, vectors: Array) -> None:
-    """Write vectors `[n,D]` at row `first` and flush them to disk; what an interrupted writer left there is overwritten."""
+    """Write vectors `[n,D]` at row `first` and flush them to disk; what an interrupted writer left there is overwritten.
+
+    Raises:
+        OSError: That was not possible, as on a full disk.
+    """
     data = np.ascontiguousarray(vectors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("r+b" if path.exists() else "w+b") as file:
-        file.seek(first * data.shape[1] * data.itemsize)
-        file.write(data.tobytes())
-        file.truncate()
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            file.seek(first * data.shape[1] * data.itemsize)
+            file.write(data.tobytes())
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; {UNHARMED}", str(path)) from error
 
 
 def map_rows(path: Path, rows: int, dimension: int, dtype: str) -> Array:
@@ -64,7 +71,7 @@ def map_rows(path: Path, rows: int, dimension: int, dtype: str) -> Array:
     found = path.stat().st_size if path.is_file() else None
     if found is None or found < needed:
         state = "is missing" if found is None else f"has {found} bytes where {needed} are needed"
-        raise DamagedIndexError(f"{path} {state}; copy the index again, or index the corpus anew into another folder.")
+        raise DamagedIndexError(f"{path} {state}; {RECOVERY}.")
     # copy on write: PyTorch warns of arrays that cannot be written to, and the file never changes
     return np.memmap(path, dtype=dtype, mode="c", shape=(rows, dimension))
 
