@@ -13,6 +13,7 @@ import torch
 from bitsandbytes.functional import quantize_4bit
 from bitsandbytes.nn.parametrize import replace_parameter_4bit
 from layouts import LAYOUTS
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tiny import TOP_C, save_model
 from torch import nn
@@ -31,6 +32,8 @@ from ssmoe_embed.quantization.packed import BlockwiseMatrices, PackedMatrices, i
 from ssmoe_embed.quantization.settings import requested
 
 IDS = torch.randint(3, 500, (3, 11), generator=torch.Generator().manual_seed(0))
+EXPERT = "model.layers.1.mlp.experts.7.up_proj.weight"
+ATTENTION = "model.layers.0.self_attn.q_proj.weight"
 FULL_PRECISION = ("norm", "embed", "router", "gate.weight", "wg.weight", "bias")
 """What stands in the names of weights that no 4-bit model may round."""
 
@@ -410,18 +413,43 @@ def test_a_truncated_checkpoint_is_refused_in_4_bits_as_well(olmoe, tmp_path):
         loaded(copied)
 
 
-def test_an_expert_that_is_missing_is_named(olmoe, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    copied = tmp_path / "lacking"
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop(EXPERT), r"layers\.1\.mlp\.experts\.gate_up_proj has 8 experts .* 7 of .*up_proj"),
+        (
+            lambda tensors: tensors.update({EXPERT: tensors[EXPERT][:4].clone()}),
+            r"Expert 7 of layers\.1\.mlp\.experts\.gate_up_proj .*up_proj.*\(4, 32\)",
+        ),
+        (
+            lambda tensors: tensors.update({ATTENTION: torch.zeros(4, 4)}),
+            r"q_proj\.weight is \(4, 4\) on disk and \(32, 32\)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(olmoe, tmp_path, change, message):
+    copied = tmp_path / "changed"
     copied.mkdir()
     for file in olmoe.iterdir():
         (copied / file.name).write_bytes(file.read_bytes())
     tensors = load_file(copied / "model.safetensors")
-    del tensors["model.layers.1.mlp.experts.7.up_proj.weight"]
+    change(tensors)
     save_file(tensors, copied / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="incomplete or corrupted"):
+    with pytest.raises(ValueError, match=rf"does not fit its config\.json: .*{message}.*[Dd]ownload it again"):
         loaded(copied)
+
+
+def test_a_full_device_is_not_taken_for_a_broken_checkpoint(olmoe, monkeypatch):
+    tried = []
+
+    def full(self, index, matrix):
+        tried.append(index)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(BlockwiseMatrices, "put", full)
+    with pytest.raises(MemoryError, match=r"no room for .*olmoe in 4 bits: CUDA out of memory.*device_map"):
+        loaded(olmoe)
+    assert len(tried) == 1
 
 
 # --- memory and the command -------------------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.core_model_loading import ConversionOps, MergeModulelist, WeightConverter
+from typing_extensions import Self
 
 from ssmoe_embed.quantization.packed import BlockwiseMatrices, Mxfp4Matrices, PackedLinear, PackedMatrices
 
@@ -18,19 +19,25 @@ class Packer(Protocol):
 
     targets: Mapping[str, torch.Size]
     """The parameters that are packed, by full name, with their shapes."""
+    failures: list[Exception]
+    """What went wrong while packing."""
 
     def room_for(self, name: str, like: torch.Tensor) -> BlockwiseMatrices:
         """Empty packed matrices for a parameter, on the device and in the dtype of the weights that arrive."""
         ...
 
 
-class Pack(ConversionOps):
-    """Packs parameters that arrive whole and puts them into the model, so that nothing is left to be done for them."""
+class Packing(ConversionOps):
+    """A conversion that puts packed weights into the model, so that nothing is left to be done for them.
+
+    transformers turns whatever it raises into a line of a log and goes on with the next weight, so failures are kept for
+    the caller, and after the first one nothing more is packed.
+    """
 
     def __init__(self, quantizer: Packer) -> None:
         self.quantizer = quantizer
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Pack:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # transformers copies its converters for every parameter
 
     def convert(
@@ -38,16 +45,38 @@ class Pack(ConversionOps):
         input_dict: dict[str, Any],
         source_patterns: Sequence[str] = (),
         target_patterns: Sequence[str] = (),
-        *,
-        model: PreTrainedModel | None = None,
-        missing_keys: set[str] | None = None,
-        **kwargs: Any,
+        **known: Any,
     ) -> dict[str, Any]:
         """See `ConversionOps.convert`."""
-        del source_patterns, target_patterns, kwargs
-        assert model is not None
-        for name in list(input_dict):
-            value = input_dict.pop(name)
+        if self.quantizer.failures:
+            raise self.quantizer.failures[0]
+        patterns = {"source_patterns": source_patterns, "target_patterns": target_patterns}
+        try:
+            return self.pack(input_dict, patterns | known)
+        except Exception as error:
+            self.quantizer.failures.append(error)
+            raise
+
+    @abstractmethod
+    def pack(self, arrived: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+        """Pack what arrived.
+
+        Args:
+            arrived: Tensors by name, or what reads them.
+            known: transformers' other arguments: the model and the names that are still missing among them.
+
+        Returns:
+            What is left for transformers to put into the model.
+        """
+
+
+class Pack(Packing):
+    """Packs parameters that arrive whole."""
+
+    def pack(self, arrived: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+        """See `Packing.pack`."""
+        for name in list(arrived):
+            value = arrived.pop(name)
             weight = value[0] if isinstance(value, list) else value
             shape = self.quantizer.targets[name]
             if weight.shape != shape:
@@ -55,8 +84,7 @@ class Pack(ConversionOps):
             room = self.quantizer.room_for(name, weight)
             for index, matrix in enumerate(weight if weight.ndim == 3 else [weight]):
                 room.put(index, matrix)
-            install(model, name, room)
-            (missing_keys if missing_keys is not None else set()).discard(name)
+            install(known, name, room)
         return {}
 
 
@@ -70,50 +98,38 @@ class StreamedConverter(WeightConverter):
         return {pattern: self.collected_tensors.pop(pattern) for pattern in list(self.collected_tensors)}
 
 
-class PackEach(ConversionOps):
+class PackEach(Packing):
     """Packs a fused parameter that arrives as one tensor an expert, by running its conversion on each expert alone."""
 
     def __init__(self, quantizer: Packer, operations: Sequence[ConversionOps]) -> None:
-        self.quantizer = quantizer
+        super().__init__(quantizer)
         self.operations = list(operations)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> PackEach:
-        return self
-
-    def convert(
-        self,
-        input_dict: dict[str, Any],
-        source_patterns: list[str],
-        target_patterns: list[str],
-        *,
-        full_layer_name: str | None = None,
-        model: PreTrainedModel | None = None,
-        missing_keys: set[str] | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """See `ConversionOps.convert`."""
-        name = str(full_layer_name)
-        patterns = {"source_patterns": source_patterns, "target_patterns": target_patterns}
-        known = patterns | {"full_layer_name": name, "model": model, "missing_keys": missing_keys} | kwargs
-        count = {len(readers) for readers in input_dict.values()}
+    def pack(self, arrived: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+        """See `Packing.pack`."""
+        name = str(known["full_layer_name"])
         shape = self.quantizer.targets.get(name)
         if shape is None:
-            read = {pattern: [reader() for reader in readers] for pattern, readers in input_dict.items()}
+            read = {pattern: [reader() for reader in readers] for pattern, readers in arrived.items()}
             return self._converted(read, known)
-        if count != {shape[0]}:
-            raise ValueError(f"{name} has {sorted(count)} experts on disk and {shape[0]} in the model.")
-        assert model is not None
+        counts = {pattern: len(readers) for pattern, readers in arrived.items()}
+        if set(counts.values()) != {shape[0]}:
+            found = ", ".join(f"{count} of {pattern}" for pattern, count in counts.items())
+            raise ValueError(f"{name} has {shape[0]} experts in the model, and on disk there are {found}.")
         room: BlockwiseMatrices | None = None
         for index in range(shape[0]):
-            one = {pattern: [readers[index]()] for pattern, readers in input_dict.items()}
+            one = {pattern: [readers[index]()] for pattern, readers in arrived.items()}
+            shapes = {pattern: tuple(tensors[0].shape) for pattern, tensors in one.items()}
             (fused,) = self._converted(one, known).values()  # [1,A,B]
             if fused.shape[1:] != shape[1:]:
-                raise ValueError(f"{name}[{index}] is {tuple(fused.shape[1:])} on disk, not {tuple(shape[1:])}.")
+                raise ValueError(
+                    f"Expert {index} of {name} is {shapes} on disk, which makes {tuple(fused.shape[1:])}, not "
+                    f"{tuple(shape[1:])}."
+                )
             room = self.quantizer.room_for(name, fused) if room is None else room
             room.put(index, fused[0])
         assert room is not None
-        install(model, name, room)
-        (missing_keys if missing_keys is not None else set()).discard(name)
+        install(known, name, room)
         return {}
 
     def _converted(self, tensors: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
@@ -122,40 +138,20 @@ class PackEach(ConversionOps):
         return tensors
 
 
-class KeepMxfp4(ConversionOps):
+class KeepMxfp4(Packing):
     """Puts the blocks and scales of an MXFP4 checkpoint into the model as they are."""
 
-    def __init__(self, quantizer: Packer) -> None:
-        self.quantizer = quantizer
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> KeepMxfp4:
-        return self
-
-    def convert(
-        self,
-        input_dict: dict[str, Any],
-        source_patterns: Sequence[str] = (),
-        target_patterns: Sequence[str] = (),
-        *,
-        full_layer_name: str | None = None,
-        model: PreTrainedModel | None = None,
-        missing_keys: set[str] | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """See `ConversionOps.convert`."""
-        del target_patterns, kwargs
-        assert model is not None
-        name = str(full_layer_name)
-        parts = [input_dict.pop(pattern) for pattern in source_patterns]
+    def pack(self, arrived: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+        """See `Packing.pack`."""
+        name = str(known["full_layer_name"])
+        parts = [arrived.pop(pattern) for pattern in known["source_patterns"]]
         blocks, exponents = (part[0] if isinstance(part, list) else part for part in parts)
         # transformers has cast the bytes to the model's dtype, in which all of 0 to 255 are exact
         weight = Mxfp4Matrices(blocks.to(torch.uint8), exponents.to(torch.uint8), blocks.dtype)
-        if weight.shape != self.quantizer.targets[name]:
-            raise ValueError(
-                f"{name} is {tuple(weight.shape)} on disk and {tuple(self.quantizer.targets[name])} in the model."
-            )
-        install(model, name, weight)
-        (missing_keys if missing_keys is not None else set()).discard(name)
+        shape = self.quantizer.targets[name]
+        if weight.shape != shape:
+            raise ValueError(f"{name} is {tuple(weight.shape)} on disk and {tuple(shape)} in the model.")
+        install(known, name, weight)
         return {}
 
 
@@ -164,15 +160,17 @@ def merges_experts(operations: Sequence[ConversionOps]) -> bool:
     return bool(operations) and isinstance(operations[0], MergeModulelist) and operations[0].dim == 0
 
 
-def install(model: nn.Module, name: str, weight: PackedMatrices) -> None:
-    """Put packed weights in the place of the parameter of that name."""
+def install(known: Mapping[str, Any], name: str, weight: PackedMatrices) -> None:
+    """Put packed weights in the place of the parameter of that name, which is then no longer missing."""
     path, _, attribute = name.rpartition(".")
-    owner = model.get_submodule(path)
+    owner: nn.Module = known["model"].get_submodule(path)
     if isinstance(owner, nn.Linear):
         linear = PackedLinear(weight, owner.bias)
         linear._is_hf_initialized = True  # type: ignore[assignment]  # or transformers fills it with random numbers
-        model.set_submodule(path, linear)
+        known["model"].set_submodule(path, linear)
     else:
         delattr(owner, attribute)
         setattr(owner, attribute, weight)
         owner._is_hf_initialized = True  # type: ignore[assignment]
+    if known.get("missing_keys") is not None:
+        known["missing_keys"].discard(name)

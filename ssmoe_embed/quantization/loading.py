@@ -36,6 +36,8 @@ def load_quantized(
 
     Raises:
         FileNotFoundError: There are no safetensors.
+        MemoryError: There is no room for the packed weights.
+        ValueError: The checkpoint does not fit its configuration.
     """
     from ssmoe_embed.quantization.quantizer import FourBitConfig
 
@@ -56,11 +58,29 @@ def load_quantized(
         wish = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         kwargs["dtype"] = _dtype(config, tensors) if wish in (None, "auto") else wish
         name = config.name_or_path
-        model, report = kind.from_pretrained(
-            None, config=config, state_dict=tensors, quantization_config=FourBitConfig(settings, packed), **kwargs
-        )
+        wanted = FourBitConfig(settings, packed)
+        try:
+            model, report = kind.from_pretrained(
+                None, config=config, state_dict=tensors, quantization_config=wanted, **kwargs
+            )
+        except RuntimeError:
+            if wanted.failures:
+                raise _explained(wanted.failures[0], name_or_path) from None
+            raise
         model.config.name_or_path = name
     return model, report
+
+
+def _explained(error: Exception, name_or_path: str) -> Exception:
+    """What to raise for an error while packing."""
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):  # on a GPU, on a CPU
+        return MemoryError(
+            f"There is no room for {name_or_path} in 4 bits: {error} Free the device, choose another one, or spread the "
+            "model with model_kwargs={'device_map': 'auto'}."
+        )
+    if isinstance(error, ValueError):
+        return ValueError(f"The checkpoint {name_or_path} does not fit its config.json: {error} Download it again.")
+    return error
 
 
 def is_mxfp4(config: PretrainedConfig) -> bool:

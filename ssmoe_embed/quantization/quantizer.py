@@ -40,6 +40,8 @@ class FourBitConfig(QuantizationConfigMixin):
         super().__init__(quant_method=METHOD)
         self.settings = settings
         self.from_mxfp4 = from_mxfp4
+        self.failures: list[Exception] = []
+        """What went wrong while packing."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -60,6 +62,7 @@ class FourBitQuantizer(HfQuantizer):
         super().__init__(quantization_config, **kwargs)
         self.targets: dict[str, torch.Size] = {}
         """The parameters that are packed, by full name, with their shapes."""
+        self.failures = quantization_config.failures
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
         """Refuse what cannot work.
