@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import sys
 
 import pytest
@@ -107,8 +108,21 @@ def test_a_failing_task_ends_with_status_1_after_the_others(ssmoe, built, mock_t
     assert status == 1
     assert "1 measured" in err
     assert "Failed: Failing, local/model: RuntimeError: the metric is broken" in err
+    assert "Traceback" not in err
     assert "STS (1)" in out
     assert list(tmp_path.rglob("results/**/MockSTSTask.json"))
+
+
+def test_what_failed_without_ending_the_command_has_its_traceback_on_request(
+    ssmoe, built, mock_tasks, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SSMOE_DEBUG", "1")
+    package, root = logging.getLogger("ssmoe_embed"), logging.getLogger()
+    monkeypatch.setattr(package, "level", package.level)
+    monkeypatch.setattr(root, "handlers", [])
+    _, _, err = ssmoe("evaluate", built, "--tasks", "Failing", "-o", tmp_path, "--quiet")
+    assert "Traceback" in err
+    assert 'raise RuntimeError("the metric is broken")' in err
 
 
 def test_a_result_that_lacks_a_part_is_named_as_it_has_no_place_in_the_tables(ssmoe, built, mock_tasks, tmp_path):

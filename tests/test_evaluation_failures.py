@@ -81,6 +81,16 @@ def test_a_task_that_fails_does_not_end_the_rest(model, tmp_path):
     )
 
 
+def test_overwriting_loses_nothing_when_the_task_fails_this_time(evaluated_olmoe, tmp_path):
+    measured = evaluate([evaluated_olmoe], [renamed(MockSTSTask(), "Failing")], [Run()], tmp_path, options=QUIET)
+    before, scores = contents(tmp_path), measured.scores()
+    overwriting = Options(progress=False, overwrite=True)
+    again = evaluate([evaluated_olmoe], [failing()], [Run()], tmp_path, options=overwriting)
+    assert (again.done, len(again.failures)) == (0, 1)
+    assert (again.scores(), contents(tmp_path)) == (scores, before)
+    assert len(scores) == 1
+
+
 def test_a_model_that_cannot_be_loaded_does_not_end_the_rest(model, tmp_path):
     report = evaluate([str(tmp_path / "nothing"), model], [MockSTSTask()], [Run()], tmp_path / "out", options=QUIET)
     assert report.done == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Annotated
@@ -58,7 +59,10 @@ def _options(
 
 
 def main() -> None:
-    """Run the command; a bad input ends it with one message and status 1. SSMOE_DEBUG=1 shows the traceback."""
+    """Run the command; a bad input ends it with one message and status 1. SSMOE_DEBUG=1 shows every traceback."""
+    if os.environ.get("SSMOE_DEBUG"):  # also of what failed without ending the command
+        logging.basicConfig()
+        logging.getLogger("ssmoe_embed").setLevel(logging.DEBUG)
     try:
         app(prog_name="ssmoe")
     except (ValueError, OSError, ImportError) as error:

@@ -44,7 +44,7 @@ class Corruption:
         rate: Nominal share of a text's words: `max(int(rate · words), minimum)` tokens come into it.
         token: What comes in; no white space.
         seed: Another seed chooses other words.
-        minimum: Fewest tokens for a text that has a word at all.
+        minimum: Fewest tokens for a text, as far as it has words to replace, or a word at all for `insert`.
         keep_stopwords: Never replace a stop word (scikit-learn's English list); has no effect on `insert`.
         train_split: Also corrupt the texts that a task trains its classifier on.
 
