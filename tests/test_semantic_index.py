@@ -316,10 +316,19 @@ def test_an_index_without_a_model_takes_vectors_only(index, model):
         bare.search_vectors(np.ones(3))
 
 
-@pytest.mark.parametrize(("query", "top", "message"), [(" ", 1, "empty"), ("x", 0, "top=0")])
+@pytest.mark.parametrize(("query", "top", "message"), [(" ", 1, "empty"), (["x", ""], 1, "empty"), ("x", 0, "top=0")])
 def test_a_senseless_search_is_refused(index, query, top, message):
     with pytest.raises(ValueError, match=message):
         index.search(query, top)
+
+
+def test_no_queries_have_no_hits_and_a_plain_text_is_no_document(index):
+    assert index.search([]) == []
+    with pytest.raises(ValueError, match="empty"):
+        index.explain(" ", "d1")
+    for add in (lambda: index.add(["a text"], progress=False), lambda: index.add_vectors(["a text"], np.ones((1, 24)))):
+        with pytest.raises(TypeError, match=r"'a text' is no Document; give an index Document\(id, text\)"):
+            add()
 
 
 @pytest.mark.parametrize(

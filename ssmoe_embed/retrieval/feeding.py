@@ -21,7 +21,7 @@ def paired(documents: Iterable[Document], vectors: Iterable[Any]) -> Iterator[tu
                 f"After {number} pairs there is no {'document' if document is None else 'vector'} left; give one vector for "
                 "each document."
             )
-        yield document, vector
+        yield _checked(document), vector
 
 
 class Given:
@@ -41,8 +41,14 @@ def chunks(documents: Iterable[Document], size: int, progress: bool) -> Iterator
     if total is None and isinstance(documents, Sized):
         total = len(documents)
     unit_name = getattr(documents, "unit", "document")
-    iterator = iter(documents)
+    iterator = map(_checked, documents)
     with tqdm(total=total, desc="Encoding", unit=unit_name, unit_scale=measured, disable=not progress) as bar:
         while chunk := list(islice(iterator, size)):
             yield chunk
             bar.update(getattr(documents, "position", 0) - bar.n if measured else len(chunk))
+
+
+def _checked(document: Document) -> Document:
+    if not isinstance(document, Document):
+        raise TypeError(f"{document!r} is no Document; give an index Document(id, text).")
+    return document

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 from typing_extensions import Self
 
+from ssmoe_embed.retrieval.creating import create_files
 from ssmoe_embed.retrieval.documents import AddCounts, Document, Hit
 from ssmoe_embed.retrieval.errors import DamagedIndexError
 from ssmoe_embed.retrieval.explanation import Explanation, explain
 from ssmoe_embed.retrieval.feeding import Given, chunks, paired
 from ssmoe_embed.retrieval.fingerprint import check_model, model_fingerprint
 from ssmoe_embed.retrieval.kinds import IndexKind
-from ssmoe_embed.retrieval.locking import writing
 from ssmoe_embed.retrieval.manifest import Manifest
 from ssmoe_embed.retrieval.nearest import dot
 from ssmoe_embed.retrieval.searching import Generation
 from ssmoe_embed.retrieval.snippets import with_snippets
-from ssmoe_embed.retrieval.store_writing import WritableStore
 from ssmoe_embed.retrieval.vectors import Array, VectorType, unit
 from ssmoe_embed.retrieval.verification import verify
 from ssmoe_embed.retrieval.writing import Writer, open_writer
@@ -74,28 +73,7 @@ class SemanticIndex:
         """
         folder = Path(folder)
         wanted, number = IndexKind.parse(kind, "kind"), VectorType.parse(dtype, "dtype")
-        fingerprint = model_fingerprint(model)
-        folder.mkdir(parents=True, exist_ok=True)
-        with writing(folder):
-            if Manifest.exists(folder):
-                raise FileExistsError(f"There is an index in {folder} already; open it, or choose another folder.")
-            manifest = Manifest(
-                generation=1,
-                documents=0,
-                rows=0,
-                live=0,
-                dimension=int(fingerprint["dimension"]),
-                dtype=str(number),
-                store="store-1.sqlite",
-                vectors="vectors-1.bin",
-                kind=str(wanted),
-                model=fingerprint,
-                reference=dict(reference or {}),
-            )
-            store = WritableStore(folder / manifest.store)
-            store.publish(1, 0, 0)
-            store.close()
-            manifest.write(folder)
+        create_files(folder, wanted, number, model_fingerprint(model), reference or {})
         return cls(folder, model)
 
     @classmethod
@@ -152,25 +130,11 @@ class SemanticIndex:
         Raises:
             KeyError: An id is not there.
         """
-        now = self._now
-        if which is None or isinstance(which, slice):
-            rows = now.document_rows()[which if which is not None else slice(None)]
-        else:
-            found = now.by_ids(list(which))
-            missing = [name for name in which if name not in found]
-            if missing:
-                raise KeyError(f"{missing[0]!r} is not in the index ({len(missing)} of {len(which)} ids are not).")
-            rows = np.array([found[name][0] for name in which], dtype=np.int64)
-        return np.asarray(now.vectors[rows], dtype=np.float32)
+        return self._now.vectors_of(which)
 
     def info(self) -> dict[str, Any]:
         """What the manifest says, with what the files take."""
-        manifest = self._now.manifest
-        files = [path for path in self.folder.iterdir() if path.is_file()]
-        shown = {key: value for key, value in asdict(manifest).items() if key not in ("model", "search")}
-        search = {key: value for key, value in manifest.search.items() if key != "state"}
-        model = {key: value for key, value in manifest.model.items() if key not in ("probes", "sketch")}
-        return shown | {"search": search, "model": model, "bytes": sum(path.stat().st_size for path in files)}
+        return self._now.info()
 
     def filter_keys(self) -> list[str]:
         """What `search` can filter by."""
@@ -205,6 +169,7 @@ class SemanticIndex:
 
         Raises:
             BusyIndexError: Somebody else is writing.
+            TypeError: One of them is no `Document`.
             ValueError: The index was opened without a model.
         """
         encode = self._encoder(batch_size)
@@ -236,6 +201,7 @@ class SemanticIndex:
             prune: Remove all documents that are not among these.
 
         Raises:
+            TypeError: A document is no `Document`.
             ValueError: There are fewer vectors than documents or more, or they are not of the index's dimension.
         """
         pairs = paired(documents, vectors)
@@ -295,15 +261,37 @@ class SemanticIndex:
 
     # --- searching ------------------------------------------------------------------------------------------------------
 
+    @overload
     def search(
         self,
-        query: str | Sequence[str],
+        query: str,
         top: int = 10,
         *,
         filters: Mapping[str, Any] | None = None,
         hybrid: bool = False,
         snippets: bool = False,
-    ) -> Any:
+    ) -> list[Hit]: ...
+
+    @overload
+    def search(
+        self,
+        query: list[str] | tuple[str, ...],
+        top: int = 10,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        hybrid: bool = False,
+        snippets: bool = False,
+    ) -> list[list[Hit]]: ...
+
+    def search(
+        self,
+        query: str | list[str] | tuple[str, ...],
+        top: int = 10,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        hybrid: bool = False,
+        snippets: bool = False,
+    ) -> list[Hit] | list[list[Hit]]:
         """The documents nearest in meaning to a query, best first.
 
         Args:
@@ -321,8 +309,8 @@ class SemanticIndex:
             ValueError: A query is blank, `top` is less than 1, or a filter names a key that no document has.
         """
         queries = [query] if isinstance(query, str) else list(query)
-        if any(not text.strip() for text in queries):
-            raise ValueError("The query is empty; say in words what you are looking for.")
+        if not queries:
+            return []
         vectors = self.encode_queries(queries)
         found = self._now.search(vectors, top, filters=filters, texts=queries if hybrid else None)
         if snippets:
@@ -336,7 +324,13 @@ class SemanticIndex:
         return self._now.search(unit(np.atleast_2d(vectors)), top, filters=filters)
 
     def encode_queries(self, queries: Sequence[str]) -> Array:
-        """Unit vectors of queries, float32 `[Q,D]`."""
+        """Unit vectors of queries, float32 `[Q,D]`.
+
+        Raises:
+            ValueError: A query is blank, or the index was opened without a model.
+        """
+        if any(not text.strip() for text in queries):
+            raise ValueError("The query is empty; say in words what you are looking for.")
         model = self._model()
         return unit(model.encode_query(list(queries), show_progress_bar=False, convert_to_numpy=True))
 
@@ -345,7 +339,7 @@ class SemanticIndex:
 
         Raises:
             KeyError: There is no document of that id.
-            ValueError: The model has no such blocks.
+            ValueError: The query is blank, or the model has no such blocks.
         """
         row, _ = self._now.one(id)
         [vector] = self.encode_queries([query])

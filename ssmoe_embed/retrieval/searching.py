@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,30 @@ class Generation:
 
     def __len__(self) -> int:
         return self.manifest.documents
+
+    def vectors_of(self, which: Sequence[str] | slice | None) -> Array:
+        """Unit vectors `[n,D]`, float32, of documents by id, or of a slice of them in order; None for all.
+
+        Raises:
+            KeyError: An id is not there.
+        """
+        if which is None or isinstance(which, slice):
+            rows = self.document_rows()[which if which is not None else slice(None)]
+        else:
+            found = self.by_ids(list(which))
+            missing = [name for name in which if name not in found]
+            if missing:
+                raise KeyError(f"{missing[0]!r} is not in the index ({len(missing)} of {len(which)} ids are not).")
+            rows = np.array([found[name][0] for name in which], dtype=np.int64)
+        return np.asarray(self.vectors[rows], dtype=np.float32)
+
+    def info(self) -> dict[str, Any]:
+        """What the manifest says, with what the files take."""
+        files = [path for path in self.folder.iterdir() if path.is_file()]
+        shown = {key: value for key, value in asdict(self.manifest).items() if key not in ("model", "search")}
+        search = {key: value for key, value in self.manifest.search.items() if key != "state"}
+        model = {key: value for key, value in self.manifest.model.items() if key not in ("probes", "sketch")}
+        return shown | {"search": search, "model": model, "bytes": sum(path.stat().st_size for path in files)}
 
     # --- search ---------------------------------------------------------------------------------------------------------
 
