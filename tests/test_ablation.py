@@ -82,13 +82,23 @@ def test_bottom_rows_average_the_eigenvectors_least_similar_to_the_router():
 
 def test_random_signs_keep_the_vectors_that_their_signs_make_similar():
     router = torch.randn(2, 16, generator=torch.Generator().manual_seed(9))
-    found = [vectors.random_signs(expert_of, router, SETTINGS, seed) for seed in (0, 0, 1)]
-    assert torch.equal(found[0], found[1])
-    assert not torch.allclose(found[0], found[2])
-    aligned = torch.stack([vectors.as_long_as(row[None], row[None])[0] for row in found[0]])
-    assert torch.allclose(aligned, found[0])
-    # each is a mean over three matrices of three orthonormal vectors: no longer than 1/√3
-    assert (found[0].norm(dim=1) <= 3**-0.5 + 1e-6).all()
+
+    def one_matrix(expert):
+        return expert_of(expert)[:1]
+
+    found = [vectors.random_signs(one_matrix, router, SETTINGS, seed) for seed in range(20)]
+    assert torch.equal(found[0], vectors.random_signs(one_matrix, router, SETTINGS, 0))
+    assert len({tuple(rows.flatten().tolist()) for rows in found}) > 10
+    for expert in range(2):
+        V = torch.linalg.svd(one_matrix(expert)[0].double(), full_matrices=False)[2]  # [6,16]
+        similarity = V @ router[expert].double()
+        for rows in found:
+            share = V @ rows[expert].double()  # how much of each vector the row is made of
+            kept = share.abs() > 1e-5
+            assert int(kept.sum()) == SETTINGS.top_c
+            assert torch.allclose(share[kept].abs(), torch.tensor(1 / 3, dtype=torch.float64), atol=1e-5)
+            turned_away = kept & (share * similarity < 0)  # only for want of others
+            assert int((kept & ~turned_away).sum()) < SETTINGS.top_c or not turned_away.any()
 
 
 def test_mean_rows_and_flat_router_are_as_long_as_the_spectral_rows(own):
@@ -257,6 +267,12 @@ def test_results_of_another_dtype_or_mix_are_not_taken_for_these(olmoe, kinds, t
     assert measured_files(replace(model, loading={"dtype": "bfloat16"})) == 2 * first
     model.model[0].configure(mix="logits")
     assert measured_files(model) == 3 * first
+
+
+def test_the_shipped_kinds_have_no_document_twice():
+    kinds = corpora(None, None, 200)
+    for _, documents in (kinds.first, kinds.second):
+        assert len(set(documents)) == len(documents) >= 100
 
 
 def test_two_kinds_of_text_have_two_names(texts, tmp_path):

@@ -23,7 +23,7 @@ from ssmoe_embed.diagnostics.lemma import covariance_bound
 from ssmoe_embed.diagnostics.load import load, top_tokens
 from ssmoe_embed.diagnostics.overlap import dominant_directions, subspace_overlaps
 from ssmoe_embed.diagnostics.report import write_report
-from ssmoe_embed.diagnostics.texts import Sample, file_sample, shipped_sample
+from ssmoe_embed.diagnostics.texts import Sample, file_sample, shipped_sample, spread
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.families import family_of
 
@@ -208,6 +208,7 @@ def test_every_kind_of_family_can_be_inspected(family, model_folder, texts):
     )
     assert len(found.layers) == len(family_of(model[0].model).layers(model[0].model))
     assert set(found.clusters) == {"router", "smoe", "moee", "ev", "ssmoe"}
+    assert "\N{REPLACEMENT CHARACTER}" not in json.dumps([layer.tokens for layer in found.layers], ensure_ascii=False)
     for layer in found.layers:
         assert set(layer.loads) == {"original", "ssmoe", "ev"}
         assert len(layer.tokens) == layer.experts
@@ -255,13 +256,28 @@ def test_bad_input_is_refused_before_a_model_is_loaded(options, message, capsys)
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_samples_are_spread_over_what_there_is(tmp_path):
+@pytest.mark.parametrize(("there", "wanted"), [(10, 3), (10, 10), (10, 400), (7, 5), (120, 200), (0, 5)])
+def test_a_sample_has_no_item_twice_and_spans_all_of_them(there, wanted):
+    found = spread(range(there), wanted)
+    assert len(set(found)) == len(found) == min(there, wanted)
+    gaps = np.diff([*found, there])
+    assert all(gaps >= there // max(len(found), 1))
+    assert all(gaps <= -(-there // max(len(found), 1)))
+
+
+def test_samples_are_spread_over_what_there_is(tmp_path, texts):
+    lines = tmp_path / "texts.txt"
+    lines.write_text("\n".join(texts), encoding="utf-8")
+    assert file_sample(lines, 400).texts == tuple(texts)
     sample = shipped_sample(50)
     assert len(sample.texts) == len(sample.labels) == 50
     assert len(set(sample.labels)) > 3
     short = tmp_path / "short.txt"
     short.write_text("one\n\ntwo\n")
     with pytest.raises(ValueError, match="say too little"):
+        file_sample(short, 100)
+    short.write_text("the same line\n" * 40)
+    with pytest.raises(ValueError, match="1 different text"):
         file_sample(short, 100)
     short.write_bytes(b"\xff\xfe" * 40)
     with pytest.raises(ValueError, match="not UTF-8"):

@@ -188,8 +188,10 @@ def _layer(
 
 
 def _decoded(module: SSMoE, ids: Sequence[int]) -> list[str]:
-    """Tokens as text."""
-    return [str(module.tokenizer.decode([token])) for token in ids]
+    """Tokens as text; those that are part of a character by their name in the vocabulary."""
+    texts = [str(module.tokenizer.decode([token])) for token in ids]
+    names = module.tokenizer.convert_ids_to_tokens(list(ids))
+    return [name if "\N{REPLACEMENT CHARACTER}" in text else text for text, name in zip(texts, names, strict=True)]
 
 
 def _clusters(model: EmbeddingModel, method: Method, sample: Sample, options: InspectionOptions) -> Clusters:

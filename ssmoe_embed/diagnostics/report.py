@@ -77,5 +77,5 @@ def html(models: Sequence[Inspection], *, projection: Projection = Projection.TS
 
 
 def _number(value: float) -> str:
-    """Three significant digits."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    """Three significant digits, zeros at the end included."""
+    return f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:.0f}"

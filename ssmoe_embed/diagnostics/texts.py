@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ssmoe_embed.data import read_records
 
+ItemT = TypeVar("ItemT")
+
 MINIMUM = 16
-"""Fewest texts that say anything about a router."""
+"""Fewest different texts that say anything about a router."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ def shipped_sample(count: int) -> Sample:
         count: Texts, at most.
     """
     records = list(read_records("calibration.jsonl"))
-    chosen = [records[i * len(records) // count] for i in range(min(count, len(records)))]
+    chosen = spread(records, count)
     return _checked(
         Sample(
             tuple(record["text"] for record in chosen),
@@ -60,15 +64,27 @@ def file_sample(path: Path, count: int) -> Sample:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}); convert it first.") from None
-    chosen = [lines[i * len(lines) // count] for i in range(min(count, len(lines)))]
+    chosen = spread(lines, count)
     return _checked(Sample(tuple(chosen), None, path.name))
+
+
+def spread(items: Sequence[ItemT], count: int) -> list[ItemT]:
+    """So many of the items, evenly spread over all of them and each at most once; all where there are not more.
+
+    Args:
+        items: The items.
+        count: How many, at most.
+    """
+    kept = min(count, len(items))
+    return [items[i * len(items) // kept] for i in range(kept)]
 
 
 def _checked(sample: Sample) -> Sample:
     """The sample, if it is large enough."""
-    if len(sample.texts) < MINIMUM:
+    different = len(set(sample.texts))
+    if different < MINIMUM:
         raise ValueError(
-            f"{sample.origin}: {len(sample.texts)} text(s) say too little about a router; pass at least {MINIMUM}, "
+            f"{sample.origin}: {different} different text(s) say too little about a router; pass at least {MINIMUM}, "
             "one a line."
         )
     return sample

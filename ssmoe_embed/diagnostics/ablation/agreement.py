@@ -22,7 +22,7 @@ class Agreement:
     Attributes:
         with_router: Share of the experts it has in common with the learned router, over all tokens.
         corrupted: The same between a text's last token and that of the text with `AAA` in it.
-        same_token: Between two occurrences of one token in different texts: 1 would be a routing by token alone.
+        same_token: Between two occurrences of one token: 1 would be a routing by token alone.
         any_tokens: Between two different tokens: 1 would be a routing that looks at nothing.
         load_shift: Total variation distance of the loads on two kinds of text: 0 is the same load, 1 disjoint experts.
         chance: What a random choice has in common with any: `k/E`.

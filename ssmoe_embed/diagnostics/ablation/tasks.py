@@ -14,6 +14,7 @@ from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.diagnostics.ablation.controls import controlled
 from ssmoe_embed.diagnostics.ablation.likelihood import Difference
 from ssmoe_embed.diagnostics.ablation.variants import SPECTRAL, Variant
+from ssmoe_embed.diagnostics.texts import spread
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration
 from ssmoe_embed.evaluation.models import EvaluatedModel
@@ -58,8 +59,7 @@ class TaskRuns:
         self.results = ResultFolder(folder)
         self.tasks = find_tasks(tasks)
         self.failures: list[str] = []
-        shipped = calibration_texts()
-        self._sample = [shipped[i * len(shipped) // calibration] for i in range(min(calibration, len(shipped)))]
+        self._sample = spread(calibration_texts(), calibration)
         self._places: dict[tuple[str, str, str, int], tuple[Path, Path]] = {}
 
     def measure(self, variant: Variant, seed: int, routers: SpectralRouters, *, batch_size: int = 32) -> None:

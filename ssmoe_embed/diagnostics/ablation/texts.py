@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssmoe_embed.data import read_records
-from ssmoe_embed.diagnostics.texts import MINIMUM, file_sample
+from ssmoe_embed.diagnostics.texts import MINIMUM, file_sample, spread
 
 _SHIPPED_CHARACTERS = 25
 """Shorter ones are single words."""
@@ -56,10 +56,9 @@ def corpora(first: Path | None, second: Path | None, count: int) -> Corpora:
         raise ValueError(f"{count} documents of a kind say too little; pass at least {MINIMUM}.")
     glosses = [record["query"] for record in read_records("offline/reverse_dictionary.jsonl") if "query" in record]
     verses = [text for record in read_records("offline/verse_reranking.jsonl") for text in record["positive"]]
-    return Corpora(("definitions", _spread(glosses, count)), ("prose", _spread(verses, count)))
+    return Corpora(("definitions", _long_ones(glosses, count)), ("prose", _long_ones(verses, count)))
 
 
-def _spread(texts: Sequence[str], count: int) -> tuple[str, ...]:
-    """Every n-th of the different texts that are long enough."""
-    kept = [text for text in dict.fromkeys(texts) if len(text) >= _SHIPPED_CHARACTERS]
-    return tuple(kept[i * len(kept) // count] for i in range(min(count, len(kept))))
+def _long_ones(texts: Sequence[str], count: int) -> tuple[str, ...]:
+    """So many of the different texts that are no single words, evenly spread over them."""
+    return tuple(spread([text for text in dict.fromkeys(texts) if len(text) >= _SHIPPED_CHARACTERS], count))
