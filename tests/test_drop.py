@@ -217,10 +217,12 @@ def test_a_keep_that_is_no_fraction_is_refused(keep):
         Limits(experts=8, top_k=2).kept(keep)
 
 
-def test_groups_that_would_be_too_small_are_refused(tmp_path):
+def test_groups_that_would_be_too_small_are_refused_unless_experts_are_chosen_without_them(tmp_path):
     model = load(save_model(tmp_path / "grouped", "deepseek_v2"))
     with pytest.raises(UnsupportedModelError, match="4 groups"):
         drop_experts(model, 0.75, "random")
+    model.config.topk_method = "greedy"
+    assert Limits.of(model).kept(0.75) == 6
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from transformers import TextIteratorStreamer
 from ssmoe_embed import SpectralRouters, SpectralRouting, UnsupportedModelError
 from ssmoe_embed.language_model import RoutingSettings, expert_overlap, load, load_tokenizer, perplexity
 from ssmoe_embed.language_model.overlap import chosen_experts
+from ssmoe_embed.language_model.routings import spectral_routers
 from ssmoe_embed.routing import HashRouting, RandomRouting
 from ssmoe_embed.routing.reroute import is_rerouted
 
@@ -100,6 +101,14 @@ def test_a_policy_may_be_given_instead_of_a_name(olmoe, loaded_with, tokenizer):
     inputs = tokenizer(PROMPTS[0], return_tensors="pt")
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs).logits, loaded_with("ssmoe")(**inputs).logits, rtol=0, atol=1e-5)
+
+
+def test_spectral_routers_of_quantised_weights_are_of_the_revision_that_was_loaded(olmoe, monkeypatch):
+    model = load(olmoe)
+    model.config._commit_hash = "f00d"
+    monkeypatch.setattr(model, "is_quantized", True, raising=False)
+    monkeypatch.setattr(SpectralRouters, "from_checkpoint", lambda name, **options: (name, options["revision"]))
+    assert spectral_routers(model, SETTINGS.spectral()) == (str(olmoe), "f00d")
 
 
 def test_an_unknown_routing_is_named_before_anything_is_loaded(tmp_path):

@@ -175,6 +175,15 @@ class MoEFamily(ABC):
         """`E` of that layer."""
         return int(self.router_weight(layer.router).shape[0])
 
+    def expert_groups(self, config: Any) -> tuple[int, int]:
+        """Groups of neighbouring experts, and how many of them a token's experts may be from; `(1, 1)` for none.
+
+        Args:
+            config: See `text_config`.
+        """
+        groups = getattr(config, "n_group", None) or 1
+        return groups, (getattr(config, "topk_group", None) or 1) if groups > 1 else 1
+
     def expert_matrices(self, experts: Any, expert: int) -> tuple[torch.Tensor, ...]:
         """The expert's matrices with rows in hidden space: gate, up, downᵀ, each `[I,H]`."""
         gate, up = experts.gate_up_proj[expert].chunk(2, dim=0)  # [2I,H] → 2 × [I,H]

@@ -28,6 +28,10 @@ class DeepseekV2(MoEFamily):
             config, {"norm_topk_prob": (False, None), "moe_layer_freq": (1, None), "scoring_func": ("softmax", None)}
         )
 
+    def expert_groups(self, config: Any) -> tuple[int, int]:
+        """See `MoEFamily.expert_groups`; choosing greedily pays no heed to them."""
+        return (1, 1) if config.topk_method == "greedy" else super().expert_groups(config)
+
 
 def ignored_settings(config: Any, kept: dict[str, tuple[Any, ...]]) -> str | None:
     """A refusal if a setting that transformers does not implement has another value than the one it assumes.

@@ -59,11 +59,7 @@ class Limits:
             raise UnsupportedModelError(
                 f"The layers of this model have {sorted(counts)} experts; dropping needs one number for all of them."
             )
-        groups, kept_groups = 1, 1
-        if getattr(config, "topk_method", None) != "greedy":  # the one method that has groups and ignores them
-            groups = getattr(config, "n_group", None) or 1
-            kept_groups = getattr(config, "topk_group", None) or 1
-        return cls(counts.pop(), _top_k(family, model, config), groups, kept_groups if groups > 1 else 1)
+        return cls(counts.pop(), _top_k(family, model, config), *family.expert_groups(config))
 
     def kept(self, keep: float) -> int:
         """How many experts a layer keeps of a fraction: rounded up.

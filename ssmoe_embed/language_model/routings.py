@@ -115,5 +115,7 @@ def spectral_routers(model: PreTrainedModel, settings: SpectralSettings, *, prog
             return stored
     given = settings.as_dict()
     if getattr(model, "is_quantized", False) or any(weight.is_meta for weight in model.parameters()):
-        return SpectralRouters.from_checkpoint(str(model.config.name_or_path), **given, progress=progress)
+        commit = getattr(model.config, "_commit_hash", None)  # of a hub model
+        at = {} if commit is None else {"revision": commit}
+        return SpectralRouters.from_checkpoint(str(model.config.name_or_path), **given, progress=progress, **at)
     return SpectralRouters.from_model(model, **given, progress=progress)
