@@ -323,6 +323,23 @@ def test_a_users_own_configuration_is_taken_over_and_reaches_the_experts():
     assert rest == {"attn_implementation": "sdpa"}
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"load_in_4bit": "paper-nf4"}, r"load_in_4bit='paper-nf4' is neither True nor False.*ssmoe build --quantize"),
+        ({"load_in_4bit": True, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}, "contradicts"),
+        ({"load_in_4bit": False, "quantization_config": BitsAndBytesConfig(load_in_4bit=True)}, "contradicts"),
+        (
+            {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["o_proj"])},
+            r"llm_int8_skip_modules=\['o_proj'\].*nf4-experts",
+        ),
+    ],
+)
+def test_wishes_that_cannot_be_met_are_refused_and_not_dropped(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        requested(kwargs, None)
+
+
 def test_8_bits_are_left_to_transformers_with_a_warning_about_the_experts():
     own = BitsAndBytesConfig(load_in_8bit=True)
     with pytest.warns(UserWarning, match="experts"):

@@ -1,4 +1,4 @@
-"""Phi-3.5-MoE and GRIN-MoE (arXiv 2409.12136)."""
+"""Phi-3.5-MoE, its pruned children Phi-mini-MoE and Phi-tiny-MoE, and GRIN-MoE (arXiv 2409.12136)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PhiMoe(MoEFamily):
 
     model_types = ("phimoe",)
     notes = FamilyNotes(
-        models="Phi-3.5-MoE, Phi-mini-MoE, GRIN-MoE",
+        models="Phi-3.5-MoE, Phi-mini-MoE, Phi-tiny-MoE, GRIN-MoE",
         weights="sparsemixer: the two largest logits, each ÷ the sum over those near it; they need not add up to 1",
         layout="`w1`, `w3`, `w2` of each expert, in `block_sparse_moe`",
         unsupported="`num_experts_per_tok` ≠ 2",

@@ -89,13 +89,24 @@ def requested(
     Args:
         model_kwargs: What the user gave for the base model; `load_in_4bit` and `quantization_config` win over `recorded`.
         recorded: A name of `Quantization` that the model was built with, or None.
+
+    Raises:
+        ValueError: The keywords contradict each other, or ask for what is not done here.
     """
     rest = dict(model_kwargs or {})
     wanted = rest.pop("load_in_4bit", None)
+    if wanted is not None and not isinstance(wanted, bool):
+        raise ValueError(
+            f"load_in_4bit={wanted!r} is neither True nor False; True is {str(Quantization.NF4)!r}, and other presets are "
+            "chosen when a model is made: SSMoE.from_base(…, quantize=…) or `ssmoe build --quantize`."
+        )
     config = rest.get("quantization_config")
     if isinstance(config, dict) and config.get("quant_method") in (None, "bitsandbytes"):
         config = BitsAndBytesConfig.from_dict(config)
-    if isinstance(config, BitsAndBytesConfig) and config.load_in_4bit:
+    four_bit = isinstance(config, BitsAndBytesConfig) and config.load_in_4bit
+    if config is not None and wanted is (not four_bit):
+        raise ValueError(f"load_in_4bit={wanted} contradicts the quantization_config; pass one of the two.")
+    if isinstance(config, BitsAndBytesConfig) and four_bit:
         del rest["quantization_config"]
         return _taken_over(config, rest), rest
     if config is not None:
@@ -115,6 +126,11 @@ def requested(
 
 def _taken_over(config: BitsAndBytesConfig, rest: dict[str, Any]) -> QuantizationSettings:
     """The settings that a configuration of bitsandbytes stands for; weights are unpacked to the dtype it computes in."""
+    if config.llm_int8_skip_modules:
+        raise ValueError(
+            f"llm_int8_skip_modules={config.llm_int8_skip_modules!r} cannot be chosen here: embeddings, norms, routers and "
+            f"gates are never packed, and quantize={str(Quantization.NF4_EXPERTS)!r} leaves attention alone too."
+        )
     compute = str(config.bnb_4bit_compute_dtype).removeprefix("torch.")
     return QuantizationSettings(
         values=config.bnb_4bit_quant_type,
