@@ -5,8 +5,14 @@ import threading
 from contextlib import contextmanager
 
 import httpx
+import numpy as np
 
+from ssmoe_embed.retrieval import Document, SemanticIndex
 from ssmoe_embed.serving.server import Server, address_of, listen
+
+NAME = "ssmoe/test"
+URL = "/v1/embeddings"
+ATTACK = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
 
 
 @contextmanager
@@ -32,3 +38,32 @@ def raw_request(client, head, body=b""):
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
         connection.sendall(head.encode() + b"\r\n\r\n" + body)
         return connection.recv(65536).decode()
+
+
+def post(client, texts, **fields):
+    return client.post(URL, json={"model": NAME, "input": texts} | fields)
+
+
+def vectors_of(response):
+    assert response.status_code == 200, response.text
+    return np.array([row["embedding"] for row in response.json()["data"]], dtype=np.float32)
+
+
+def notes(model, texts, folder):
+    """An index of a few notes, one of which would do harm to a page that took it for HTML."""
+    documents = [
+        Document(
+            f"d{number}",
+            f"{text} Then it was over. {texts[-1 - number]}",
+            {"parity": "even" if number % 2 == 0 else "odd", "number": number},
+            title=f"About {text[:30]}",
+            source=f"notes.txt:{number}",
+        )
+        for number, text in enumerate(texts[:30])
+    ]
+    documents.append(
+        Document("bad", ATTACK, {"parity": ATTACK}, title=f"Attack {ATTACK}", source="javascript:alert(1)")
+    )
+    index = SemanticIndex.create(folder / "notes", model)
+    index.add(documents, progress=False)
+    return index

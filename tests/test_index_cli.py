@@ -5,7 +5,7 @@ import json
 import sys
 
 import pytest
-from test_semantic_index import static_model
+from indexing import static_model
 
 import ssmoe_embed
 from ssmoe_embed.cli.app import main

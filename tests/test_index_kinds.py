@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_semantic_index import static_model
+from indexing import static_model
 
 from ssmoe_embed.retrieval import Document, IndexKind, SemanticIndex
 from ssmoe_embed.retrieval.building import recall

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from test_semantic_index import static_model
+from indexing import static_model, vectors
 
 from ssmoe_embed.retrieval import BusyIndexError, DamagedIndexError, Document, SemanticIndex
 from ssmoe_embed.retrieval.locking import writing
@@ -24,12 +24,6 @@ NEW = [Document("o1", "another text"), Document("n", "new text"), Document("o2",
 @pytest.fixture(scope="module")
 def model():
     return static_model()
-
-
-def vectors(documents):
-    """Any vectors, the same for the same text."""
-    rng = [np.random.default_rng(list(document.full_text.encode())) for document in documents]
-    return np.stack([generator.standard_normal(24) for generator in rng])
 
 
 @pytest.fixture

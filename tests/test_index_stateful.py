@@ -8,8 +8,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from test_index_safety import vectors
-from test_semantic_index import static_model
+from indexing import static_model, vectors
 
 from ssmoe_embed.retrieval import Document, IndexKind, SemanticIndex
 

@@ -3,8 +3,7 @@
 import shutil
 
 import pytest
-from test_index_safety import vectors
-from test_semantic_index import static_model
+from indexing import static_model, vectors
 
 from ssmoe_embed.retrieval import Document, SemanticIndex
 from ssmoe_embed.retrieval.store import Store

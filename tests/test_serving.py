@@ -1,15 +1,7 @@
 """The embeddings endpoint: vectors of model.encode, batches of concurrent requests, refusals that say why."""
 
-import asyncio
 import base64
 import json
-import re
-import signal
-import socket
-import subprocess
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -20,17 +12,11 @@ import ssmoe_embed
 pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
 pytest.importorskip("uvicorn", reason="the server needs the extra `serve`")
 
-from serving import raw_request, serving
+from serving import NAME, URL, post, raw_request, serving, vectors_of
 
 from ssmoe_embed.serving.app import create_app
-from ssmoe_embed.serving.batching import Batcher
-from ssmoe_embed.serving.errors import RequestError
 from ssmoe_embed.serving.limits import Limits
-from ssmoe_embed.serving.server import listen
 from ssmoe_embed.serving.tokens import count_tokens
-
-NAME = "ssmoe/test"
-URL = "/v1/embeddings"
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +29,6 @@ def client(model):
     limits = Limits(batch_size=4, max_inputs=60, max_waiting=500, max_body=20_000)
     with serving(create_app(model, name=NAME, limits=limits)) as client:
         yield client
-
-
-def post(client, texts, **fields):
-    return client.post(URL, json={"model": NAME, "input": texts} | fields)
-
-
-def vectors_of(response):
-    assert response.status_code == 200, response.text
-    return np.array([row["embedding"] for row in response.json()["data"]], dtype=np.float32)
 
 
 def test_vectors_are_those_of_encode_in_the_order_of_the_texts(client, model, texts):
@@ -162,154 +139,12 @@ def test_models_and_health_say_what_is_served(client, model):
     assert health["waiting"] == 0
 
 
-def test_concurrent_requests_share_forward_passes_and_each_gets_its_own_vectors(model, texts, monkeypatch):
-    """The first request holds the model until all others wait; those then take a handful of passes."""
-    app = create_app(model, name=NAME, limits=Limits(batch_size=16))
-    expected = model.encode(texts)
-    sizes, release, begun = [], threading.Event(), threading.Event()
-    original = type(model).encode
-
-    def counting(self, inputs, *args, **kwargs):
-        sizes.append(len(inputs))
-        begun.set()
-        assert release.wait(60)
-        return original(self, inputs, *args, **kwargs)
-
-    monkeypatch.setattr(type(model), "encode", counting)
-    with serving(app) as client, ThreadPoolExecutor(len(texts)) as pool:
-        first = pool.submit(post, client, texts[0])
-        assert begun.wait(60)
-        rest = [pool.submit(post, client, text) for text in texts[1:]]
-        while client.get("/health").json()["waiting"] < len(texts):
-            pass
-        release.set()
-        vectors = np.concatenate([vectors_of(answer.result()) for answer in [first, *rest]])
-    np.testing.assert_allclose(vectors, expected, atol=1e-5)
-    assert sum(sizes) == len(texts)
-    assert len(sizes) <= 1 + -(-(len(texts) - 1) // 16)
-
-
-def test_a_full_queue_answers_429_and_says_when_to_come_again(model, monkeypatch):
-    release, begun = threading.Event(), threading.Event()
-    original = type(model).encode
-
-    def slow(self, *args, **kwargs):
-        begun.set()
-        assert release.wait(60)
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(type(model), "encode", slow)
-    app = create_app(model, name=NAME, limits=Limits(max_waiting=3, max_inputs=3))
-    with serving(app) as client, ThreadPoolExecutor(1) as pool:
-        first = pool.submit(post, client, ["a", "b"])
-        assert begun.wait(60)
-        refused = post(client, ["c", "d"])
-        assert refused.status_code == 429
-        assert int(refused.headers["retry-after"]) >= 1
-        assert refused.json()["error"]["code"] == "queue_full"
-        assert client.get("/health").status_code == 200
-        release.set()
-        assert first.result().status_code == 200
-        assert post(client, ["c", "d"]).status_code == 200
-
-
-def test_a_request_whose_client_has_gone_frees_its_place(model, monkeypatch):
-    release, begun = threading.Event(), threading.Event()
-    original, encoded = type(model).encode, []
-
-    def slow(self, texts, *args, **kwargs):
-        encoded.extend(texts)
-        begun.set()
-        assert release.wait(60)
-        return original(self, texts, *args, **kwargs)
-
-    monkeypatch.setattr(type(model), "encode", slow)
-    with serving(create_app(model, name=NAME, limits=Limits(batch_size=1))) as client, ThreadPoolExecutor(1) as pool:
-        first = pool.submit(post, client, "first")
-        assert begun.wait(60)
-        body = json.dumps({"model": NAME, "input": ["never"] * 9}).encode()
-        head = f"POST {URL} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-        with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
-            connection.sendall(head + body)
-            while client.get("/health").json()["waiting"] < 10:
-                pass
-        while client.get("/health").json()["waiting"] > 1:  # the model is still at the first request
-            pass
-        release.set()
-        assert first.result().status_code == 200
-        assert post(client, "last").status_code == 200
-    assert encoded == ["first", "last"]
-
-
-def test_a_short_request_does_not_wait_for_the_whole_of_a_long_one(model):
-    async def race():
-        batcher = Batcher(model, Limits(batch_size=2, wait=0))
-        batcher.start()
-        finished = []
-
-        async def ask(name, texts):
-            await batcher.encode(texts)
-            finished.append(name)
-
-        await asyncio.gather(ask("long", [f"text {number}" for number in range(40)]), ask("short", ["hello"]))
-        await batcher.stop()
-        return finished
-
-    assert asyncio.run(race()) == ["short", "long"]
-
-
-def test_one_requests_error_is_not_its_neighbours(model, monkeypatch):
-    original = type(model).encode
-
-    def fragile(self, inputs, *args, **kwargs):
-        if "poison" in inputs:
-            raise ValueError("cannot")
-        return original(self, inputs, *args, **kwargs)
-
-    monkeypatch.setattr(type(model), "encode", fragile)
-
-    async def both():
-        batcher = Batcher(model, Limits(wait=0.5, batch_size=2))
-        batcher.start()
-        results = await asyncio.gather(batcher.encode(["poison"]), batcher.encode(["fine"]), return_exceptions=True)
-        await batcher.stop()
-        return results
-
-    bad, good = asyncio.run(both())
-    assert isinstance(bad, ValueError)
-    np.testing.assert_allclose(good.vectors, model.encode(["fine"]), atol=1e-5)
-
-
 def test_vectors_that_are_not_finite_are_an_error_and_no_json_that_nobody_can_read(model, monkeypatch):
     monkeypatch.setattr(type(model), "encode", lambda self, texts, **_: np.full((len(texts), 3), np.nan))
     with serving(create_app(model, name=NAME)) as client:
         response = post(client, "a")
     assert response.status_code == 500
     assert "not finite" in response.json()["error"]["message"]
-
-
-def test_what_waits_is_refused_when_the_server_stops(model, monkeypatch):
-    release, begun = threading.Event(), threading.Event()
-    original = type(model).encode
-
-    def slow(self, *args, **kwargs):
-        begun.set()
-        assert release.wait(60)
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(type(model), "encode", slow)
-
-    async def stop():
-        batcher = Batcher(model, Limits(batch_size=1, wait=0))
-        batcher.start()
-        first, second = (asyncio.ensure_future(batcher.encode([text])) for text in "ab")
-        await asyncio.to_thread(begun.wait, 60)
-        asyncio.get_running_loop().call_later(0.01, release.set)
-        await batcher.stop()
-        return await asyncio.wait_for(asyncio.gather(first, second, return_exceptions=True), 30)
-
-    results = asyncio.run(stop())
-    assert all(isinstance(result, RequestError) and result.status == 503 for result in results)
 
 
 def test_pages_of_other_sites_and_rebound_names_are_refused(model):
@@ -359,51 +194,3 @@ def test_an_ensemble_of_prompts_counts_the_tokens_of_all(built):
 def test_senseless_limits_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         Limits(**changes)
-
-
-# --- the command -------------------------------------------------------------------------------------------------------
-
-
-def test_the_command_serves_an_index_until_it_is_stopped(model, built, environment, tmp_path):
-    pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
-    from ssmoe_embed.retrieval.documents import Document
-    from ssmoe_embed.retrieval.index import SemanticIndex
-
-    index = SemanticIndex.create(tmp_path / "index", model, reference={"name": str(built), "settings": {}})
-    index.add([Document("a", "the cat"), Document("b", "a soup")], progress=False)
-    main = "from ssmoe_embed.cli import main; main()"
-    command = [sys.executable, "-c", main, "serve", str(tmp_path / "index"), "--port", "0", "--name", "mine", "--quiet"]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            [address] = re.findall(r"^Serving mine on (http://127\.0\.0\.1:\d+)$", process.stderr.readline())
-            with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
-                answer = client.post(URL, json={"model": "mine", "input": "hello"})
-                np.testing.assert_allclose(vectors_of(answer), model.encode(["hello"]), atol=1e-5)
-                hits = client.get("/api/search", params={"q": "soup", "top": 2}).json()["hits"]
-                assert [hit["id"] for hit in hits] == [hit.document.id for hit in index.search("soup", 2)]
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-            assert process.stderr.read() == ""
-        finally:
-            process.kill()
-
-
-def test_an_address_that_is_taken_is_told_before_anything_is_loaded(monkeypatch, capsys):
-    from ssmoe_embed.cli.app import main
-
-    with listen("127.0.0.1", 0) as taken:
-        taken.listen()
-        arguments = ["ssmoe", "serve", "--model", "no/such/model", "--port", str(taken.getsockname()[1])]
-        monkeypatch.setattr(sys, "argv", arguments)
-        with pytest.raises(SystemExit):
-            main()
-    assert "choose another with --host and --port" in " ".join(capsys.readouterr().err.split())
-
-
-def test_the_package_does_not_import_what_only_serving_or_a_cluster_need(environment):
-    code = "import sys, ssmoe_embed, ssmoe_embed.cli; print([m for m in sys.argv[1:] if m in sys.modules])"
-    heavy = ["fastapi", "starlette", "uvicorn", "ray", "faiss", "umap"]
-    found = subprocess.run(
-        [sys.executable, "-c", code, *heavy], env=environment, check=True, capture_output=True, text=True
-    )
-    assert found.stdout.strip() == "[]"

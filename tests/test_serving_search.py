@@ -1,9 +1,4 @@
-"""Search over HTTP and the page: the same hits as in Python, no script from a document, a map that stays as it is."""
-
-import html
-import re
-import shutil
-import subprocess
+"""Search over HTTP: the same hits as in Python, and refusals that say why."""
 
 import numpy as np
 import pytest
@@ -16,22 +11,14 @@ pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
 pytest.importorskip("uvicorn", reason="the server needs the extra `serve`")
 pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
 
-from serving import serving
+from serving import notes, serving
 
 from ssmoe_embed.retrieval.documents import Document
 from ssmoe_embed.retrieval.index import SemanticIndex
 from ssmoe_embed.serving.app import create_app
-from ssmoe_embed.serving.corpora import spread
 from ssmoe_embed.serving.indexed import IndexCorpus
 from ssmoe_embed.serving.limits import Limits
-from ssmoe_embed.serving.maps import MapMaker
-from ssmoe_embed.serving.page import page
-from ssmoe_embed.serving.projection import Projection, group, project
 from ssmoe_embed.serving.shipped import ShippedCorpus
-
-ATTACK = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +28,7 @@ def model(built):
 
 @pytest.fixture(scope="module")
 def index(model, texts, tmp_path_factory):
-    documents = [
-        Document(
-            f"d{number}",
-            f"{text} Then it was over. {texts[-1 - number]}",
-            {"parity": "even" if number % 2 == 0 else "odd", "number": number},
-            title=f"About {text[:30]}",
-            source=f"notes.txt:{number}",
-        )
-        for number, text in enumerate(texts[:30])
-    ]
-    documents.append(
-        Document("bad", ATTACK, {"parity": ATTACK}, title=f"Attack {ATTACK}", source="javascript:alert(1)")
-    )
-    index = SemanticIndex.create(tmp_path_factory.mktemp("indexes") / "notes", model)
-    index.add(documents, progress=False)
-    return index
+    return notes(model, texts, tmp_path_factory.mktemp("indexes"))
 
 
 @pytest.fixture(scope="module")
@@ -149,172 +121,3 @@ def test_the_packages_corpus_is_served_without_an_index(model, tmp_path):
         assert client.get("/api/explain", params={"q": "x", "id": hits[0]["id"]}).status_code == 400
         for asked in ({"q": "x", "hybrid": True}, {"q": "x", "filter": "color=red"}):
             assert client.get("/api/search", params=asked).status_code == 400
-
-
-# --- the map -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_map_shows_every_document_and_says_where_hits_are(client, index):
-    shown = client.get("/api/map").json()
-    assert shown["state"] == "ready"
-    assert shown["ids"] == [document.id for document in index.documents()]
-    assert all(len(shown[name]) == len(index) for name in ("x", "y", "titles"))
-    assert max(map(abs, shown["x"] + shown["y"])) <= 1
-    assert len(shown["colors"]["parity"]["names"]) == 3
-    assert "number" not in shown["colors"]  # as many values as documents
-    for hit in client.get("/api/search", params={"q": "hello"}).json()["hits"]:
-        row = shown["ids"].index(hit["id"])
-        np.testing.assert_allclose(hit["point"], [shown["x"][row], shown["y"][row]], atol=1e-4)
-
-
-def test_the_map_is_the_same_every_time_and_made_only_once(index, monkeypatch):
-    vectors = index.vectors()
-    assert np.array_equal(project(vectors, Projection.TSNE), project(vectors, Projection.TSNE))
-    first = MapMaker(IndexCorpus(index))
-    first.start()
-    first.wait()
-    assert first.error is None
-    monkeypatch.setattr("ssmoe_embed.serving.maps.project", None)  # would be called to make it again
-    second = MapMaker(IndexCorpus(index))
-    second.start()
-    second.wait()
-    assert np.array_equal(first.made.points, second.made.points)
-    assert list(first.made.names) == list(second.made.names)
-    third = MapMaker(IndexCorpus(index), most=10)  # another sample is another map
-    third.start()
-    third.wait()
-    assert third.error
-
-
-def test_documents_that_are_not_on_the_map_are_placed_by_their_neighbours(index):
-    maker = MapMaker(IndexCorpus(index), most=20)
-    maker.start()
-    maker.wait()
-    assert len(maker.made.entries) == 20
-    again = maker.made.place(maker.made.vectors[:3] * 7)
-    distance = np.linalg.norm(again - maker.made.points[:3], axis=1)
-    anywhere = np.linalg.norm(maker.made.points[:, None] - maker.made.points[None], axis=2).mean()
-    assert distance.mean() < anywhere / 2
-
-
-def test_like_vectors_are_near_each_other_on_the_map():
-    generator = np.random.default_rng(0)
-    centres = generator.normal(size=(3, 20)) * 10
-    vectors = np.concatenate([centre + generator.normal(size=(30, 20)) for centre in centres])
-    for method in (Projection.TSNE, Projection.PCA):
-        points = project(vectors, method)
-        middles = points.reshape(3, 30, 2).mean(axis=1)
-        nearest = np.linalg.norm(points[:, None] - middles, axis=2).argmin(axis=1)
-        assert np.array_equal(nearest, np.repeat([0, 1, 2], 30))
-    words = np.repeat(["apple pie", "steam engine", "night sky"], 30)
-    groups, names = group(vectors, words.tolist(), most=3)
-    named = {names[number]: set(words[groups == number]) for number in range(3)}
-    assert all(len(inside) == 1 and name.split(" · ")[0] in next(iter(inside)) for name, inside in named.items())
-
-
-@pytest.mark.parametrize("count", [1, 2, 4, 5, 6])
-@pytest.mark.parametrize("alike", [True, False])
-def test_a_small_corpus_has_a_map_too(count, alike):
-    vectors = np.ones((count, 8)) if alike else np.random.default_rng(0).normal(size=(count, 8))
-    assert project(vectors, Projection.TSNE).shape == (count, 2)
-    assert np.isfinite(project(vectors, Projection.TSNE)).all()
-    groups, names = group(vectors, ["12"] * count)
-    assert groups.max() < len(names)
-
-
-@pytest.mark.parametrize(("count", "most"), [(0, 5), (3, 5), (5, 5), (1000, 7)])
-def test_a_sample_is_spread_evenly(count, most):
-    positions = spread(count, most)
-    assert len(positions) == len(set(positions)) == min(count, most)
-    if count > most:
-        assert (positions[0], positions[-1]) == (0, count - 1)
-        assert np.ptp(np.diff(positions)) <= 1
-
-
-# --- the page ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_page_loads_nothing_and_its_policy_allows_nothing_else(client):
-    response = client.get("/")
-    assert response.headers["content-type"].startswith("text/html")
-    policy = response.headers["content-security-policy"]
-    assert "default-src 'none'" in policy
-    assert "connect-src 'self'" in policy
-    assert "unsafe" not in policy
-    markup = response.text.replace(re.search(r"<script>(.*)</script>", response.text, re.DOTALL)[1], "")
-    assert re.findall(r"""(?:src=|href=|url\(|@import)\s*["']?([^"'\s>]+)""", markup) == ["data:,"]
-    assert "//" not in re.sub(r"^\s*//.*|\s//\s.*", "", response.text, flags=re.MULTILINE).replace(
-        r"/^https?:\/\//", ""
-    )
-    assert not re.search(r"\son\w+=", response.text), "an inline event handler, which the policy would block"
-    assert page().html == response.text
-
-
-def test_the_page_never_parses_a_documents_text_as_html(client):
-    script = re.search(r"<script>(.*)</script>", page().html, re.DOTALL)[1]
-    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "eval(", "Function("):
-        assert way not in script
-    response = client.get("/api/document", params={"id": "bad"})
-    assert response.headers["content-type"] == "application/json"
-    assert response.headers["x-content-type-options"] == "nosniff"
-    assert response.json()["text"] == ATTACK
-
-
-@needs_chromium
-def test_a_browser_shows_hits_and_escapes_documents(client, index, tmp_path):
-    """The page as a browser has it after its scripts ran."""
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
-    command += ["--virtual-time-budget=10000", "--dump-dom", f"{client.base_url}?q=hello+world"]
-    dumped = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
-    assert "<title>hello world – ssmoe search</title>" in dumped
-    assert dumped.count('class="hit"') == 10
-    assert "<mark>" in dumped
-    for hit in index.search("hello world", 10):
-        assert html.escape(hit.document.title, quote=False) in dumped
-    assert "31 documents · model ssmoe/test" in dumped
-    legend = re.search(r'<ul id="legend">(.*?)</ul>', dumped, re.DOTALL)[1]
-    assert "<button" in legend
-
-
-@needs_chromium
-def test_a_browser_can_be_used_with_keyboard_and_mouse(client):
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright, which drives the browser, is not installed"
-    )
-    with playwright.sync_playwright() as drive:
-        browser = drive.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        view = browser.new_page()
-        wrong, asked = [], []
-        view.on("pageerror", lambda error: wrong.append(str(error)))
-        view.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        view.on("request", lambda request: asked.append(request.url))
-        view.goto(str(client.base_url))
-        view.wait_for_selector("#legend button")
-        view.keyboard.type("attack script onerror")
-        view.click("summary")
-        view.select_option("#top", "50")
-        view.press("#query", "Enter")
-        view.wait_for_selector(".hit[data-id=bad]")
-        assert view.locator(".hit").count() == 31
-        assert view.locator(".hit[data-id=bad] .title").inner_text() == f"Attack {ATTACK}"
-        assert view.locator("#results img, #results script, #results a").count() == 0
-        view.locator(".hit[data-id=bad] .title").click()
-        view.wait_for_selector("#document:not([hidden])")
-        assert view.locator("#document .text").inner_text() == ATTACK
-        view.wait_for_selector("#document .reason")
-        view.keyboard.press("Escape")
-        assert view.locator("#document").is_hidden()
-        view.focus("#canvas")
-        view.keyboard.press("ArrowRight")
-        assert view.locator("#tip").is_visible()
-        title = view.locator("#tip").inner_text()
-        view.keyboard.press("Enter")
-        view.wait_for_selector("#document:not([hidden])")
-        assert " ".join(view.locator("#document strong").inner_text().split()) == " ".join(title.split())
-        view.focus("#canvas")
-        view.keyboard.press("+")
-        view.click("#whole")
-        assert view.title() == "attack script onerror – ssmoe search"
-        assert all(url.startswith(str(client.base_url)) or url == "data:," for url in asked)
-        assert wrong == []
-        browser.close()

@@ -1,0 +1,133 @@
+"""The page: nothing from elsewhere, no text taken for HTML, usable with keyboard and mouse."""
+
+import html
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import ssmoe_embed
+
+pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
+pytest.importorskip("uvicorn", reason="the server needs the extra `serve`")
+pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
+
+from serving import ATTACK, notes, serving
+
+from ssmoe_embed.serving.app import create_app
+from ssmoe_embed.serving.indexed import IndexCorpus
+from ssmoe_embed.serving.limits import Limits
+from ssmoe_embed.serving.page import page
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+
+@pytest.fixture(scope="module")
+def model(built):
+    return ssmoe_embed.load(built, progress=False)
+
+
+@pytest.fixture(scope="module")
+def index(model, texts, tmp_path_factory):
+    return notes(model, texts, tmp_path_factory.mktemp("indexes"))
+
+
+@pytest.fixture(scope="module")
+def app(model, index):
+    limits = Limits(max_query=100, max_top=50)
+    return create_app(model, name="ssmoe/test", corpus=IndexCorpus(index), limits=limits)
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    with serving(app) as client:
+        app.state.maps.wait()
+        yield client
+
+
+def test_the_page_loads_nothing_and_its_policy_allows_nothing_else(client):
+    response = client.get("/")
+    assert response.headers["content-type"].startswith("text/html")
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    assert "unsafe" not in policy
+    markup = response.text.replace(re.search(r"<script>(.*)</script>", response.text, re.DOTALL)[1], "")
+    assert re.findall(r"""(?:src=|href=|url\(|@import)\s*["']?([^"'\s>]+)""", markup) == ["data:,"]
+    assert "//" not in re.sub(r"^\s*//.*|\s//\s.*", "", response.text, flags=re.MULTILINE).replace(
+        r"/^https?:\/\//", ""
+    )
+    assert not re.search(r"\son\w+=", response.text), "an inline event handler, which the policy would block"
+    assert page().html == response.text
+
+
+def test_the_page_never_parses_a_documents_text_as_html(client):
+    script = re.search(r"<script>(.*)</script>", page().html, re.DOTALL)[1]
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "eval(", "Function("):
+        assert way not in script
+    response = client.get("/api/document", params={"id": "bad"})
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.json()["text"] == ATTACK
+
+
+@needs_chromium
+def test_a_browser_shows_hits_and_escapes_documents(client, index, tmp_path):
+    """The page as a browser has it after its scripts ran."""
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    command += ["--virtual-time-budget=10000", "--dump-dom", f"{client.base_url}?q=hello+world"]
+    dumped = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    assert "<title>hello world – ssmoe search</title>" in dumped
+    assert dumped.count('class="hit"') == 10
+    assert "<mark>" in dumped
+    for hit in index.search("hello world", 10):
+        assert html.escape(hit.document.title, quote=False) in dumped
+    assert "31 documents · model ssmoe/test" in dumped
+    legend = re.search(r'<ul id="legend">(.*?)</ul>', dumped, re.DOTALL)[1]
+    assert "<button" in legend
+
+
+@needs_chromium
+def test_a_browser_can_be_used_with_keyboard_and_mouse(client):
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright, which drives the browser, is not installed"
+    )
+    with playwright.sync_playwright() as drive:
+        browser = drive.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        view = browser.new_page()
+        wrong, asked = [], []
+        view.on("pageerror", lambda error: wrong.append(str(error)))
+        view.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        view.on("request", lambda request: asked.append(request.url))
+        view.goto(str(client.base_url))
+        view.wait_for_selector("#legend button")
+        view.keyboard.type("attack script onerror")
+        view.click("summary")
+        view.select_option("#top", "50")
+        view.press("#query", "Enter")
+        view.wait_for_selector(".hit[data-id=bad]")
+        assert view.locator(".hit").count() == 31
+        assert view.locator(".hit[data-id=bad] .title").inner_text() == f"Attack {ATTACK}"
+        assert view.locator("#results img, #results script, #results a").count() == 0
+        view.locator(".hit[data-id=bad] .title").click()
+        view.wait_for_selector("#document:not([hidden])")
+        assert view.locator("#document .text").inner_text() == ATTACK
+        view.wait_for_selector("#document .reason")
+        view.keyboard.press("Escape")
+        assert view.locator("#document").is_hidden()
+        view.focus("#canvas")
+        view.keyboard.press("ArrowRight")
+        assert view.locator("#tip").is_visible()
+        title = view.locator("#tip").inner_text()
+        view.keyboard.press("Enter")
+        view.wait_for_selector("#document:not([hidden])")
+        assert " ".join(view.locator("#document strong").inner_text().split()) == " ".join(title.split())
+        view.focus("#canvas")
+        view.keyboard.press("+")
+        view.click("#whole")
+        assert view.title() == "attack script onerror – ssmoe search"
+        assert all(url.startswith(str(client.base_url)) or url == "data:," for url in asked)
+        assert wrong == []
+        browser.close()
