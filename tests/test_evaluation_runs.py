@@ -79,9 +79,15 @@ def test_settings_are_read_by_the_type_of_their_field():
         ("alpha", "name=value"),
         ("alhpa=1", "Did you mean 'alpha'"),
         ("hidden_layer=last", "not a whole number"),
-        ("alpha=high", "not a number"),
+        ("alpha=high", r"alpha='high' is not a number; write it like alpha=0.5"),
+        ("top_c=5", r"top_c is fixed when a model is built; .*--vary top_c=5"),
     ],
 )
 def test_a_setting_that_cannot_be_read_is_refused(pair, message):
     with pytest.raises(ValueError, match=message):
         parse_settings([pair])
+
+
+def test_a_setting_that_is_given_twice_is_refused():
+    with pytest.raises(ValueError, match=r"alpha is given twice, as 0\.1 and as '0\.2'"):
+        parse_settings(["alpha=0.1", "alpha=0.2"])

@@ -79,7 +79,9 @@ def evaluate(
     from ssmoe_embed.evaluation.dependencies import require_mteb
 
     if not models and not peers:
-        raise ValueError("There is nothing to evaluate; name a MODEL such as ssmoe/tiny, or --peers.")
+        raise ValueError(
+            "There is nothing to evaluate; name a MODEL such as ssmoe/tiny before the options, or --peers."
+        )
     require_mteb()
     from ssmoe_embed.evaluation import runner
     from ssmoe_embed.evaluation.passes import GIB

@@ -12,6 +12,7 @@ from ssmoe_embed.choices import unknown
 from ssmoe_embed.embedding.prompts import ENSEMBLES, TEMPLATES
 from ssmoe_embed.embedding.settings import PRESETS, EmbeddingSettings
 from ssmoe_embed.evaluation.corruption import CLEAN, Corruption, ladder
+from ssmoe_embed.spectral.settings import SpectralSettings
 
 _NO_CORRUPTION = ("none", CLEAN)
 _LADDER = "ladder"
@@ -130,7 +131,8 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """Fields of `EmbeddingSettings` from `name=value` texts such as `hidden_layer=-2`.
 
     Raises:
-        ValueError: A text is no such pair, its name is no setting, or its value no number where one is needed.
+        ValueError: A text is no such pair, its name is no setting or comes twice, or its value is no number where one is
+            needed.
     """
     values: dict[str, Any] = {}
     default = EmbeddingSettings().as_dict()
@@ -138,18 +140,29 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals:
             raise ValueError(f"The setting {pair!r} is not of the form name=value, such as hidden_layer=-2.")
+        if name in SpectralSettings.__dataclass_fields__:
+            raise ValueError(
+                f"{name} is fixed when a model is built; vary it with `ssmoe sweep MODEL --vary {pair}`, or build another "
+                "model with `ssmoe build`."
+            )
         if name not in default:
             raise ValueError(unknown("setting", name, default))
-        values[name] = _value(name, text, default[name])
+        if name in values:
+            raise ValueError(f"The setting {name} is given twice, as {values[name]!r} and as {text!r}; give it once.")
+        values[name] = setting_value(name, text, default[name])
     return values
 
 
-def _value(name: str, text: str, like: Any) -> Any:
-    """A setting's value from its text."""
-    if like is None:
+def setting_value(name: str, text: str, default: Any) -> Any:
+    """A setting's value from its text, of the type of its default.
+
+    Raises:
+        ValueError: It should be a number and is none.
+    """
+    if default is None:
         return None if text == "none" else text
     try:
-        return type(like)(text)
+        return type(default)(text)
     except ValueError:
-        kind = "whole number" if isinstance(like, int) else "number"
-        raise ValueError(f"{name}={text!r} is not a {kind}.") from None
+        kind = "whole number" if isinstance(default, int) else "number"
+        raise ValueError(f"{name}={text!r} is not a {kind}; write it like {name}={default}.") from None

@@ -9,7 +9,7 @@ from typing import Any
 
 from ssmoe_embed.choices import unknown
 from ssmoe_embed.embedding.settings import EmbeddingSettings
-from ssmoe_embed.evaluation.runs import prompt_label
+from ssmoe_embed.evaluation.runs import prompt_label, setting_value
 from ssmoe_embed.spectral.settings import SpectralSettings
 
 _EMBEDDING = EmbeddingSettings().as_dict()
@@ -135,19 +135,12 @@ def value_label(setting: str, value: Any) -> str:
     return prompt_label(value) if setting == "prompt" else str(value)
 
 
-def _value(setting: str, text: str | float) -> Any:
+def _value(setting: str, given: str | float) -> Any:
     """A setting's value as its field has it."""
     if setting not in SETTINGS:
         raise ValueError(unknown("setting", setting, SETTINGS))
-    default = (_EMBEDDING | _SPECTRAL)[setting]
-    if setting == "routing_signal" and text == "none":
-        return None
-    if isinstance(default, str) or default is None or isinstance(text, int | float):
-        return text
-    for convert in (int, float) if setting == "top_c" or isinstance(default, float) else (int,):
-        try:
-            value = convert(text)
-        except ValueError:
-            continue
-        return float(value) if isinstance(default, float) else value
-    raise ValueError(f"{setting}={text!r} is not a {'number' if setting != 'hidden_layer' else 'whole number'}.")
+    if not isinstance(given, str):
+        return given
+    if setting == "top_c" and not given.isdigit():
+        return setting_value(setting, given, 0.05)  # a share; a whole number is a count
+    return setting_value(setting, given, (_EMBEDDING | _SPECTRAL)[setting])
