@@ -10,9 +10,7 @@ import tempfile
 from pathlib import Path
 
 import ssmoe_embed
-from ssmoe_embed.retrieval.documents import Document
-from ssmoe_embed.retrieval.index import SemanticIndex
-from ssmoe_embed.retrieval.reading import read_documents
+from ssmoe_embed.retrieval import Document, SemanticIndex, read_documents
 
 NOTES = {
     "garden.md": "# Garden\n\nTomatoes want full sun. Water them in the morning, at the root, never on the leaves.",

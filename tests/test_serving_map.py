@@ -89,7 +89,7 @@ def test_like_vectors_are_near_each_other_on_the_map():
     generator = np.random.default_rng(0)
     centres = generator.normal(size=(3, 20)) * 10
     vectors = np.concatenate([centre + generator.normal(size=(30, 20)) for centre in centres])
-    for method in (Projection.TSNE, Projection.PCA):
+    for method in {Projection.TSNE, Projection.PCA, Projection.best()}:
         points = project(vectors, method)
         middles = points.reshape(3, 30, 2).mean(axis=1)
         nearest = np.linalg.norm(points[:, None] - middles, axis=2).argmin(axis=1)

@@ -19,10 +19,8 @@ with psycopg.connect(os.environ.get("PGVECTOR_DSN", "")) as connection:
     connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
     register_vector(connection)
     connection.execute(f"CREATE TEMP TABLE answers (title text, embedding vector({vectors.shape[1]}))")
-    with connection.cursor() as cursor, cursor.copy("COPY answers FROM STDIN WITH (FORMAT BINARY)") as copy:
-        copy.set_types(["text", "vector"])
-        for document, vector in zip(documents, vectors, strict=True):
-            copy.write_row([document.title, vector])
+    rows = [(document.title, vector) for document, vector in zip(documents, vectors, strict=True)]
+    connection.cursor().executemany("INSERT INTO answers VALUES (%s, %s)", rows)
     query = model.encode_query("how do I undo the last commit")
     nearest = "SELECT 1 - (embedding <=> %s) AS score, title FROM answers ORDER BY embedding <=> %s LIMIT 3"
     for score, title in connection.execute(nearest, (query, query)):

@@ -10,12 +10,8 @@ model = ssmoe_embed.load()
 vectors = model.encode_document([document.full_text for document in documents])
 
 client = QdrantClient(":memory:")  # or QdrantClient("http://localhost:6333")
-size = vectors.shape[1]
-client.create_collection("answers", models.VectorParams(size=size, distance=models.Distance.COSINE))
-points = [
-    models.PointStruct(id=i, vector=v.tolist(), payload={"title": documents[i].title}) for i, v in enumerate(vectors)
-]
-client.upsert("answers", points)
+client.create_collection("answers", models.VectorParams(size=vectors.shape[1], distance=models.Distance.COSINE))
+client.upload_collection("answers", vectors, payload=[{"title": document.title} for document in documents])
 query = model.encode_query("how do I undo the last commit")
 for hit in client.query_points("answers", query=query.tolist(), limit=3).points:
     print(f"{hit.score:.2f}  {(hit.payload or {})['title']}")

@@ -5,6 +5,7 @@ from ssmoe_embed.retrieval.errors import BusyIndexError, DamagedIndexError, Wron
 from ssmoe_embed.retrieval.explanation import Contribution, Explanation
 from ssmoe_embed.retrieval.index import SemanticIndex
 from ssmoe_embed.retrieval.kinds import IndexKind
+from ssmoe_embed.retrieval.reading import read_documents
 
 __all__ = [
     "AddCounts",
@@ -18,4 +19,5 @@ __all__ = [
     "SemanticIndex",
     "Snippet",
     "WrongModelError",
+    "read_documents",
 ]
