@@ -6,15 +6,18 @@ from pathlib import Path
 import mteb
 import numpy as np
 import pytest
+import torch
 from mteb.mocks import MockSTSTask
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import StaticEmbedding
 from tiny import EXPERTS, HIDDEN, TOP_C, save_model
+from transformers import BitsAndBytesConfig
 
 import ssmoe_embed
 from ssmoe_embed.evaluation.corruption import Corruption
 from ssmoe_embed.evaluation.models import EvaluatedModel, load_encoder, model_name
 from ssmoe_embed.evaluation.passes import SharedPass
+from ssmoe_embed.evaluation.records import loading_changes
 from ssmoe_embed.evaluation.revisions import revision_of
 from ssmoe_embed.evaluation.runs import Run
 from ssmoe_embed.hub.recipes import RECIPES
@@ -179,11 +182,33 @@ def test_an_encoder_compares_by_the_models_own_similarity(built):
     np.testing.assert_allclose(encoder.similarity_pairwise(vectors, vectors), np.ones(4), atol=1e-6)
 
 
-def test_how_a_model_is_loaded_is_part_of_a_runs_name(built):
-    model = EvaluatedModel.load(built, progress=False, model_kwargs={"dtype": "bfloat16"})
-    meta = model.meta(Run())
-    assert meta.experiment_kwargs["dtype"] == "bfloat16"
+@pytest.mark.parametrize(
+    ("loading", "told"),
+    [
+        ({"model_kwargs": {"dtype": torch.bfloat16}}, {"dtype": "bfloat16"}),
+        ({"model_kwargs": {"torch_dtype": "float16"}}, {"dtype": "float16"}),
+        ({"load_in_4bit": True}, {"load_in_4bit": True}),
+        ({"model_kwargs": {"load_in_4bit": True}}, {"load_in_4bit": True}),
+    ],
+)
+def test_how_a_model_is_loaded_is_part_of_a_runs_name(built, loading, told):
+    model = EvaluatedModel.load(built, progress=False, **loading)
+    named = model.meta(Run()).experiment_kwargs
+    assert {key: value for key, value in named.items() if key not in ("method", "prompt")} == told
     assert model.revision == revision(built)
+
+
+def test_loading_changes_are_those_that_change_numbers():
+    assert loading_changes({"device_map": "auto"}, None, None) == loading_changes(None, False, None) == {}
+    assert loading_changes(None, False, "nf4") == {"load_in_4bit": False}, "it was built in 4 bits"
+    first, second = (
+        loading_changes(
+            {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind)}, None, None
+        )
+        for kind in ("nf4", "fp4")
+    )
+    assert first.keys() == {"quantization_config"}
+    assert first != second
 
 
 def test_a_model_of_another_package_is_sent_to_the_peers(evaluated):

@@ -100,6 +100,20 @@ def test_no_alpha_of_the_ablation_gives_the_score_that_the_same_model_has_at_the
     assert max(number.score for number in emotion if number.setting == "alpha") == 32.7
 
 
+def test_corrupt_texts_score_higher_than_clean_ones_in_seven_of_ninety_means(printed):
+    found = [
+        (model.name, category)
+        for model in MODELS
+        for category in METRICS
+        for method in Method
+        if printed[model.name, category, None, str(method), "none", "corrupt"]
+        > printed[model.name, category, None, str(method), "none", "clean"]
+    ]
+    assert len(found) == 7
+    assert [category for _, category in found].count("Summarization") == 5
+    assert found.count(("DeepSeekMoE-16B", "Reranking")) == 2
+
+
 def test_tasks_and_metrics_are_those_of_mteb():
     mteb = pytest.importorskip("mteb")
     benchmark = {task.metadata.name for task in mteb.get_benchmark("MTEB(eng, v1)").tasks}

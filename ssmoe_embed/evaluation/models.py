@@ -15,13 +15,10 @@ from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.evaluation.corruption import Corruption
 from ssmoe_embed.evaluation.encoders import MethodEncoder
 from ssmoe_embed.evaluation.passes import SharedPass, adopted
-from ssmoe_embed.evaluation.records import origin, similarity, size
+from ssmoe_embed.evaluation.records import loading_changes, origin, similarity, size
 from ssmoe_embed.evaluation.revisions import revision_of
 from ssmoe_embed.evaluation.runs import Run, prompt_label
 from ssmoe_embed.hub.loading import load
-
-_LOADING = ("dtype", "load_in_4bit")
-"""Of the keywords a base model is loaded with, those that change its numbers."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,7 @@ class EvaluatedModel:
             **kwargs: For `ssmoe_embed.load`.
         """
         model = load(name, **kwargs)
-        given = (kwargs.get("model_kwargs") or {}) | {"load_in_4bit": kwargs.get("load_in_4bit")}
-        loading = {key: _plain(given[key]) for key in _LOADING if given.get(key)}
+        loading = loading_changes(kwargs.get("model_kwargs"), kwargs.get("load_in_4bit"), model[0].source.quantization)
         hub = {key: kwargs.get(key) for key in ("revision", "cache_folder")}
         own = model[0].settings
         made = cls(model_name(str(name)), revision_of(str(name), model[0], own, **hub), model, own, loading)
@@ -142,7 +138,8 @@ def load_encoder(
     """
     del batch_size
     commit = revision if revision and re.fullmatch("[0-9a-f]{40}", revision) else None
-    loading = {key: value for key, value in {"dtype": dtype, "load_in_4bit": load_in_4bit}.items() if value}
+    given = {"dtype": dtype, "load_in_4bit": load_in_4bit}
+    loading = {key: value for key, value in given.items() if value is not None}
     prompt = {"prompt": template} if template is not None else {}
     model = load(
         name, device=device, revision=commit, model_kwargs=loading or None, progress=False, **(settings | prompt)
@@ -159,8 +156,3 @@ def model_name(name: str) -> str:
     if folder.is_dir():
         return f"local/{folder.resolve().name}"
     return name if "/" in name else f"hub/{name}"
-
-
-def _plain(value: Any) -> Any:
-    """A keyword as a JSON value: `torch.bfloat16` by its name."""
-    return value if isinstance(value, str | bool) else str(value).removeprefix("torch.")

@@ -1,7 +1,10 @@
-"""What a model's record for mteb says of its size and its origin."""
+"""What a model's record for mteb says of how it was loaded, its size and its origin."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
@@ -12,6 +15,28 @@ from ssmoe_embed.families import family_of
 from ssmoe_embed.hub.recipes import EMBEDDED, RECIPES
 
 _MIB = 2**20
+
+
+def loading_changes(
+    model_kwargs: Mapping[str, Any] | None, load_in_4bit: bool | None, built: str | None
+) -> dict[str, Any]:
+    """Of the keywords that a model was loaded with, what changes its numbers, as JSON values that can be part of a name.
+
+    Args:
+        model_kwargs: See `ssmoe_embed.load`.
+        load_in_4bit: See `ssmoe_embed.load`.
+        built: The 4-bit preset that the model was built with, if any.
+    """
+    given = dict(model_kwargs or {}) | ({} if load_in_4bit is None else {"load_in_4bit": load_in_4bit})
+    dtype = given.get("dtype", given.get("torch_dtype"))
+    found = {} if dtype is None else {"dtype": str(dtype).removeprefix("torch.")}
+    if given.get("load_in_4bit") or (given.get("load_in_4bit") is False and built is not None):
+        found["load_in_4bit"] = given["load_in_4bit"]
+    config = given.get("quantization_config")
+    if config is not None:
+        content = json.dumps(config if isinstance(config, Mapping) else config.to_dict(), sort_keys=True, default=str)
+        found["quantization_config"] = hashlib.sha256(content.encode()).hexdigest()[:12]
+    return found
 
 
 def similarity(model: EmbeddingModel) -> ScoringFunction | None:
