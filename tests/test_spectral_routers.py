@@ -188,6 +188,19 @@ def test_a_missing_shard_is_named(model_folder, tmp_path):
         SpectralRouters.from_checkpoint(tmp_path, top_c=TOP_C, progress=False)
 
 
+@pytest.mark.parametrize("text", ['{"weight_map": {"mod', "{}", "[]"])
+def test_a_damaged_index_is_named(model_folder, tmp_path, text):
+    shutil.copytree(model_folder(SHARDED), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is no index.*download the checkpoint again"):
+        SpectralRouters.from_checkpoint(tmp_path, top_c=TOP_C, progress=False)
+
+
+def test_a_misspelt_setting_is_not_taken_for_one_of_the_hub(olmoe):
+    with pytest.raises(TypeError, match="topc"):
+        SpectralRouters.from_checkpoint(olmoe, topc=TOP_C, progress=False)
+
+
 # --- their file -------------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +281,15 @@ def test_a_file_without_spectral_settings_is_refused(file):
 def test_a_file_with_settings_of_a_later_version_is_refused_by_name(file):
     rewritten(file, lambda metadata, tensors: metadata["spectral"].update(from_the_future=1))
     with pytest.raises(ValueError, match=r"routers\.safetensors"):
+        SpectralRouters.load(file)
+
+
+@pytest.mark.parametrize("name", ["spectral.0.bias", "spectral.x.weight", "spectral.weight"])
+def test_a_file_with_parts_that_are_not_known_is_refused(file, name):
+    rewritten(file, lambda metadata, tensors: tensors.update({name: torch.ones(1)}))
+    with pytest.raises(
+        ValueError, match=rf"routers\.safetensors: '{name}' is no part of spectral routers; make them anew"
+    ):
         SpectralRouters.load(file)
 
 

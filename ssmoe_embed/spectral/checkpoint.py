@@ -38,14 +38,14 @@ class Checkpoint:
 
         Raises:
             FileNotFoundError: The folder holds no safetensors checkpoint.
+            ValueError: Its index or its one file is damaged.
         """
         folder = Path(path_or_id)
         if not folder.is_dir():
             patterns = ["config.json", "*.safetensors", _INDEX]
             folder = Path(snapshot_download(str(path_or_id), allow_patterns=patterns, **hub_kwargs))
         if (folder / _INDEX).is_file():
-            index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-            return cls(folder, dict(index["weight_map"]))
+            return cls(folder, _indexed(folder / _INDEX))
         if (folder / _SINGLE).is_file():
             with _opened(folder / _SINGLE) as file:
                 return cls(folder, dict.fromkeys(file.keys(), _SINGLE))
@@ -79,6 +79,16 @@ class Checkpoint:
                 f"The checkpoint in {self.folder} has no tensor {name!r}; it does not fit its config.json."
             )
         return self.folder / self.shards[name]
+
+
+def _indexed(index: Path) -> dict[str, str]:
+    """The shard's file name for each tensor's name."""
+    try:
+        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{index} is no index of a checkpoint ({error!r}); copy or download the checkpoint again."
+        ) from error
 
 
 @contextmanager

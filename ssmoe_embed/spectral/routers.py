@@ -97,7 +97,10 @@ class SpectralRouters:
         workers: int | None = None,
         progress: bool = True,
         trust_remote_code: bool = False,
-        **hub_kwargs: Any,
+        revision: str | None = None,
+        token: bool | str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
     ) -> SpectralRouters:
         """Make the spectral routers from a checkpoint, expert by expert, without loading the model.
 
@@ -110,7 +113,10 @@ class SpectralRouters:
             workers: See `from_model`.
             progress: See `from_model`.
             trust_remote_code: Allow a configuration class that comes with the checkpoint.
-            **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
+            revision: Hub revision.
+            token: Hub token.
+            cache_dir: Hub cache.
+            local_files_only: Never ask the hub.
 
         Raises:
             UnsupportedModelError: The model is dense or of a family without an adapter.
@@ -118,9 +124,10 @@ class SpectralRouters:
             ValueError: A setting has a value that is not allowed, or the checkpoint does not fit its configuration.
         """
         settings = SpectralSettings(top_c, select, sign, scale)  # type: ignore[arg-type]  # parsed there
-        config = load_config(path_or_id, trust_remote_code=trust_remote_code, **hub_kwargs)
+        hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        config = load_config(path_or_id, trust_remote_code=trust_remote_code, **hub)
         family = family_of(config)
-        checkpoint = Checkpoint.open(path_or_id, **hub_kwargs)
+        checkpoint = Checkpoint.open(path_or_id, **hub)
         depth = family.text_config(config).num_hidden_layers  # beyond it lie layers that predict tokens further ahead
         prefixes = {index: prefix for index, prefix in family.stored_layers(checkpoint).items() if index < depth}
         experts = {index for index in family.stored_expert_layers(checkpoint) if index < depth}
@@ -230,7 +237,9 @@ class SpectralRouters:
         parts: dict[str, dict[int, torch.Tensor]] = {"weight": {}, "fingerprint": {}}
         for name, tensor in tensors.items():
             if name.startswith(_PREFIX):
-                index, part = name.removeprefix(_PREFIX).split(".")
+                index, _, part = name.removeprefix(_PREFIX).partition(".")
+                if part not in parts or not index.isdecimal():
+                    raise ValueError(f"{name!r} is no part of spectral routers; make them anew.")
                 parts[part][int(index)] = tensor
         weights, fingerprints = (dict(sorted(part.items())) for part in parts.values())
         broken = [index for index, weight in weights.items() if not torch.isfinite(weight).all()]
