@@ -215,5 +215,6 @@ def test_a_model_of_another_package_is_sent_to_the_peers(evaluated):
     other = SentenceTransformer(
         modules=[StaticEmbedding(evaluated.model[0].tokenizer.backend_tokenizer, embedding_dim=4)]
     )
-    with pytest.raises(ValueError, match="StaticEmbedding; evaluate it as a peer"):
-        SharedPass(other, [evaluated.own])
+    for take in (EvaluatedModel.of, lambda model: SharedPass(model, [evaluated.own])):
+        with pytest.raises(ValueError, match=r"StaticEmbedding\. Evaluate it with mteb's own command"):
+            take(other)

@@ -14,7 +14,7 @@ from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.evaluation.corruption import Corruption
 from ssmoe_embed.evaluation.encoders import MethodEncoder
-from ssmoe_embed.evaluation.passes import SharedPass, adopted
+from ssmoe_embed.evaluation.passes import SharedPass, adopted, module_of
 from ssmoe_embed.evaluation.records import loading_changes, origin, similarity, size
 from ssmoe_embed.evaluation.revisions import revision_of
 from ssmoe_embed.evaluation.runs import Run, prompt_label
@@ -51,8 +51,9 @@ class EvaluatedModel:
             revision: The hub revision of that name it was loaded at, if not the default branch.
             **loading: See `EvaluatedModel.loading`.
         """
-        chosen, settings = name or model[0].source.name_or_path, model[0].settings
-        found = revision_of(chosen, model[0], settings, revision=revision)
+        module = module_of(model)
+        chosen, settings = name or module.source.name_or_path, module.settings
+        found = revision_of(chosen, module, settings, revision=revision)
         return cls(model_name(chosen), found, model, settings, loading)
 
     @classmethod
@@ -65,14 +66,15 @@ class EvaluatedModel:
             **kwargs: For `ssmoe_embed.load`.
         """
         model = load(name, **kwargs)
-        loading = loading_changes(kwargs.get("model_kwargs"), kwargs.get("load_in_4bit"), model[0].source.quantization)
+        module = module_of(model)
+        loading = loading_changes(kwargs.get("model_kwargs"), kwargs.get("load_in_4bit"), module.source.quantization)
         hub = {key: kwargs.get(key) for key in ("revision", "cache_folder")}
-        own = model[0].settings
-        made = cls(model_name(str(name)), revision_of(str(name), model[0], own, **hub), model, own, loading)
+        own = module.settings
+        made = cls(model_name(str(name)), revision_of(str(name), module, own, **hub), model, own, loading)
         if hidden_layer is None or hidden_layer == made.own.hidden_layer:
             return made
         known = (made.name, made.revision)
-        del model, made  # or two base models would be in memory
+        del model, module, made  # or two base models would be in memory
         gc.collect()
         other = load(name, hidden_layer=hidden_layer, calibration="none", **kwargs)  # runs fit what they need of it
         other[0].configure(calibration=own.calibration)

@@ -123,7 +123,7 @@ class SharedPass:
         keys = sorted({pass_key(variant) for variant in variants})
         if len(keys) != 1:
             raise ValueError(f"These settings do not share a forward pass: {', '.join(keys)}.")
-        self._model, self._variants, self._module = model, list(variants), _module(model)
+        self._model, self._variants, self._module = model, list(variants), module_of(model)
         self._slices = _slices(self._module, self._variants)
         self._store = FeatureStore(max(one.stop for one in self._slices.values()), **limits)
         self.texts_read = 0
@@ -240,8 +240,8 @@ def adopted(module: SSMoE, settings: EmbeddingSettings) -> Iterator[None]:
         adopt(module, before)
 
 
-def _module(model: SentenceTransformer) -> SSMoE:
-    """The model's first module.
+def module_of(model: SentenceTransformer) -> SSMoE:
+    """The model's first module, which does all of its work.
 
     Raises:
         ValueError: It is none of this package's.
@@ -249,7 +249,8 @@ def _module(model: SentenceTransformer) -> SSMoE:
     module = model[0]
     if not isinstance(module, SSMoE):
         raise ValueError(
-            f"This is not a model of this package: its first module is {type(module).__name__}; evaluate it as a peer."
+            f"This is not a model of this package: its first module is {type(module).__name__}. Evaluate it with mteb's own "
+            "command, or give evaluate(…, peers=[…]) an mteb encoder of it."
         )
     return module
 
