@@ -132,6 +132,8 @@ def test_an_empty_corpus_makes_no_index(ssmoe, tmp_path):
     ("arguments", "message"),
     [
         (["index"], "nothing to do"),
+        (["index", "-o", "INDEX", "--delete", "cat", "--prune"], "CORPUS does not have; name it"),
+        (["index", "-o", "INDEX", "--verify", "--kind", "hnsw"], "changed with --rebuild"),
         (["index", "CORPUS", "-o", "INDEX", "--kind", "hnsw"], "--rebuild"),
         (["index", "CORPUS", "-o", "INDEX", "--method", "ev"], "instead of"),
         (["search", "x", "--index", "INDEX", "--filter", "lang"], "key=value"),

@@ -92,6 +92,10 @@ def index(
     """
     if corpus is None and not (delete or rebuild or verify):
         raise ValueError("There is nothing to do; name a CORPUS, or pass --delete ID, --rebuild or --verify.")
+    if corpus is None and prune:
+        raise ValueError("--prune removes the documents that CORPUS does not have; name it.")
+    if corpus is None and kind is not None and not rebuild:
+        raise ValueError("--kind of an index that is there is changed with --rebuild.")
     clustered = on_ray(engine, workers)
     source: Corpus | ShardFolder | None = shards_at(corpus)
     if corpus is not None and source is None:
