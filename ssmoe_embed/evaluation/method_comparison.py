@@ -144,11 +144,11 @@ def _is(score: Score, name: str) -> bool:
 
 def _pairs(scores: Sequence[Score], first: str, second: str, model: str | None) -> Iterator[tuple[Score, Score]]:
     """Scores of both sides that differ in nothing else."""
+    others = [score for score in scores if _is(score, second)]
     for one in scores:
-        for other in scores:
-            sides = _is(one, first) and _is(other, second) and model in {None, one.model, other.model}
-            if sides and _alike(one, other):
-                yield one, other
+        if _is(one, first):
+            there = (other for other in others if model in {None, one.model, other.model})
+            yield from ((one, other) for other in there if _alike(one, other))
 
 
 def _alike(one: Score, other: Score) -> bool:
