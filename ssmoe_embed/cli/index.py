@@ -90,12 +90,8 @@ def index(
 
     Example: ssmoe index notes/ --output notes-index
     """
-    if corpus is None and not (delete or rebuild or verify):
-        raise ValueError("There is nothing to do; name a CORPUS, or pass --delete ID, --rebuild or --verify.")
-    if corpus is None and prune:
-        raise ValueError("--prune removes the documents that CORPUS does not have; name it.")
-    if corpus is None and kind is not None and not rebuild:
-        raise ValueError("--kind of an index that is there is changed with --rebuild.")
+    if corpus is None:
+        _check_idle(delete or rebuild or verify, prune, kind is not None and not rebuild)
     clustered = on_ray(engine, workers)
     source: Corpus | ShardFolder | None = shards_at(corpus)
     if corpus is not None and source is None:
@@ -121,6 +117,20 @@ def index(
         _verify(made)
     if not quiet:
         _report(made)
+
+
+def _check_idle(something: object, prune: bool, other_kind: bool) -> None:
+    """Refuse options that do nothing without a corpus.
+
+    Raises:
+        ValueError: There are such.
+    """
+    if prune:
+        raise ValueError("--prune removes the documents that CORPUS does not have; name it.")
+    if not something:
+        raise ValueError("There is nothing to do; name a CORPUS, or pass --delete ID, --rebuild or --verify.")
+    if other_kind:
+        raise ValueError("--kind of an index that is there is changed with --rebuild.")
 
 
 def _opened(
