@@ -58,11 +58,12 @@ def test_a_senseless_search_is_refused(loaded, tmp_path, query, top, message):
 
 
 def test_a_corpus_is_read_from_lines_or_json(tmp_path):
-    (tmp_path / "a.txt").write_text("one\n\n two \n")
+    (tmp_path / "a.txt").write_text("\ufeffone\n\n two \n")
     assert [document.text for document in read_corpus(tmp_path / "a.txt")] == ["one", "two"]
-    records = [{"text": "one", "title": "t", "id": 7}, {"text": "two"}]
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    records = [{"text": "one", "title": "t", "id": 7}, {"text": "two\u2028lines \x85 of text"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(record, ensure_ascii=False) for record in records))
     documents = read_corpus(tmp_path / "a.jsonl")
+    assert documents[1].text == records[1]["text"]
     assert (documents[0].id, documents[0].title, documents[0].text) == ("7", "t", "one")
 
 

@@ -24,9 +24,9 @@ def read_corpus(path: str | Path | None = None) -> list[Document]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no corpus file {path}.")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    parse = _from_json if path.suffix == ".jsonl" else _from_text
-    documents = [parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    parse = _from_json if path.suffix.lower() == ".jsonl" else _from_text
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+        documents = [parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
     if not documents:
         raise ValueError(f"{path} holds no document; put one on each line.")
     return documents
@@ -40,7 +40,7 @@ def _from_json(line: str, place: str) -> Document:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not valid JSON: {error}") from None
+        raise ValueError(f"{place} is not valid JSON ({error.msg} at character {error.pos + 1}).") from None
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
         raise ValueError(f'{place} is not an object with a string under "text".')
     fields = {name: str(record.get(name) or "") for name in ("title", "source", "license")}
