@@ -61,15 +61,20 @@ def plain(folder):
     return loaded(folder, quantization=None)
 
 
-def rounded(matrix, double=False):
-    """A matrix `[A,B]` packed by bitsandbytes and unpacked by hand: the higher half of a byte first, 64 weights a scale."""
-    packed, state = quantize_4bit(matrix.contiguous(), quant_type="nf4", compress_statistics=double)
+def weights_a_scale(name):
+    """64 in experts and other MLPs, 32 in attention and what stands in its place."""
+    return 64 if any(part in name for part in ("mlp", "feed_forward", "moe", "shared")) else 32
+
+
+def rounded(matrix, double=False, block=64):
+    """A matrix `[A,B]` packed by bitsandbytes and unpacked by hand: the higher half of a byte first, a scale a block."""
+    packed, state = quantize_4bit(matrix.contiguous(), quant_type="nf4", compress_statistics=double, blocksize=block)
     scales = state.absmax
     if double:
         nested = state.state2
         scales = nested.code[scales.int()] * nested.absmax.repeat_interleave(256)[: len(scales)] + state.offset
     codes = torch.stack([packed >> 4, packed & 15], dim=-1).flatten()[: matrix.numel()]
-    return (state.code[codes.int()] * scales.repeat_interleave(64)[: len(codes)]).view(matrix.shape).to(matrix.dtype)
+    return (state.code[codes.int()] * scales.repeat_interleave(block)[: len(codes)]).view(matrix.shape).to(matrix.dtype)
 
 
 def round_weights(plain, packed):
@@ -79,7 +84,8 @@ def round_weights(plain, packed):
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name in names:
-                matrices = [rounded(matrix) for matrix in (weight if weight.ndim == 3 else weight[None])]
+                block = weights_a_scale(name)
+                matrices = [rounded(matrix, block=block) for matrix in (weight if weight.ndim == 3 else weight[None])]
                 weight.copy_(torch.stack(matrices).view(weight.shape))
     return model
 
@@ -128,7 +134,8 @@ def test_the_linear_layers_of_attention_are_packed(packed, plain):
     assert linears
     for name in linears:
         ours = packed.get_submodule(name)
-        assert torch.equal(ours.weight.unpacked(), rounded(plain.get_submodule(name).weight.detach())), name
+        expected = rounded(plain.get_submodule(name).weight.detach(), block=weights_a_scale(name))
+        assert torch.equal(ours.weight.unpacked(), expected), name
 
 
 def test_it_computes_what_the_family_computes_with_the_rounded_weights(packed, plain):
@@ -295,10 +302,18 @@ def test_saved_and_loaded_again_it_gives_the_same_vectors(built_nf4, texts, tmp_
 
 def test_all_ways_of_asking_for_4_bits_give_the_same_vectors(built, texts):
     expected = ssmoe_embed.load(built, load_in_4bit=True, progress=False).encode(texts)
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    for kwargs in ({"load_in_4bit": True}, {"quantization_config": config}, {"quantization_config": config.to_dict()}):
-        assert (SentenceTransformer(str(built), model_kwargs=kwargs).encode(texts) == expected).all()
+    assert (SentenceTransformer(str(built), model_kwargs={"load_in_4bit": True}).encode(texts) == expected).all()
     assert not (ssmoe_embed.load(built, progress=False).encode(texts) == expected).all()
+
+
+def test_a_configuration_of_bitsandbytes_rounds_attention_as_bitsandbytes_does(built, olmoe):
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    for own in (config, config.to_dict()):
+        model = SentenceTransformer(str(built), model_kwargs={"quantization_config": own})[0].model
+        for name, weight in AutoModel.from_pretrained(olmoe).named_parameters():
+            if "self_attn" in name and "proj" in name:
+                packed = model.get_submodule(name.removesuffix(".weight")).weight
+                assert torch.equal(packed.unpacked(), rounded(weight.detach().to(packed.dtype), block=64)), name
 
 
 def test_a_built_4_bit_model_can_be_loaded_at_full_precision(built_nf4, built, texts):
@@ -415,8 +430,9 @@ def test_an_unknown_name_is_refused_before_anything_is_read(olmoe, tmp_path):
 
 
 def test_a_block_size_that_bitsandbytes_does_not_have_is_refused():
-    with pytest.raises(ValueError, match=r"block_size=48 .*64"):
-        QuantizationSettings(block_size=48)
+    for name in ("block_size", "attention_block_size"):
+        with pytest.raises(ValueError, match=rf"^{name}=48 .*64"):
+            QuantizationSettings(**{name: 48})
 
 
 def test_a_truncated_checkpoint_is_refused_in_4_bits_as_well(olmoe, tmp_path):

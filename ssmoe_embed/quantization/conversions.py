@@ -11,14 +11,14 @@ from torch import nn
 from transformers.core_model_loading import ConversionOps, MergeModulelist, WeightConverter
 from typing_extensions import Self
 
-from ssmoe_embed.quantization.packed import BlockwiseMatrices, Mxfp4Matrices, PackedLinear, PackedMatrices
+from ssmoe_embed.quantization.packed import BlockwiseMatrices, Mxfp4Matrices, Packable, PackedLinear, PackedMatrices
 
 
 class Packer(Protocol):
     """What knows which parameters are packed, and how."""
 
-    targets: Mapping[str, torch.Size]
-    """The parameters that are packed, by full name, with their shapes."""
+    targets: Mapping[str, Packable]
+    """The parameters that are packed, by full name."""
     failures: list[Exception]
     """What went wrong while packing."""
 
@@ -78,7 +78,7 @@ class Pack(Packing):
         for name in list(arrived):
             value = arrived.pop(name)
             weight = value[0] if isinstance(value, list) else value
-            shape = self.quantizer.targets[name]
+            shape = self.quantizer.targets[name].shape
             if weight.shape != shape:
                 raise ValueError(f"{name} is {tuple(weight.shape)} on disk and {tuple(shape)} in the model.")
             room = self.quantizer.room_for(name, weight)
@@ -108,23 +108,23 @@ class PackEach(Packing):
     def pack(self, arrived: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
         """See `Packing.pack`."""
         name = str(known["full_layer_name"])
-        shape = self.quantizer.targets.get(name)
-        if shape is None:
+        target = self.quantizer.targets.get(name)
+        if target is None:
             read = {pattern: [reader() for reader in readers] for pattern, readers in arrived.items()}
             return self._converted(read, known)
         counts = {pattern: len(readers) for pattern, readers in arrived.items()}
-        if set(counts.values()) != {shape[0]}:
+        if set(counts.values()) != {target.shape[0]}:
             found = ", ".join(f"{count} of {pattern}" for pattern, count in counts.items())
-            raise ValueError(f"{name} has {shape[0]} experts in the model, and on disk there are {found}.")
+            raise ValueError(f"{name} has {target.shape[0]} experts in the model, and on disk there are {found}.")
         room: BlockwiseMatrices | None = None
-        for index in range(shape[0]):
+        for index in range(target.shape[0]):
             one = {pattern: [readers[index]()] for pattern, readers in arrived.items()}
             shapes = {pattern: tuple(tensors[0].shape) for pattern, tensors in one.items()}
             (fused,) = self._converted(one, known).values()  # [1,A,B]
-            if fused.shape[1:] != shape[1:]:
+            if fused.shape[1:] != target.shape[1:]:
                 raise ValueError(
                     f"Expert {index} of {name} is {shapes} on disk, which makes {tuple(fused.shape[1:])}, not "
-                    f"{tuple(shape[1:])}."
+                    f"{tuple(target.shape[1:])}."
                 )
             room = self.quantizer.room_for(name, fused) if room is None else room
             room.put(index, fused[0])
@@ -148,7 +148,7 @@ class KeepMxfp4(Packing):
         blocks, exponents = (part[0] if isinstance(part, list) else part for part in parts)
         # transformers has cast the bytes to the model's dtype, in which all of 0 to 255 are exact
         weight = Mxfp4Matrices(blocks.to(torch.uint8), exponents.to(torch.uint8), blocks.dtype)
-        shape = self.quantizer.targets[name]
+        shape = self.quantizer.targets[name].shape
         if weight.shape != shape:
             raise ValueError(f"{name} is {tuple(weight.shape)} on disk and {tuple(shape)} in the model.")
         install(known, name, weight)

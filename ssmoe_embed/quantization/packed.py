@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from functools import cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,6 +24,14 @@ from ssmoe_embed.quantization.settings import QuantizationSettings
 
 _NESTED_BLOCK = 256
 """Scales that share a scale of their own, in double quantisation; the value is bitsandbytes' own."""
+
+
+class Packable(NamedTuple):
+    """A parameter that is to be packed."""
+
+    shape: torch.Size
+    block_size: int
+    """Weights that share a scale."""
 
 
 class PackedMatrices(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from ssmoe_embed.families import family_of
 from ssmoe_embed.quantization.conversions import KeepMxfp4, Pack, PackEach, StreamedConverter, merges_experts
 from ssmoe_embed.quantization.heap import TrimAfter, trim
-from ssmoe_embed.quantization.packed import BlockwiseMatrices
+from ssmoe_embed.quantization.packed import BlockwiseMatrices, Packable
 from ssmoe_embed.quantization.settings import QuantizationSettings
 
 METHOD = "ssmoe_4bit"
@@ -60,8 +60,8 @@ class FourBitQuantizer(HfQuantizer):
 
     def __init__(self, quantization_config: FourBitConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
-        self.targets: dict[str, torch.Size] = {}
-        """The parameters that are packed, by full name, with their shapes."""
+        self.targets: dict[str, Packable] = {}
+        """The parameters that are packed, by full name."""
         self.failures = quantization_config.failures
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
@@ -140,15 +140,17 @@ class FourBitQuantizer(HfQuantizer):
 
     def room_for(self, name: str, like: torch.Tensor) -> BlockwiseMatrices:
         """Empty packed matrices for a parameter, on the device and in the dtype of the weights that arrive."""
-        return BlockwiseMatrices(tuple(self.targets[name]), like.dtype, like.device, self.quantization_config.settings)
+        shape, block_size = self.targets[name]
+        settings = replace(self.quantization_config.settings, block_size=block_size)
+        return BlockwiseMatrices(tuple(shape), like.dtype, like.device, settings)
 
 
-def packable(model: PreTrainedModel, settings: QuantizationSettings) -> dict[str, torch.Size]:
+def packable(model: PreTrainedModel, settings: QuantizationSettings) -> dict[str, Packable]:
     """The parameters of a model that are packed, by full name: linear layers and 3-D expert weights of its decoder.
 
     Args:
         model: The model, on any device.
-        settings: Whether attention is packed.
+        settings: Whether attention is packed, and how many weights share a scale.
 
     Raises:
         ValueError: The experts of a layer are neither.
@@ -157,11 +159,11 @@ def packable(model: PreTrainedModel, settings: QuantizationSettings) -> dict[str
     names = {id(module): name for name, module in model.named_modules()}
     layers = family.layers(model)
     routers = {id(part) for layer in layers for part in layer.router.modules()}
-    found: dict[str, torch.Size] = {}
+    found: dict[str, Packable] = {}
     for layer in layers:
         prefix = names[id(layer.experts)]
         fused = {
-            f"{prefix}.{name}": weight.shape
+            f"{prefix}.{name}": Packable(weight.shape, settings.block_size)
             for name, weight in layer.experts.named_parameters(recurse=False)
             if weight.ndim == 3
         }
@@ -173,10 +175,12 @@ def packable(model: PreTrainedModel, settings: QuantizationSettings) -> dict[str
         found |= fused
     for part, module in _parts(family.decoder(model).layers):
         name = names[id(module)]
-        if not settings.attention and part != family.block_attribute and "shared" not in part:
+        attention = part != family.block_attribute and "shared" not in part
+        if attention and not settings.attention:
             continue
         if type(module) is nn.Linear and id(module) not in routers and name.rsplit(".", 1)[-1] not in _KEPT:
-            found[f"{name}.weight"] = module.weight.shape
+            block_size = settings.attention_block_size if attention else settings.block_size
+            found[f"{name}.weight"] = Packable(module.weight.shape, block_size)
     return found
 
 

@@ -16,7 +16,8 @@ class Quantization(Choice):
     """Named settings for keeping a base model's weights in 4 bits."""
 
     NF4 = "nf4"
-    """NF4 with one float32 scale for each 64 weights (4.5 bits a weight), in the checkpoint's own dtype."""
+    """NF4 with one float32 scale for each 64 weights (4.5 bits a weight), in attention for each 32 (5 bits), in the
+    checkpoint's own dtype."""
     NF4_EXPERTS = "nf4-experts"
     """NF4 for experts and other MLPs, 4.13 bits a weight; attention, a few per cent of most models, stays as it is."""
     PAPER_NF4 = "paper-nf4"
@@ -41,6 +42,7 @@ class QuantizationSettings:
         double: Quantise the blocks' scales to 8 bits as well.
         attention: Pack attention too, and what stands in its place; experts, shared experts and dense MLPs always are.
         block_size: Weights that share a scale.
+        attention_block_size: The same in attention, where a rounding costs most and weights are few.
         dtype: The dtype to load the base model in, in which it also computes; None for the checkpoint's own.
         batch_size: Texts a forward pass where the caller names no number; None for the library's default.
     """
@@ -49,16 +51,18 @@ class QuantizationSettings:
     double: bool = False
     attention: bool = True
     block_size: int = 64
+    attention_block_size: int = 64
     dtype: str | None = None
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", FourBit.parse(self.values, "values"))
         allowed = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-        if self.block_size not in allowed:
-            raise ValueError(
-                f"block_size={self.block_size!r} is not possible; choose one of {', '.join(map(str, allowed))}."
-            )
+        for name in ("block_size", "attention_block_size"):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not possible; choose one of {', '.join(map(str, allowed))}."
+                )
 
     @classmethod
     def of(cls, name: str) -> QuantizationSettings:
@@ -71,7 +75,7 @@ class QuantizationSettings:
 
 
 PRESETS: dict[Quantization, QuantizationSettings] = {
-    Quantization.NF4: QuantizationSettings(),
+    Quantization.NF4: QuantizationSettings(attention_block_size=32),
     Quantization.NF4_EXPERTS: QuantizationSettings(double=True, attention=False),
     Quantization.PAPER_NF4: QuantizationSettings(double=True, dtype="bfloat16", batch_size=128),
 }
