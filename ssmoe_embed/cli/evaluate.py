@@ -84,7 +84,7 @@ def evaluate(
         )
     require_mteb()
     from ssmoe_embed.evaluation import runner
-    from ssmoe_embed.evaluation.passes import GIB
+    from ssmoe_embed.evaluation.feature_store import GIB
     from ssmoe_embed.evaluation.report import Options
     from ssmoe_embed.evaluation.runs import grid, parse_settings
     from ssmoe_embed.evaluation.summary import write_summary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ssmoe_embed.evaluation.passes import GIB
+from ssmoe_embed.evaluation.feature_store import GIB
 from ssmoe_embed.evaluation.results import ResultFolder, Score
 
 
