@@ -201,6 +201,20 @@ def test_a_second_writer_is_told_who_the_first_is_and_readers_go_on(folder):
     assert len(contents(folder)) == 2
 
 
+def test_a_generation_that_is_replaced_while_it_is_opened_gives_way_to_the_new_one(folder, monkeypatch):
+    def slow(path):
+        store = Store(path)
+        monkeypatch.undo()
+        delete(other)
+        other.rebuild(progress=False)  # into new files
+        assert not path.exists()
+        return store
+
+    other = SemanticIndex.open(folder)
+    monkeypatch.setattr("ssmoe_embed.retrieval.searching.Store", slow)
+    assert {document.id for document in SemanticIndex.open(folder).documents()} == {"o1", "o2"}
+
+
 def test_a_writer_that_died_does_not_lock_the_index(folder):
     process = os.fork()
     if not process:

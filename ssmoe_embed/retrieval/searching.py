@@ -20,7 +20,7 @@ from ssmoe_embed.retrieval.nearest import NOTHING, Allowed, Nearest, dot
 from ssmoe_embed.retrieval.store import Store
 from ssmoe_embed.retrieval.vectors import Array, map_rows
 
-_TRIES = 5
+_TRIES = 20
 _FUSED = 100
 """How deep the two rankings of a hybrid search go."""
 
@@ -57,7 +57,7 @@ class Generation:
         for _ in range(_TRIES):
             try:
                 return cls(folder, manifest)
-            except (DamagedIndexError, FileNotFoundError):
+            except (DamagedIndexError, OSError):  # SQLite opens its file only when it is first asked
                 newer = Manifest.read(folder)
                 if newer == manifest:
                     raise
