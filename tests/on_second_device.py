@@ -6,11 +6,13 @@ import pytest
 import torch
 from layouts import LAYOUTS
 from second_device import Moves
+from sentence_transformers import SentenceTransformer
 from test_mxfp4 import folder as mxfp4_folder  # noqa: F401 (fixtures)
 from test_mxfp4 import plain_folder  # noqa: F401
 from tiny import TOP_C
 from transformers import AutoModel, AutoModelForCausalLM
 
+import ssmoe_embed
 from ssmoe_embed import SpectralRouters, SpectralRouting, SSMoE, reroute
 from ssmoe_embed.families import family_of, load_config, register_families
 from ssmoe_embed.quantization import memory_by_component
@@ -34,7 +36,7 @@ def embedding_model(folder, quantize=None, device_map=None, **kwargs):
 
 def embed(module, device="cpu"):
     features = {name: value.to(device) for name, value in module.preprocess(TEXTS).items()}
-    with torch.no_grad():
+    with torch.inference_mode():
         return module.forward(features)["sentence_embedding"]
 
 
@@ -119,7 +121,7 @@ def test_a_forward_pass_on_a_device_takes_nothing_from_it_and_brings_nothing(fol
     module = embedding_model(folder, "nf4", {"": FIRST})
     assert places(module.model) == {FIRST}
     features = {name: value.to(FIRST) for name, value in module.preprocess(TEXTS).items()}
-    with torch.no_grad():
+    with torch.inference_mode():
         module.forward(features)  # places W_EV
         moved = Moves.of(lambda: module.forward(features))
     own = 1 if folder.name == "phimoe" else 0  # its rotary factors are computed on the CPU, anew for every batch
@@ -150,6 +152,21 @@ def test_a_4_bit_model_can_be_moved(olmoe, start, preset):
         module.to(place)
         assert places(module.model) == {place}
         assert torch.equal(embed(module, place).cpu(), expected)
+
+
+@pytest.mark.parametrize("family", ["olmoe", "llama4"])
+@pytest.mark.parametrize("bits", [4, 32])
+@pytest.mark.parametrize("maker", [ssmoe_embed.load, SentenceTransformer])
+def test_a_device_map_holds_however_a_built_model_is_loaded(model_folder, tmp_path, family, bits, maker):
+    settings = {name: value for name, value in SETTINGS.items() if name != "progress"}
+    kwargs = PLAIN | {"dtype": "float32", "load_in_4bit": bits == 4}
+    on_cpu = ssmoe_embed.load(model_folder(family), model_kwargs=kwargs, progress=False, **settings)
+    on_cpu.save(str(tmp_path))
+    for device_map in ({"": SECOND}, spread(model_folder(family), FIRST, SECOND)):
+        model = maker(str(tmp_path), model_kwargs=kwargs | {"device_map": device_map})
+        assert torch.allclose(torch.tensor(model.encode(TEXTS)), torch.tensor(on_cpu.encode(TEXTS)), atol=1e-5)
+        assert places(model[0].model) == set(device_map.values())
+        assert is_packed(model) == (bits == 4)
 
 
 @pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])

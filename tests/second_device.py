@@ -38,7 +38,8 @@ class Placed(torch.Tensor):
         if device is None:  # as `nn.Parameter` is called
             return torch.nn.Parameter(held, requires_grad=requires_grad)
         about = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
-        made = torch.Tensor._make_wrapper_subclass(cls, held.size(), device=device, **about)
+        with torch.inference_mode(False):
+            made = torch.Tensor._make_wrapper_subclass(cls, held.size(), device=device, **about)
         made.held = held
         return made
 
@@ -52,6 +53,8 @@ class Placed(torch.Tensor):
 
 def _compute(func, *args, **kwargs):
     """The operation on the CPU, and its result where it would be."""
+    if func._can_decompose():  # in inference mode torch leaves that to us
+        return func.decompose(*args, **kwargs)
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     places = {tensor.device for tensor in tensors if tensor.ndim or tensor.device.type == KIND}
     if kwargs.get("device") is not None:
