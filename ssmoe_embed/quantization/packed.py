@@ -8,6 +8,7 @@ pickling a model work, and threads can share it.
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import cache
@@ -148,9 +149,7 @@ class BlockwiseMatrices(PackedMatrices):
 
     def put(self, index: int, matrix: torch.Tensor) -> None:
         """See `PackedMatrices.put`."""
-        from bitsandbytes.functional import quantize_4bit
-
-        packed, state = quantize_4bit(
+        packed, state = _bitsandbytes().quantize_4bit(
             matrix.to(self.device).contiguous(),
             blocksize=self.settings.block_size,
             compress_statistics=self.settings.double,
@@ -164,15 +163,14 @@ class BlockwiseMatrices(PackedMatrices):
 
     def unpack(self, index: int) -> torch.Tensor:
         """See `PackedMatrices.unpack`."""
-        from bitsandbytes.functional import QuantState, dequantize_4bit
-
+        library = _bitsandbytes()
         nested: dict[str, Any] = {}
         if self.settings.double:
-            state = QuantState(
+            state = library.QuantState(
                 self.nested_scales[index], code=_scale_values(self.device), blocksize=_NESTED_BLOCK, dtype=torch.float32
             )
             nested = {"offset": self.offsets[index], "state2": state}
-        state = QuantState(
+        state = library.QuantState(
             self.scales[index],
             # one long row: bitsandbytes 0.50 takes the wrong scales on a CPU where 64 does not divide the rows
             shape=(1, prod(self.shape[-2:])),
@@ -181,15 +179,28 @@ class BlockwiseMatrices(PackedMatrices):
             quant_type=str(self.settings.values),
             **nested,
         )
-        return dequantize_4bit(self.packed[index][:, None], state).view(self.shape[-2:])
+        matrix: torch.Tensor = library.dequantize_4bit(self.packed[index][:, None], state)
+        return matrix.view(self.shape[-2:])
+
+
+@cache
+def _bitsandbytes() -> Any:
+    """`bitsandbytes.functional`, whose import, on some CPUs, advises a package that only speeds up what is not used here."""
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from bitsandbytes import functional
+    finally:
+        logger.setLevel(level)
+    return functional
 
 
 @cache
 def _scale_values(device: torch.device) -> torch.Tensor:
     """The 256 values of bitsandbytes' 8-bit scales, once a device."""
-    from bitsandbytes.functional import create_dynamic_map
-
-    return create_dynamic_map().to(device)
+    values: torch.Tensor = _bitsandbytes().create_dynamic_map()
+    return values.to(device)
 
 
 class Mxfp4Matrices(PackedMatrices):
