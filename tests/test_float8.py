@@ -7,12 +7,13 @@ import pytest
 import torch
 from layouts import LAYOUTS
 from reference import spectral_row, stored_tensors
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import make_tokenizer
-from transformers import AutoModel, FineGrainedFP8Config
+from transformers import AutoModel, AutoModelForCausalLM, FineGrainedFP8Config
 
-from ssmoe_embed import SpectralRouters, SSMoE
+from ssmoe_embed import SpectralRouters, SSMoE, language_model
 from ssmoe_embed.families.float8 import read_row, read_weight
+from ssmoe_embed.language_model import RoutingSettings, drop
 
 FLOAT8 = torch.float8_e4m3fn
 BLOCK = 8
@@ -120,6 +121,16 @@ def test_an_embedding_module_is_made_of_it(layout, folder):
         torch.testing.assert_close(weight, module.routers.weights[layer], rtol=0, atol=1e-5)
     with torch.inference_mode():
         assert module.forward(module.preprocess(["one text", "two"]))["sentence_embedding"].isfinite().all()
+
+
+@torch.no_grad()
+def test_a_language_model_of_it_loses_experts_and_is_saved_in_its_familys_plain_layout(layout, folder, tmp_path):
+    drop(folder, tmp_path / "part", 1.0, "random", settings=RoutingSettings(top_c=5), progress=False)
+    expected, found = language_model.load(folder), AutoModelForCausalLM.from_pretrained(tmp_path / "part")
+    ids = torch.arange(3, 20)[None]
+    assert torch.equal(found(ids).logits, expected(ids).logits)
+    written = load_file(tmp_path / "part" / "model.safetensors")
+    assert set(written) <= {name for name in stored_tensors(folder) if not name.endswith("_scale_inv")}
 
 
 def test_llama_4_with_its_experts_split_up_and_a_scale_a_row_equals_the_packed_one(model_folder, tmp_path):

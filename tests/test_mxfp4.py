@@ -8,14 +8,15 @@ from layouts import LAYOUTS
 from reference import spectral_row
 from safetensors.torch import load_file, save_file
 from tiny import TOP_C, make_tokenizer
-from transformers import AutoModel, Mxfp4Config
+from transformers import AutoModel, AutoModelForCausalLM, Mxfp4Config
 from transformers.integrations.mxfp4 import Mxfp4GptOssExperts, convert_moe_packed_tensors
 
 import ssmoe_embed
-from ssmoe_embed import SpectralRouters, SSMoE, UnsupportedModelError
+from ssmoe_embed import SpectralRouters, SSMoE, UnsupportedModelError, language_model
 from ssmoe_embed.embedding.base_model import BaseModelSource
 from ssmoe_embed.families import family_of
 from ssmoe_embed.families.mxfp4 import unpack_mxfp4
+from ssmoe_embed.language_model import RoutingSettings, drop, drop_experts
 from ssmoe_embed.quantization import Component, memory_by_component
 from ssmoe_embed.quantization.packed import Mxfp4Matrices, is_packed
 
@@ -160,6 +161,23 @@ def test_an_embedding_model_of_it_reads_the_routers(folder, plain_folder):
     with torch.inference_mode():
         assert torch.equal(ours.forward(batch)["sentence_embedding"], plain.forward(batch)["sentence_embedding"])
     ours.routers.check(plain.model)
+
+
+@torch.no_grad()
+def test_a_language_model_of_it_loses_experts_and_loads_again_as_it_was(folder, plain_folder, tmp_path):
+    drop(folder, tmp_path / "part", 0.75, "random", settings=RoutingSettings(top_c=TOP_C), progress=False)
+    expected = language_model.load(plain_folder)
+    drop_experts(expected, 0.75, "random", with_routers=False)
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "part")
+    assert torch.equal(found(IDS).logits, expected(IDS).logits)
+
+
+def test_a_trained_model_of_it_is_saved_as_it_was_trained(folder, tmp_path):
+    module = SSMoE.from_base(folder, method="smoe", **SETTINGS)
+    module.model.requires_grad_(True)
+    before = hidden(module.model)
+    module.save(str(tmp_path / "trained"))
+    assert torch.equal(hidden(AutoModel.from_pretrained(tmp_path / "trained" / "base")), before)
 
 
 def test_a_user_may_ask_for_unpacking_herself(folder, plain_folder):

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ssmoe_embed.families import MoEFamily, family_of, load_config
-from ssmoe_embed.quantization.loading import load_quantized, unpacked_mxfp4
+from ssmoe_embed.quantization.loading import forget_unpacking, load_quantized, unpacked_mxfp4
 from ssmoe_embed.quantization.settings import QuantizationSettings, requested
 from ssmoe_embed.spectral.routers import SpectralRouters
 
@@ -140,6 +140,7 @@ def _loaded(name_or_path: str, four_bit: QuantizationSettings | None, **kwargs: 
     advice = (
         f"The checkpoint {name_or_path} is incomplete or corrupted, or does not fit its config.json; download it again"
     )
+    is_packed = getattr(kwargs["config"], "quantization_config", None) is not None  # which unpacking takes away
     if four_bit is None:
         load: Any = AutoModel.from_pretrained
         kwargs |= unpacked_mxfp4(kwargs["config"], kwargs.get("quantization_config"))
@@ -156,6 +157,8 @@ def _loaded(name_or_path: str, four_bit: QuantizationSettings | None, **kwargs: 
     wrong = sorted(report["missing_keys"]) + [name for name, *_ in report["mismatched_keys"]]
     if wrong:
         raise ValueError(f"{len(wrong)} of the model's weights are missing or cut short, such as {wrong[0]}. {advice}.")
+    if is_packed:
+        forget_unpacking(model)
     return model
 
 

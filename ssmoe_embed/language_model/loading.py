@@ -16,7 +16,7 @@ from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.families import family_of, load_config
 from ssmoe_embed.hub.recipes import EMBEDDED, RECIPES
 from ssmoe_embed.language_model.routings import Routing, RoutingSettings, policy_of
-from ssmoe_embed.quantization.loading import unpacked_mxfp4
+from ssmoe_embed.quantization.loading import forget_unpacking, unpacked_mxfp4
 from ssmoe_embed.routing import RoutingPolicy, reroute
 
 
@@ -102,6 +102,7 @@ def _loaded(base: str, dtype: str | None, kwargs: dict[str, Any]) -> PreTrainedM
     family_of(config)
     keywords: dict[str, Any] = {"config": config} | ({"dtype": dtype} if dtype else {}) | kwargs
     keywords |= unpacked_mxfp4(config, kwargs.get("quantization_config"))
+    is_packed = getattr(config, "quantization_config", None) is not None  # which unpacking takes away
     advice = f"The checkpoint {base} is incomplete or corrupted, or does not fit its config.json; download it again"
     try:
         with _told_of_heads(base, config):
@@ -119,6 +120,8 @@ def _loaded(base: str, dtype: str | None, kwargs: dict[str, Any]) -> PreTrainedM
         raise ValueError(
             f"{len(missing)} of the model's weights are missing or cut short, such as {missing[0]}. {advice}."
         )
+    if is_packed:
+        forget_unpacking(model)
     return model.requires_grad_(False).eval()
 
 

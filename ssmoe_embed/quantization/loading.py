@@ -114,6 +114,19 @@ def unpacked_mxfp4(config: PretrainedConfig, wish: Any) -> dict[str, Any]:
     return {} if wish is not None else {"quantization_config": Mxfp4Config(dequantize=True)}
 
 
+def forget_unpacking(model: PreTrainedModel) -> None:
+    """Let a model whose packed checkpoint was unpacked as it was loaded be saved in its family's plain format.
+
+    transformers notes how it converts a checkpoint and reverts that when it saves. Of an unpacking it reverts no more than
+    the names: a model saved so would come back with random experts and a warning, or could not be saved at all.
+
+    Args:
+        model: A model of a checkpoint with a `quantization_config`; nothing is done if it is packed still.
+    """
+    if not getattr(model, "is_quantized", False):
+        model._weight_conversions = None  # the family's own are looked up when it is saved
+
+
 def _dtype(config: PretrainedConfig, tensors: dict[str, Any]) -> torch.dtype:
     """The checkpoint's own dtype."""
     named = config.get_text_config().dtype or config.dtype
