@@ -128,11 +128,22 @@ def test_an_index_takes_shards_of_its_own_model_only(model, built, texts, tmp_pa
     assert add_shards(index, ShardFolder(tmp_path / "fewer"), prune=True).removed == len(texts) - 3
     other = ssmoe_embed.load(built, method="ev", progress=False)
     encoded_here(tmp_path / "other", rows_of(texts), other, 10)
-    with pytest.raises(WrongModelError):
+    with pytest.raises(WrongModelError, match=r"method=ev.*the index is for .*numbers instead of"):
         add_shards(index, ShardFolder(tmp_path / "other"))
     encoded_here(tmp_path / "cut", rows_of(texts), model, 10, Encoding(arguments={"prompt_name": "query"}))
     with pytest.raises(ValueError, match="prompt_name='query'"):
         add_shards(index, ShardFolder(tmp_path / "cut"))
+
+
+def test_shards_of_another_model_make_no_index(ssmoe, built, texts, tmp_path):
+    encoded_here(tmp_path / "s", rows_of(texts), ssmoe_embed.load(built, method="ev", progress=False), 10)
+    command = ("index", tmp_path / "s", "-o", tmp_path / "index", "--model", built)
+    status, err = ssmoe(*command)
+    assert status == 1
+    assert "Index them with the model that made them" in " ".join(err.split())
+    assert not (tmp_path / "index").exists()
+    assert ssmoe(*command, "--method", "ev")[0] == 0
+    assert len(SemanticIndex.open(tmp_path / "index")) == len(texts)
 
 
 def test_the_same_text_is_encoded_once_among_documents(model, monkeypatch):

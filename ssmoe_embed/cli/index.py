@@ -23,10 +23,11 @@ from ssmoe_embed.cli.options import (
     given,
 )
 from ssmoe_embed.distributed.jobs import ModelReference
-from ssmoe_embed.distributed.joining import add_shards
+from ssmoe_embed.distributed.joining import add_shards, check_shards
 from ssmoe_embed.distributed.shards import ShardFolder
 from ssmoe_embed.hub.loading import load
 from ssmoe_embed.retrieval.documents import AddCounts
+from ssmoe_embed.retrieval.fingerprint import model_fingerprint
 from ssmoe_embed.retrieval.index import RECALL, SemanticIndex
 from ssmoe_embed.retrieval.manifest import Manifest
 from ssmoe_embed.retrieval.passages import WORDS
@@ -96,11 +97,9 @@ def index(
     source: Corpus | ShardFolder | None = shards_at(corpus)
     if corpus is not None and source is None:
         source = read_documents(corpus, on_error=on_error, field=field, words=words)
-        if not Manifest.exists(output):
-            next(iter(source))  # a corpus without a document is told before there is an index without one
     settings = given(method=method, prompt=prompt, alpha=alpha)
     if corpus is not None:
-        made = _opened(output, model, settings, given(kind=kind, dtype=dtype), device, quiet)
+        made = _opened(output, source, model, settings, given(kind=kind, dtype=dtype), device, quiet)
     else:
         made = SemanticIndex.open(output)
     try:
@@ -135,6 +134,7 @@ def _check_idle(something: object, prune: bool, other_kind: bool) -> None:
 
 def _opened(
     output: Path,
+    source: Corpus | ShardFolder | None,
     model: str | None,
     settings: dict[str, Any],
     storage: dict[str, str],
@@ -143,8 +143,12 @@ def _opened(
 ) -> SemanticIndex:
     """The index with its model: the one that is there, or a new one."""
     if not Manifest.exists(output):
+        if isinstance(source, Corpus):
+            next(iter(source))  # a corpus without a document is told before there is an index without one
         name = model or DEFAULT_MODEL
         encoder = load(name, device=device, progress=not quiet, **settings)
+        if isinstance(source, ShardFolder):
+            check_shards(source, model_fingerprint(encoder))  # before there is an index of the wrong model
         return SemanticIndex.create(output, encoder, reference={"name": name, "settings": settings}, **storage)
     manifest = Manifest.read(output)
     for setting, value in storage.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import tee
 from typing import IO, Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from ssmoe_embed.distributed.shards import ShardFolder
 from ssmoe_embed.embedding.streaming import VectorFormat, write_stream
 from ssmoe_embed.retrieval.documents import AddCounts
-from ssmoe_embed.retrieval.fingerprint import check_fingerprint
+from ssmoe_embed.retrieval.errors import WrongModelError
+from ssmoe_embed.retrieval.fingerprint import describe, difference
 from ssmoe_embed.retrieval.index import SemanticIndex
 
 
@@ -29,17 +30,31 @@ def add_shards(index: SemanticIndex, folder: ShardFolder, **options: Any) -> Add
         WrongModelError: The shards were made with another model.
         ValueError: They were not encoded as documents of an index are.
     """
-    _check(index, folder)
+    check_shards(folder, index.fingerprint)
     rows = ((row, vector) for part in folder.read() for row, vector in zip(*part, strict=True) if row.text.strip())
     first, second = tee(rows)  # in step with each other, so nothing piles up between them
     documents = (row.document() for row, _ in first)
     return index.add_vectors(documents, (vector for _, vector in second), **options)
 
 
-def _check(index: SemanticIndex, folder: ShardFolder) -> None:
-    """Refuse shards whose vectors are not those that the index's model gives."""
+def check_shards(folder: ShardFolder, fingerprint: Mapping[str, Any]) -> None:
+    """Refuse shards whose vectors are not those that the model of an index gives.
+
+    Args:
+        folder: The shards.
+        fingerprint: That model's.
+
+    Raises:
+        WrongModelError: The shards were made with another model.
+        ValueError: They were not encoded as documents of an index are.
+    """
     made_by = folder.made_by()
-    check_fingerprint(made_by["model"], index.fingerprint, index.folder)
+    reason = difference(fingerprint, made_by["model"])
+    if reason:
+        raise WrongModelError(
+            f"The vectors in {folder.path} were made with {describe(made_by['model'])}, and the index is for "
+            f"{describe(fingerprint)}: {reason}. Index them with the model that made them (--model, --method, …)."
+        )
     arguments = {
         name: value for name, value in made_by["encoding"]["arguments"].items() if name != "normalize_embeddings"
     }

@@ -63,16 +63,8 @@ def check_model(model: SentenceTransformer, wanted: Mapping[str, Any], folder: P
     Raises:
         WrongModelError: It is another one; the message names both and says what differs.
     """
-    check_fingerprint(model_fingerprint(model), wanted, folder)
-
-
-def check_fingerprint(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    """Make sure that a fingerprint is that of the model an index was made with.
-
-    Raises:
-        WrongModelError: It is another one's; the message names both and says what differs.
-    """
-    reason = _difference(wanted, found)
+    found = model_fingerprint(model)
+    reason = difference(wanted, found)
     if reason:
         raise WrongModelError(
             f"The index in {folder} was made with {describe(wanted)}, and this model is {describe(found)}: {reason}. Open "
@@ -88,8 +80,8 @@ def describe(fingerprint: Mapping[str, Any]) -> str:
     return f"{fingerprint.get('name') or 'an unnamed model'}{revision}{f' ({shown})' if shown else ''}"
 
 
-def _difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """In what two fingerprints differ, or nothing."""
+def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """In what a fingerprint that was found differs from the one that is wanted, in words; nothing if it does not."""
     if wanted["dimension"] != found["dimension"]:
         return f"its vectors have {found['dimension']} numbers instead of {wanted['dimension']}"
     if wanted["revision"] and found["revision"] and wanted["revision"] != found["revision"]:
