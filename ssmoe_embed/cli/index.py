@@ -71,7 +71,7 @@ def index(
     delete: Annotated[list[str] | None, typer.Option(metavar="ID", help="Remove a document; may be repeated.")] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Make the approximate index anew, also as another --kind.")
-    ] = (False),
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read everything and compare it with its checksums.")
     ] = False,
