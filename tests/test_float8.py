@@ -123,6 +123,37 @@ def test_an_embedding_module_is_made_of_it(layout, folder):
         assert module.forward(module.preprocess(["one text", "two"]))["sentence_embedding"].isfinite().all()
 
 
+def test_in_4_bits_it_holds_what_the_unpacked_model_does(layout, folder, tmp_path):
+    """Every weight is unpacked as it is read, packed, and equal to that of a checkpoint that has it unpacked."""
+    tensors = stored_tensors(folder)
+    plain = {
+        name: unpacked(tensor, tensors[f"{name}_scale_inv"]).float() if tensor.dtype == FLOAT8 else tensor
+        for name, tensor in tensors.items()
+        if not name.endswith("_scale_inv")
+    }
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    save_file(plain, tmp_path / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    settings = {"dtype": "float32", "method": "smoe", "calibration": "none", "quantize": "nf4", "progress": False}
+    found, expected = (SSMoE.from_base(place, **settings).model.state_dict() for place in (folder, tmp_path))
+    assert found.keys() == expected.keys()
+    assert any(name.endswith("gate_up_proj.packed") for name in found)
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_a_checkpoint_that_is_quantised_in_another_form_is_not_packed_again(olmoe, tmp_path):
+    shutil.copytree(olmoe, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "gptq", "bits": 4}})
+    )
+    with pytest.raises(ValueError, match=r"quantised already \(quant_method='gptq'\).*Leave load_in_4bit"):
+        SSMoE.from_base(tmp_path, quantize="nf4", method="smoe", calibration="none", progress=False)
+
+
 @torch.no_grad()
 def test_a_language_model_of_it_loses_experts_and_is_saved_in_its_familys_plain_layout(layout, folder, tmp_path):
     drop(folder, tmp_path / "part", 1.0, "random", settings=RoutingSettings(top_c=5), progress=False)

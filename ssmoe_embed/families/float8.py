@@ -42,7 +42,7 @@ def read_weight(source: TensorSource, name: str) -> torch.Tensor:
     weight = source.read(name)
     if weight.itemsize > 1:
         return weight
-    scale_name = next((name + ending for ending in _SCALES if name + ending in source), None)
+    scale_name = scale_of(source, name)
     if scale_name is None or not weight.is_floating_point():
         raise ValueError(_UNREADABLE.format(name=name, dtype=weight.dtype))
     scale = source.read(scale_name).float()
@@ -57,6 +57,11 @@ def read_weight(source: TensorSource, name: str) -> torch.Tensor:
     for dim, (block, size) in enumerate(zip(blocks, weight.shape, strict=True)):
         scale = scale.repeat_interleave(block or 1, dim=dim).narrow(dim, 0, size)  # one a block → one an entry
     return weight.float() * scale
+
+
+def scale_of(source: TensorSource, name: str) -> str | None:
+    """The name of a weight's scale in a checkpoint, if it has one."""
+    return next((name + ending for ending in _SCALES if name + ending in source), None)
 
 
 def _block(size: int, count: int) -> int | None:

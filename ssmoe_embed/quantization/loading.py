@@ -10,10 +10,12 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModel, Mxfp4Config, PretrainedConfig, PreTrainedModel
 
+from ssmoe_embed.families.float8 import read_weight, scale_of
 from ssmoe_embed.quantization.settings import QuantizationSettings
 from ssmoe_embed.spectral.checkpoint import Checkpoint
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_EIGHT_BITS = ("F8_E4M3", "F8_E5M2")
 _HUB = ("revision", "token", "cache_dir", "local_files_only")
 
 
@@ -37,16 +39,16 @@ def load_quantized(
     Raises:
         FileNotFoundError: There are no safetensors.
         MemoryError: There is no room for the packed weights.
-        ValueError: The checkpoint does not fit its configuration.
+        ValueError: The checkpoint does not fit its configuration, or is quantised in a form that cannot be unpacked.
     """
     from ssmoe_embed.quantization.quantizer import FourBitConfig
 
     hub = {name: kwargs.pop(name) for name in _HUB if name in kwargs}
     trusted = {"trust_remote_code": kwargs.pop("trust_remote_code", False)}
     checkpoint = Checkpoint.open(name_or_path, **hub)
-    packed = is_mxfp4(config)
-    if packed:
-        del config.quantization_config  # its experts stay as they are, and the rest is packed here
+    method, packed = _method(config), is_mxfp4(config)
+    if method is not None:
+        del config.quantization_config  # MXFP4 stays as it is, eight bits are unpacked, and the rest is packed here
     with torch.device("meta"):
         kind = type(AutoModel.from_config(deepcopy(config), **trusted))
     with ExitStack() as opened:
@@ -55,6 +57,7 @@ def load_quantized(
             for shard in sorted(set(checkpoint.shards.values()))
         }
         tensors = {name: files[shard].get_slice(name) for name, shard in checkpoint.shards.items()}
+        tensors = tensors if packed else _sixteen_bits(tensors, checkpoint, method)
         wish = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         kwargs["dtype"] = _dtype(config, tensors) if wish in (None, "auto") else wish
         name = config.name_or_path
@@ -71,6 +74,38 @@ def load_quantized(
     return model, report
 
 
+class _EightBits:
+    """A weight that is kept in eight bits and unpacked when it is read, as transformers reads the slices of a file."""
+
+    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
+        self.checkpoint = checkpoint
+        self.name = name
+
+    def __getitem__(self, everything: Any) -> torch.Tensor:
+        return read_weight(self.checkpoint, self.name)[everything]
+
+    def get_dtype(self) -> str:
+        """What it is unpacked to."""
+        return "F32"
+
+
+def _sixteen_bits(tensors: dict[str, Any], checkpoint: Checkpoint, method: str | None) -> dict[str, Any]:
+    """The tensors of a checkpoint, those in eight bits unpacked as they are read and without their scales.
+
+    Raises:
+        ValueError: It is quantised in another form.
+    """
+    small = {name for name, tensor in tensors.items() if tensor.get_dtype() in _EIGHT_BITS}
+    if method is not None and not small:
+        raise ValueError(
+            f"{checkpoint.folder} is quantised already (quant_method={method!r}), in a form that is not packed again. Leave "
+            "load_in_4bit and quantize out, or choose the checkpoint that is not quantised."
+        )
+    scales = {scale_of(checkpoint, name) for name in small}
+    kept = {name: tensor for name, tensor in tensors.items() if name not in scales}
+    return kept | {name: _EightBits(checkpoint, name) for name in small}
+
+
 def _explained(error: Exception, name_or_path: str) -> Exception:
     """What to raise for an error while packing."""
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):  # on a GPU, on a CPU
@@ -85,9 +120,16 @@ def _explained(error: Exception, name_or_path: str) -> Exception:
 
 def is_mxfp4(config: PretrainedConfig) -> bool:
     """Whether the checkpoint's experts are packed in MXFP4."""
+    return _method(config) == "mxfp4"
+
+
+def _method(config: PretrainedConfig) -> str | None:
+    """How the checkpoint is quantised, if it is."""
     found = getattr(config, "quantization_config", None)
+    if found is None:
+        return None
     method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
-    return str(getattr(method, "value", method)) == "mxfp4"
+    return str(getattr(method, "value", method))
 
 
 def unpacked_mxfp4(config: PretrainedConfig, wish: Any) -> dict[str, Any]:
