@@ -10,6 +10,7 @@ from transformers import TextIteratorStreamer
 
 from ssmoe_embed import SpectralRouters, SpectralRouting, UnsupportedModelError
 from ssmoe_embed.language_model import RoutingSettings, expert_overlap, load, load_tokenizer, perplexity
+from ssmoe_embed.language_model.loading import skeleton
 from ssmoe_embed.language_model.overlap import chosen_experts
 from ssmoe_embed.language_model.routings import spectral_routers
 from ssmoe_embed.routing import HashRouting, RandomRouting
@@ -114,6 +115,12 @@ def test_spectral_routers_of_quantised_weights_are_of_the_revision_that_was_load
 def test_an_unknown_routing_is_named_before_anything_is_loaded(tmp_path):
     with pytest.raises(ValueError, match=r"'hashed'.*Did you mean 'hash'"):
         load(tmp_path / "nothing", "hashed")
+
+
+@pytest.mark.parametrize("read", [load, skeleton])
+def test_a_model_that_is_nowhere_is_named(read, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no language model .*nowhere.*Recipes: ssmoe/tiny"):
+        read(tmp_path / "nowhere", local_files_only=True)
 
 
 def test_a_dense_model_is_refused(tmp_path):

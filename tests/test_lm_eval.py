@@ -158,6 +158,7 @@ def test_only_what_is_missing_is_measured_again(grid, olmoe, options, tmp_path):
     ("changed", "message"),
     [
         ({"keep": 0.1}, "keep at least 0.25"),
+        ({"num_fewshot": 41}, "num_fewshot=41 is more than the 40 examples that task 'ssmoe_continuation'"),
         ({"calibration": "short.txt"}, "too short"),
         ({"calibration": "nowhere.txt"}, "no text file nowhere.txt"),
         ({"text": "empty.txt"}, "nothing to predict"),

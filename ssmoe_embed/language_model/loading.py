@@ -43,6 +43,7 @@ def load(
             `trust_remote_code`, …
 
     Raises:
+        FileNotFoundError: There is no model of that name.
         UnsupportedModelError: The model is dense, or its family has no adapter.
         ValueError: It has no language-model head, or its checkpoint is incomplete, or the routing does not fit.
     """
@@ -64,14 +65,13 @@ def skeleton(base: str | Path, **kwargs: Any) -> PreTrainedModel:
         **kwargs: As for `load`; only what concerns the hub and remote code is used.
 
     Raises:
+        FileNotFoundError: There is no model of that name.
         UnsupportedModelError: The model is dense, or its family has no adapter.
         ValueError: It is no language model.
     """
-    shared = _shared(kwargs)
-    config = load_config(base_of(base), **shared)
-    family_of(config)
+    config = _config(base_of(base), kwargs)
     with torch.device("meta"), _told_of_heads(base_of(base), config):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=bool(shared.get("trust_remote_code")))
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=bool(kwargs.get("trust_remote_code")))
 
 
 def load_tokenizer(base: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
@@ -98,8 +98,7 @@ def base_of(name: str | Path) -> str:
 
 def _loaded(base: str, dtype: str | None, kwargs: dict[str, Any]) -> PreTrainedModel:
     """The model with its head, or an error where the library would fill a gap with random weights and a warning."""
-    config = load_config(base, **_shared(kwargs))
-    family_of(config)
+    config = _config(base, kwargs)
     keywords: dict[str, Any] = {"config": config} | ({"dtype": dtype} if dtype else {}) | kwargs
     keywords |= unpacked_mxfp4(config, kwargs.get("quantization_config"))
     is_packed = getattr(config, "quantization_config", None) is not None  # which unpacking takes away
@@ -123,6 +122,20 @@ def _loaded(base: str, dtype: str | None, kwargs: dict[str, Any]) -> PreTrainedM
     if is_packed:
         forget_unpacking(model)
     return model.requires_grad_(False).eval()
+
+
+def _config(base: str, kwargs: dict[str, Any]) -> Any:
+    """The configuration of a supported model."""
+    try:
+        config = load_config(base, **_shared(kwargs))
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"There is no language model {base!r}: no folder with a config.json, no recipe, nothing usable on the hub "
+            f"({reason}). Recipes: {', '.join([EMBEDDED, *RECIPES])}."
+        ) from error
+    family_of(config)
+    return config
 
 
 @contextmanager

@@ -60,15 +60,16 @@ def find_tasks(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def load_tasks(names: Sequence[str]) -> Any:
+def load_tasks(names: Sequence[str], num_fewshot: int | None = None) -> Any:
     """A task manager of the harness, after a trial that its tasks can be loaded, data and all.
 
     Args:
         names: The harness' names.
+        num_fewshot: Examples that each prompt shall have; None for the task's own number.
 
     Raises:
         ImportError: The harness, or something a task needs, is not installed.
-        ValueError: A task is not known, or its data can neither be found here nor fetched.
+        ValueError: A task is not known, its data can neither be found here nor fetched, or it has fewer such examples.
     """
     require_harness()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -79,7 +80,7 @@ def load_tasks(names: Sequence[str]) -> Any:
                 unknown("task", name, [*SETS, *SETS["offline"], *SETS["paper"], MMLU, *_near(name, manager.all_tasks)])
             )
         try:
-            manager.load([name])
+            loaded = manager.load([name])["tasks"]
         except ImportError:
             raise
         except Exception as error:  # the data sets' library and the hub's each have errors of their own
@@ -88,7 +89,20 @@ def load_tasks(names: Sequence[str]) -> Any:
                 f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}). "
                 "Run once with a network (and without HF_HUB_OFFLINE), or use --tasks offline, which needs none."
             ) from error
+        for task in loaded.values():
+            _check_fewshot(task, num_fewshot or 0)
     return manager
+
+
+def _check_fewshot(task: Any, wanted: int) -> None:
+    """Refuse more examples a prompt than a task has; those that are always asked without any are asked so."""
+    if wanted and task.get_config("num_fewshot") != 0:
+        there = len(task.fewshot_docs())
+        if wanted > there:
+            raise ValueError(
+                f"num_fewshot={wanted} is more than the {there} examples that task {task.config.task!r} has for prompts; "
+                f"choose at most {there}."
+            )
 
 
 def metric_of(task: str, metrics: Sequence[str]) -> str:

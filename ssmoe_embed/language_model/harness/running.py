@@ -55,7 +55,7 @@ def run_grid(
     """
     options = options or Options()
     names = find_tasks(tasks)
-    manager = load_tasks(names)
+    manager = load_tasks(names, options.num_fewshot)
     check_grid(base, cells, options)
     folder = GridFolder(Path(output))
     folder.claim(options.record(base))
