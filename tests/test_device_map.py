@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM
 import ssmoe_embed
 from ssmoe_embed import SpectralRouters, SpectralRouting, SSMoE, reroute
 from ssmoe_embed.families import family_of, register_families
+from ssmoe_embed.quantization import QuantizationSettings
+from ssmoe_embed.quantization.quantizer import FourBitConfig, FourBitQuantizer
 
 SETTINGS = {"top_c": TOP_C, "scale": "router", "calibration": "none", "progress": False}
 METHODS = ("router", "smoe", "moee", "ev", "ssmoe")
@@ -118,6 +120,15 @@ def test_auto_with_4_bits_keeps_all_in_memory(built):
     model = ssmoe_embed.load(built, load_in_4bit=True, model_kwargs={"device_map": "auto"}, progress=False)
     assert not any(weight.is_meta for weight in model[0].model.parameters())
     assert (model.encode(TEXTS) == ssmoe_embed.load(built, load_in_4bit=True, progress=False).encode(TEXTS)).all()
+
+
+@pytest.mark.parametrize(("gpus", "place"), [(True, 3), (False, "cpu")])
+def test_a_4_bit_model_without_a_wish_goes_to_the_current_gpu(monkeypatch, gpus, place):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    quantizer = FourBitQuantizer(FourBitConfig(QuantizationSettings()))
+    assert quantizer.update_device_map(None) == {"": place}
+    assert quantizer.update_device_map({"": 1}) == {"": 1}
 
 
 @pytest.mark.parametrize("family", ["olmoe", "gpt_oss", "granitemoe"])
