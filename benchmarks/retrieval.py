@@ -3,6 +3,8 @@
     python benchmarks/retrieval.py synthetic                       one million clustered vectors
     python benchmarks/retrieval.py passages --corpus FILE|FOLDER   real passages, encoded by a model
 
+The passages are as many paragraphs of 10 to 60 words as `--rows` says, drawn from all paragraphs of the corpus.
+
 Every kind is built and searched in processes of its own, so that peak memory is its own. `--work` keeps the vectors between
 runs, and what an interrupted run has encoded or built is not made again.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shutil
 import sys
 import time
@@ -25,7 +28,7 @@ from measuring import Result, in_subprocess, machine, peak_mib
 from sentence_transformers import SentenceTransformer
 
 import ssmoe_embed
-from ssmoe_embed.retrieval import IndexKind, SemanticIndex, building
+from ssmoe_embed.retrieval import Document, IndexKind, SemanticIndex, building
 from ssmoe_embed.retrieval.approximate import faiss_library
 from ssmoe_embed.retrieval.building import recall
 from ssmoe_embed.retrieval.index import RECALL
@@ -37,6 +40,8 @@ KINDS = ("flat", "hnsw", "ivf", "sq8", "binary", "ivfpq")
 QUERIES = 500
 TOP = 10
 BLOCK = 20_000
+SHORTEST, LONGEST = 10, 60
+"""Words of a passage."""
 CLUSTERS = 10_000
 SECONDS = 3.0
 """How long a search is repeated, of processor time."""
@@ -191,14 +196,25 @@ def rates(found: dict[str, float], exact: dict[str, float]) -> list[str]:
 
 def run_synthetic(options: argparse.Namespace) -> None:
     """The million."""
-    folder = options.work / f"synthetic-{options.rows}-{options.dimension}"
+    rows = options.rows or 1_000_000
+    folder = options.work / f"synthetic-{rows}-{options.dimension}"
     queries = next(synthetic(QUERIES, options.dimension, seed=2))
-    prepare(folder, synthetic(options.rows, options.dimension, seed=1), queries)
+    prepare(folder, synthetic(rows, options.dimension, seed=1), queries)
     what = (
-        f"{options.rows:,} synthetic unit vectors of {options.dimension} numbers: one of {CLUSTERS:,} centres plus as much "
+        f"{rows:,} synthetic unit vectors of {options.dimension} numbers: one of {CLUSTERS:,} centres plus as much "
         "noise, both Gaussian with a spectrum that falls as 1/√j."
     )
-    kinds_table(f"Index kinds, {options.rows:,} synthetic vectors", what, folder, options.kinds, options.output)
+    kinds_table(f"Index kinds, {rows:,} synthetic vectors", what, folder, options.kinds, options.output)
+
+
+def paragraphs(corpus: Path, rows: int) -> list[Document]:
+    """Some of the different paragraphs of a corpus that are neither short nor long."""
+    lines = (
+        line.strip() for document in read_documents(corpus, on_error="skip") for line in document.text.splitlines()
+    )
+    kept = dict.fromkeys(line for line in lines if SHORTEST <= len(line.split()) <= LONGEST)
+    chosen = random.Random(0).sample(list(kept), min(rows, len(kept)))
+    return [Document(str(number), text) for number, text in enumerate(chosen)]
 
 
 def run_passages(options: argparse.Namespace) -> None:
@@ -206,7 +222,7 @@ def run_passages(options: argparse.Namespace) -> None:
     model = ssmoe_embed.load(options.model, progress=False)
     corpus = options.work / "passages"
     index = SemanticIndex.open(corpus, model) if corpus.exists() else SemanticIndex.create(corpus, model, kind="flat")
-    index.add(read_documents(options.corpus, words=60, on_error="skip"), batch_size=64)
+    index.add(paragraphs(options.corpus, options.rows or 105_000), batch_size=64)
     vectors = np.unique(index.vectors(), axis=0)
     np.random.default_rng(0).shuffle(vectors)
     queries, stored = vectors[:QUERIES], vectors[QUERIES:]
@@ -273,7 +289,7 @@ def main() -> None:
     parser.add_argument(
         "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds to measure; flat comes first"
     )
-    parser.add_argument("--rows", type=int, default=1_000_000, help="synthetic vectors")
+    parser.add_argument("--rows", type=int, help="vectors: 1,000,000 synthetic ones, or 105,000 passages")
     parser.add_argument("--dimension", type=int, default=128, help="numbers of a synthetic vector")
     parser.add_argument("--corpus", type=Path, help="passages: a file or folder that `ssmoe index` takes")
     parser.add_argument("--source", default="--corpus", help="where the corpus comes from, for the note")
