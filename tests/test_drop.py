@@ -258,3 +258,8 @@ def test_an_existing_folder_is_kept(olmoe, tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(FileExistsError, match="overwrite"):
         drop(olmoe, tmp_path / "mine", by="random")
+
+
+def test_a_model_is_not_overwritten_by_its_own_part(olmoe):
+    with pytest.raises(ValueError, match="is the model itself"):
+        drop(olmoe, olmoe / ".." / olmoe.name, by="random", overwrite=True)

@@ -146,12 +146,14 @@ def drop(
         FileExistsError: The output exists and `overwrite` is false.
         FileNotFoundError: There is no such calibration file.
         UnsupportedModelError: The model cannot lose experts.
-        ValueError: See `drop_experts`. All but a missing head is found before any weights are read.
+        ValueError: See `drop_experts`, or the output is the model itself. What needs no weights is found before any are read.
     """
     by = DropBy.parse(by, "by")
     text = None if calibration is None else read_text(calibration)
     if Path(output).exists() and not overwrite:
         raise FileExistsError(f"{output} exists already; choose another output or pass overwrite=True (--overwrite).")
+    if Path(output).resolve() == Path(base_of(base)).resolve():
+        raise ValueError(f"output={str(output)!r} is the model itself, which would be lost; choose another output.")
     Limits.of(skeleton(base, **kwargs)).kept(keep)
     tokenizer = load_tokenizer(base, **kwargs)
     if text is not None and by is not DropBy.RANDOM:
