@@ -118,7 +118,7 @@ def test_layers_offloaded_to_the_cpu_beside_a_device_make_the_same_vectors(folde
 
 
 def test_a_forward_pass_on_a_device_takes_nothing_from_it_and_brings_nothing(folder):
-    module = embedding_model(folder, "nf4", {"": FIRST})
+    module = embedding_model(folder, "paper-nf4", {"": FIRST})
     assert places(module.model) == {FIRST}
     features = {name: value.to(FIRST) for name, value in module.preprocess(TEXTS).items()}
     with torch.inference_mode():
