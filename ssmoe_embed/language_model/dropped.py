@@ -146,7 +146,7 @@ def drop(
         FileExistsError: The output exists and `overwrite` is false.
         FileNotFoundError: There is no such calibration file.
         UnsupportedModelError: The model cannot lose experts.
-        ValueError: See `drop_experts`, or the output is the model itself. What needs no weights is found before any are read.
+        ValueError: See `drop_experts`, or the output is the model itself. What needs no weights is told before any are read.
     """
     by = DropBy.parse(by, "by")
     text = None if calibration is None else read_text(calibration)
