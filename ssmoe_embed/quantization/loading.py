@@ -57,7 +57,7 @@ def load_quantized(
             for shard in sorted(set(checkpoint.shards.values()))
         }
         tensors = {name: files[shard].get_slice(name) for name, shard in checkpoint.shards.items()}
-        tensors = tensors if packed else _sixteen_bits(tensors, checkpoint, method)
+        tensors = tensors if packed else _unquantised(tensors, checkpoint, method)
         wish = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         kwargs["dtype"] = _dtype(config, tensors) if wish in (None, "auto") else wish
         name = config.name_or_path
@@ -89,7 +89,7 @@ class _EightBits:
         return "F32"
 
 
-def _sixteen_bits(tensors: dict[str, Any], checkpoint: Checkpoint, method: str | None) -> dict[str, Any]:
+def _unquantised(tensors: dict[str, Any], checkpoint: Checkpoint, method: str | None) -> dict[str, Any]:
     """The tensors of a checkpoint, those in eight bits unpacked as they are read and without their scales.
 
     Raises:
