@@ -22,7 +22,7 @@ from ssmoe_embed.evaluation.runs import grid
 from ssmoe_embed.files import atomic_file
 
 METHODS = [str(method) for method in Method]
-COMPARED = ["ssmoe:smoe", "ssmoe:moee", "smoe:tfidf-words"]
+COMPARED = ["ssmoe:smoe", "ssmoe:moee", "smoe:tfidf-words", "smoe:chance"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -103,6 +103,19 @@ def test_clusterings_need_the_scores_they_are_checked_by(letters):
     assert result.difference == pytest.approx(expected[1] - expected[0])
 
 
+def test_the_interval_of_clusterings_holds_the_difference_though_repeated_texts_raise_low_v_measures_more():
+    task = new_task("SeveralSets")
+    task.load_data()
+    data = task.dataset["test"]["labels"]
+    clusters = [labels for labels in data if len(set(labels)) > 1]
+    rng = np.random.default_rng(0)
+    chance = [rng.integers(10, size=len(labels)).tolist() for labels in clusters]
+    worst, best = ({"default": {"test": found}} for found in (chance, clusters))
+    result = paired_bootstrap(task, worst, best, resamples=2000)
+    assert result.low < result.difference < result.high
+    assert result.difference - result.low == pytest.approx(result.high - result.difference, rel=0.3)
+
+
 def test_predictions_of_different_examples_are_refused(letters):
     name = "WordNetRelatedRetrieval"
     task = new_task(name)
