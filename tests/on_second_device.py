@@ -169,6 +169,14 @@ def test_a_device_map_holds_however_a_built_model_is_loaded(model_folder, tmp_pa
         assert is_packed(model) == (bits == 4)
 
 
+def test_a_language_model_stays_where_the_device_map_puts_it_when_it_becomes_an_embedding_model(olmoe):
+    load = partial(ssmoe_embed.load, olmoe, progress=False, **{n: v for n, v in SETTINGS.items() if n != "progress"})
+    model = load(model_kwargs=PLAIN | {"dtype": "float32", "device_map": SECOND})
+    assert places(model[0].model) == {SECOND}
+    on_cpu = load(model_kwargs=PLAIN | {"dtype": "float32"}, device="cpu")
+    assert torch.allclose(torch.tensor(model.encode(TEXTS)), torch.tensor(on_cpu.encode(TEXTS)), atol=1e-5)
+
+
 @pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
 def test_every_backend_of_the_experts_computes_the_same_on_a_device(olmoe, experts):
     module = embedding_model(olmoe, None, {"": FIRST}, experts_implementation=experts)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoModel,
@@ -19,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ssmoe_embed.embedding.devices import check_device_map
 from ssmoe_embed.families import MoEFamily, family_of, load_config
 from ssmoe_embed.quantization.loading import forget_unpacking, load_quantized, unpacked_mxfp4
 from ssmoe_embed.quantization.settings import QuantizationSettings, requested
@@ -82,8 +84,9 @@ class BaseModelSource:
 
         Raises:
             UnsupportedModelError: It is dense, or its family has no adapter.
-            ValueError: `hidden_layer` is out of range.
+            ValueError: `hidden_layer` is out of range, or `device_map` names a device that is not there.
         """
+        check_device_map((self.model_kwargs or {}).get("device_map"))
         config = self.load_config()
         family = family_of(config)
         total = family.text_config(config).num_hidden_layers
@@ -150,6 +153,8 @@ def _loaded(name_or_path: str, four_bit: QuantizationSettings | None, **kwargs: 
     logging.set_verbosity_error()  # it would report the head and the layers that are left out on purpose
     try:
         model, report = load(name_or_path, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+    except torch.OutOfMemoryError:
+        raise  # no fault of the checkpoint's
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{advice}. ({str(error).strip().splitlines()[0]})") from error
     finally:

@@ -14,6 +14,7 @@ from platformdirs import user_cache_path
 from ssmoe_embed.choices import unknown
 from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.base_model import loading_bar
+from ssmoe_embed.embedding.devices import check_device
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import EmbeddingSettings
@@ -66,8 +67,10 @@ def load(
 
     Raises:
         FileNotFoundError: There is no model of that name.
-        ValueError: A setting is not known or has a value that is not allowed.
+        ValueError: A setting is not known or has a value that is not allowed, or the device is not there.
     """
+    if device is not None:
+        check_device(device)
     if load_in_4bit is not None:
         model_kwargs = (model_kwargs or {}) | {"load_in_4bit": load_in_4bit}
     quantize = str(Quantization.NF4) if load_in_4bit else None
@@ -82,7 +85,8 @@ def load(
     _check_names(settings, fixed=() if found is _Found.BASE else SpectralSettings.__dataclass_fields__)
     if found is _Found.BASE:
         module = SSMoE.from_base(place, revision=revision, quantize=quantize, progress=progress, **hub, **settings)
-        return EmbeddingModel(modules=[module], device=device)
+        mapped = device is None and (model_kwargs or {}).get("device_map") is not None
+        return EmbeddingModel(modules=[module], device=str(module.model.device) if mapped else device)
     if found is _Found.RECIPE:
         place, revision = _built(place, hub, quantize, progress), None
     hub["local_files_only"] = local_files_only or Path(place).is_dir()

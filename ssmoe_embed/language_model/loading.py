@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.base_model import loading_bar
+from ssmoe_embed.embedding.devices import check_device_map
 from ssmoe_embed.families import family_of, load_config
 from ssmoe_embed.hub.recipes import EMBEDDED, RECIPES
 from ssmoe_embed.language_model.routings import Routing, RoutingSettings, policy_of
@@ -45,10 +46,12 @@ def load(
     Raises:
         FileNotFoundError: There is no model of that name.
         UnsupportedModelError: The model is dense, or its family has no adapter.
-        ValueError: It has no language-model head, or its checkpoint is incomplete, or the routing does not fit.
+        ValueError: It has no language-model head, or its checkpoint is incomplete, or the routing does not fit, or
+            `device_map` names a device that is not there.
     """
     if isinstance(routing, str):
         routing = Routing.parse(routing, "routing")  # before anything is loaded
+    check_device_map(kwargs.get("device_map"))
     with loading_bar(progress):
         model = _loaded(base_of(base), dtype, kwargs)
     policy = policy_of(routing, model, settings, progress=progress) if isinstance(routing, str) else routing
@@ -106,6 +109,8 @@ def _loaded(base: str, dtype: str | None, kwargs: dict[str, Any]) -> PreTrainedM
     try:
         with _told_of_heads(base, config):
             model, report = AutoModelForCausalLM.from_pretrained(base, output_loading_info=True, **keywords)
+    except torch.OutOfMemoryError:
+        raise  # no fault of the checkpoint's
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{advice}. ({str(error).strip().splitlines()[0]})") from error
     missing = sorted(report["missing_keys"]) + [name for name, *_ in report["mismatched_keys"]]

@@ -1,0 +1,53 @@
+"""Whether the places that a model is to run on are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+_PLANS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Device maps that accelerate makes itself."""
+
+
+def check_device(device: str, name: str = "device") -> None:
+    """Refuse a device that this machine does not have, before anything is read.
+
+    Args:
+        device: As torch names it, such as `cpu` or `cuda:1`.
+        name: What the caller calls it.
+
+    Raises:
+        ValueError: It is no device, or is not there; the message lists those that are.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ", ".join(["cpu", *_accelerators()])
+        built = "" if there != "cpu" or torch.version.cuda else "; torch is installed for the CPU alone"
+        raise ValueError(f"{name}={device!r} cannot be used here; this machine has {there}{built}.") from error
+
+
+def check_device_map(device_map: Any) -> None:
+    """Refuse a `device_map` that names a device which this machine does not have.
+
+    Args:
+        device_map: One device, places by module name, the name of a plan such as `auto`, or None.
+
+    Raises:
+        ValueError: A device is not there.
+    """
+    places = set(device_map.values()) if isinstance(device_map, Mapping) else {device_map}
+    for place in places - {None, "disk", *_PLANS}:
+        if isinstance(place, int):
+            if not 0 <= place < len(_accelerators()):
+                raise ValueError(f"device_map={place} is no GPU of this machine, which has {len(_accelerators())}.")
+        else:
+            check_device(str(place), "device_map")
+
+
+def _accelerators() -> list[str]:
+    """`cuda:0`, `cuda:1`, …, or whatever this machine has."""
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    return [f"{kind}:{index}" for index in range(torch.accelerator.device_count())] if kind else []
