@@ -42,6 +42,10 @@ def intercepted(
         return function(hidden, *args, **kwargs), call.times
 
 
+_as_plain_tensors = torch._C.DisableTorchFunctionSubclass
+"""A context in which operations on a kind of tensor are not seen."""
+
+
 class _Call:
     """One call of `intercepted`."""
 
@@ -62,8 +66,11 @@ class _Call:
         if not self._is_weight(matrix):
             return result
         self.times += 1
+        plain = hidden.as_subclass(torch.Tensor) if isinstance(hidden, _Watched) else hidden
+        if result.ndim == 2:
+            return self.replace(plain, result)
         experts, width = matrix.shape
-        replaced = self.replace(_plain(hidden).reshape(-1, width), result.reshape(-1, experts))
+        replaced = self.replace(plain.reshape(-1, width), result.reshape(-1, experts))
         return replaced.reshape(result.shape)
 
     def _is_weight(self, matrix: torch.Tensor) -> bool:
@@ -93,13 +100,13 @@ class _Watched(torch.Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            for argument in args:
-                if isinstance(argument, cls):
-                    break
-            else:  # it is deeper in the arguments
+        watched = args[0] if args else None
+        if not isinstance(watched, cls):
+            watched = next((argument for argument in args if isinstance(argument, cls)), None)
+        with _as_plain_tensors():
+            if watched is None:  # it is deeper in the arguments
                 return func(*args, **(kwargs or {}))
-            call = argument.call
+            call = watched.call
             if func is F.linear:
                 return call.linear(*args, **(kwargs or {}))
             result = func(*args, **(kwargs or {}))
@@ -119,12 +126,8 @@ class _Watching(TorchFunctionMode):
         return (self.call.linear if func is F.linear else func)(*args, **(kwargs or {}))
 
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.as_subclass(torch.Tensor) if isinstance(tensor, _Watched) else tensor
-
-
 def _unwatched(result: Any) -> Any:
     """A result in which nothing is watched any more."""
     if isinstance(result, tuple):
         return tuple(map(_unwatched, result)) if any(isinstance(part, _Watched) for part in result) else result
-    return _plain(result) if isinstance(result, torch.Tensor) else result
+    return result.as_subclass(torch.Tensor) if isinstance(result, _Watched) else result
