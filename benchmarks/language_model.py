@@ -23,7 +23,7 @@ from measuring import Result, machine
 from transformers import OlmoeConfig, OlmoeForCausalLM
 
 from ssmoe_embed import SpectralRouters, SpectralRouting, reroute
-from ssmoe_embed.families import family_of
+from ssmoe_embed.families import Score, family_of
 from ssmoe_embed.language_model import load
 from ssmoe_embed.routing import HashRouting, RandomRouting, RoutingPolicy
 from ssmoe_embed.spectral.fingerprint import fingerprint
@@ -42,6 +42,15 @@ SHAPES: dict[str, dict[str, int] | None] = {
     "medium": {"hidden_size": 1024, "intermediate_size": 512, "num_hidden_layers": 6, "num_experts": 24},
 }
 PROMPT = 128
+
+
+class FewestOperations(SpectralRouting):
+    """The mix in the fewest operations of torch that make one, to see what is left of its cost; it underflows."""
+
+    def logits(self, layer: int, hidden: torch.Tensor, logits: torch.Tensor, score: Score) -> torch.Tensor:
+        """`log((1-α)·softmax(r) + α·softmax(e))`."""
+        del score
+        return torch.lerp(logits.softmax(-1), self.routers.logits(layer, hidden).softmax(-1), self.alpha).log()
 
 
 def make_model(shape: str) -> Any:
@@ -66,7 +75,9 @@ def policies(model: Any) -> dict[str, RoutingPolicy | None]:
     )
     return {
         "own": None,
+        "intercepted only (α = 0)": SpectralRouting(routers, alpha=0),
         "ssmoe, α = 0.5": SpectralRouting(routers, alpha=0.5),
+        "the same in four operations": FewestOperations(routers, alpha=0.5),
         "ev (α = 1)": SpectralRouting(routers, alpha=1.0),
         "hash": HashRouting(),
         "random": RandomRouting(),
