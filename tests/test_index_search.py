@@ -2,28 +2,11 @@
 
 import numpy as np
 import pytest
-from indexing import best, cosines, ids, static_model, varied
+from indexing import best, cosines, documents, ids, index, model
 
 import ssmoe_embed
 from ssmoe_embed.retrieval import Document, SemanticIndex
 from ssmoe_embed.retrieval.keywords import fuse
-
-
-@pytest.fixture(scope="module")
-def model():
-    return static_model()
-
-
-@pytest.fixture(scope="module")
-def documents(texts):
-    return varied(texts)
-
-
-@pytest.fixture
-def index(model, documents, tmp_path):
-    made = SemanticIndex.create(tmp_path / "index", model)
-    made.add(documents, progress=False)
-    return made
 
 
 def test_filters_take_values_lists_and_several_keys(index, model, documents):

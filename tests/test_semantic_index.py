@@ -4,27 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from indexing import best, cosines, ids, static_model, varied
+from indexing import best, cosines, documents, ids, index, model, static_model
 
 import ssmoe_embed
 from ssmoe_embed.retrieval import AddCounts, Document, SemanticIndex, WrongModelError
-
-
-@pytest.fixture(scope="module")
-def model():
-    return static_model()
-
-
-@pytest.fixture(scope="module")
-def documents(texts):
-    return varied(texts)
-
-
-@pytest.fixture
-def index(model, documents, tmp_path):
-    made = SemanticIndex.create(tmp_path / "index", model)
-    made.add(documents, progress=False)
-    return made
 
 
 def test_hits_are_the_nearest_by_cosine(index, model, documents):

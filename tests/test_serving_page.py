@@ -7,44 +7,16 @@ import subprocess
 
 import pytest
 
-import ssmoe_embed
-
 pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
 pytest.importorskip("uvicorn", reason="the server needs the extra `serve`")
 pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
 
-from serving import ATTACK, notes, serving
+from serving import ATTACK, app, client, index, model
 
-from ssmoe_embed.serving.app import create_app
-from ssmoe_embed.serving.indexed import IndexCorpus
-from ssmoe_embed.serving.limits import Limits
 from ssmoe_embed.serving.page import page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-
-
-@pytest.fixture(scope="module")
-def model(built):
-    return ssmoe_embed.load(built, progress=False)
-
-
-@pytest.fixture(scope="module")
-def index(model, texts, tmp_path_factory):
-    return notes(model, texts, tmp_path_factory.mktemp("indexes"))
-
-
-@pytest.fixture(scope="module")
-def app(model, index):
-    limits = Limits(max_query=100, max_top=50)
-    return create_app(model, name="ssmoe/test", corpus=IndexCorpus(index), limits=limits)
-
-
-@pytest.fixture(scope="module")
-def client(app):
-    with serving(app) as client:
-        app.state.maps.wait()
-        yield client
 
 
 def test_the_page_loads_nothing_and_its_policy_allows_nothing_else(client):

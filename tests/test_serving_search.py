@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-import ssmoe_embed
 from ssmoe_embed.retrieval.corpus import read_corpus
 from ssmoe_embed.retrieval.search import CorpusSearch
 
@@ -11,37 +10,13 @@ pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
 pytest.importorskip("uvicorn", reason="the server needs the extra `serve`")
 pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
 
-from serving import notes, serving
+from serving import app, client, index, model, serving
 
 from ssmoe_embed.retrieval.documents import Document
 from ssmoe_embed.retrieval.index import SemanticIndex
 from ssmoe_embed.serving.app import create_app
 from ssmoe_embed.serving.indexed import IndexCorpus
-from ssmoe_embed.serving.limits import Limits
 from ssmoe_embed.serving.shipped import ShippedCorpus
-
-
-@pytest.fixture(scope="module")
-def model(built):
-    return ssmoe_embed.load(built, progress=False)
-
-
-@pytest.fixture(scope="module")
-def index(model, texts, tmp_path_factory):
-    return notes(model, texts, tmp_path_factory.mktemp("indexes"))
-
-
-@pytest.fixture(scope="module")
-def app(model, index):
-    limits = Limits(max_query=100, max_top=50)
-    return create_app(model, name="ssmoe/test", corpus=IndexCorpus(index), limits=limits)
-
-
-@pytest.fixture(scope="module")
-def client(app):
-    with serving(app) as client:
-        app.state.maps.wait()
-        yield client
 
 
 def test_hits_are_those_of_the_index_with_the_best_sentence_marked(client, index):
