@@ -100,7 +100,7 @@ def test_several_threads_run_one_model(model, routers):
     with reroute(model, SpectralRouting(routers, alpha=0.5)), ThreadPoolExecutor(4) as threads:
         expected = [embed(one) for one in ids]
         for own, found in zip(expected * 4, threads.map(embed, ids * 4), strict=True):
-            torch.testing.assert_close(found, own, rtol=0, atol=1e-6)  # torch may share the work out otherwise in threads
+            torch.testing.assert_close(found, own, rtol=0, atol=1e-6)  # threads may share work out otherwise
 
 
 def test_another_linear_map_of_the_same_shape_in_the_router_is_left_alone(model, routers):
