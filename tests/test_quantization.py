@@ -29,7 +29,8 @@ from ssmoe_embed.families import family_of
 from ssmoe_embed.quantization import Component, Quantization, QuantizationSettings, memory_by_component
 from ssmoe_embed.quantization.memory import weight_count
 from ssmoe_embed.quantization.packed import BlockwiseMatrices, PackedMatrices, is_packed
-from ssmoe_embed.quantization.settings import requested
+from ssmoe_embed.quantization.quantizer import FourBitConfig, FourBitQuantizer
+from ssmoe_embed.quantization.settings import PRESETS, requested
 
 IDS = torch.randint(3, 500, (3, 11), generator=torch.Generator().manual_seed(0))
 EXPERT = "model.layers.1.mlp.experts.7.up_proj.weight"
@@ -404,6 +405,22 @@ def test_a_base_that_is_carried_can_be_built_to_be_4_bit_each_time(olmoe, texts,
         AutoModel.from_pretrained(folder / "base").layers[0].mlp.experts.down_proj,
         AutoModel.from_pretrained(olmoe).layers[0].mlp.experts.down_proj,
     )
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_plan_for_several_devices_counts_what_packed_weights_take(preset, tmp_path):
+    folder = save_model(tmp_path, "olmoe", hidden_size=64, intermediate_size=64)
+    plain, packed = loaded(folder, quantization=None), loaded(folder, quantization=str(preset))
+    quantizer = FourBitQuantizer(FourBitConfig(PRESETS[preset]))
+    quantizer._process_model_before_weight_loading(plain)
+    for name, module in packed.named_modules():
+        if isinstance(module, BlockwiseMatrices):
+            weight = plain.get_parameter(name)
+            planned = weight.numel() * quantizer.param_element_size(plain, name, weight)
+            taken = sum(part.nbytes for part in (module.packed, module.scales))
+            assert planned == taken, name
+    norm = plain.get_parameter("norm.weight")
+    assert quantizer.param_element_size(plain, "norm.weight", norm) == norm.element_size()
 
 
 @pytest.mark.parametrize(

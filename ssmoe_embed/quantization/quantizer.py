@@ -88,11 +88,12 @@ class FourBitQuantizer(HfQuantizer):
             return device_map
         return {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
 
-    @property
-    def quantized_element_size(self) -> float:
-        """Bytes a weight, its scale included."""
-        settings = self.quantization_config.settings
-        return 0.5 + (1 if settings.double else 4) / settings.block_size
+    def param_element_size(self, model: PreTrainedModel, param_name: str, param: torch.Tensor) -> float:
+        """Bytes a weight, its scale included: what parameters take where a plan puts them on devices."""
+        if param_name not in self.targets:
+            return super().param_element_size(model, param_name, param)
+        scale = 1 if self.quantization_config.settings.double else 4
+        return 0.5 + scale / self.targets[param_name].block_size
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         del kwargs
