@@ -8,7 +8,7 @@ from layouts import LAYOUTS
 from second_device import Moves
 from sentence_transformers import SentenceTransformer
 from test_mxfp4 import folder as mxfp4_folder  # noqa: F401 (fixtures)
-from test_mxfp4 import plain_folder  # noqa: F401
+from test_mxfp4 import folders  # noqa: F401
 from tiny import TOP_C
 from transformers import AutoModel, AutoModelForCausalLM
 

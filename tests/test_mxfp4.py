@@ -36,15 +36,9 @@ def by_hand(blocks, scales):
 
 
 @pytest.fixture(scope="module")
-def plain_folder(tmp_path_factory):
-    """A GPT-OSS model whose experts are those of the packed checkpoint, in bfloat16 and unpacked."""
-    return tmp_path_factory.mktemp("models") / "plain"
-
-
-@pytest.fixture(scope="module")
-def folder(plain_folder, tmp_path_factory):
-    """The same model as the hub has it: experts as blocks and scales, everything else in bfloat16."""
-    packed_folder = tmp_path_factory.mktemp("models") / "mxfp4"
+def folders(tmp_path_factory):
+    """A GPT-OSS model as the hub has it and with its experts unpacked."""
+    packed_folder, plain_folder = (tmp_path_factory.mktemp("models") / name for name in ("mxfp4", "plain"))
     layout = LAYOUTS["gpt_oss"]
     model = layout.make(hidden_size=HIDDEN, intermediate_size=INTERMEDIATE).bfloat16()
     for place in (plain_folder, packed_folder):
@@ -73,7 +67,19 @@ def folder(plain_folder, tmp_path_factory):
         ],
     }
     (packed_folder / "config.json").write_text(json.dumps(config))
-    return packed_folder
+    return packed_folder, plain_folder
+
+
+@pytest.fixture(scope="module")
+def folder(folders):
+    """The model as the hub has it: experts as blocks and scales, everything else in bfloat16."""
+    return folders[0]
+
+
+@pytest.fixture(scope="module")
+def plain_folder(folders):
+    """The same model in bfloat16, unpacked."""
+    return folders[1]
 
 
 def load(folder, **changes):
