@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import fields
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from ssmoe_embed.language_model.harness.cells import GRID, Cell
 from ssmoe_embed.language_model.harness.checks import check_grid
 from ssmoe_embed.language_model.harness.names import OFFLINE_TASKS, PAPER_TASKS, find_tasks, load_tasks
 from ssmoe_embed.language_model.harness.options import Options
-from ssmoe_embed.language_model.harness.results import GridFolder
+from ssmoe_embed.language_model.harness.results import GridFolder, TaskResult
 from ssmoe_embed.language_model.harness.running import run_grid
 from ssmoe_embed.language_model.harness.tasks import local_data
 from ssmoe_embed.language_model.routings import policy_of
@@ -271,3 +272,14 @@ def test_the_command_measures_reports_and_compares(olmoe, tmp_path):
     assert "Only the first 3 examples" in (tmp_path / "c.md").read_text()
     with pytest.raises(ValueError, match="no language-model scores"):
         comparison.compare_with_paper(GridFolder(out))
+
+
+def test_examples_are_read_whatever_ends_of_lines_their_texts_hold(tmp_path):
+    folder = GridFolder(tmp_path)
+    examples = [
+        {"task": "t", "doc_id": number, "doc_hash": "h", "score": float(number), "prompt": f"one{end}two"}
+        for number, end in enumerate("\u2028\u2029\x85\n\r")
+    ]
+    blank = {field.name: 0 for field in fields(TaskResult)}
+    folder.write(TaskResult(**blank | {"cell": "original", "task": "t"}), examples)
+    assert list(folder.correct("original", "t").values()) == [0.0, 1.0, 2.0, 3.0, 4.0]

@@ -199,6 +199,14 @@ def test_a_file_of_ones_own_becomes_a_task_and_peers_know_its_texts(tmp_path, mo
     assert main_score(mine, peer("bm25")) == 1.0
 
 
+def test_a_line_of_ones_own_file_ends_at_a_newline_only(tmp_path):
+    path = tmp_path / "poems.jsonl"
+    records = [{"id": 1, "document": "a line\u2028and another\x85"}, {"query": "poem\u2029", "relevant": [1]}]
+    path.write_text("\n".join(json.dumps(record, ensure_ascii=False) for record in records), encoding="utf-8")
+    data = retrieval_task(path).dataset["default"]["test"]
+    assert (data["corpus"]["text"][0], data["queries"]["text"][0]) == (records[0]["document"], records[1]["query"])
+
+
 def test_a_query_about_an_unknown_document_is_refused(tmp_path):
     path = tmp_path / "broken.jsonl"
     path.write_text('{"id": 1, "document": "d"}\n{"query": "q", "relevant": [7]}\n')

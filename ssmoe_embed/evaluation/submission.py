@@ -114,7 +114,7 @@ def prepare_submission(
 def _copy_settings(source: Path, target: Path, tasks: set[str]) -> None:
     """Copy the lines of mteb's record of how things were run that belong to the tasks."""
     if source.is_file():
-        lines = source.read_text(encoding="utf-8").splitlines()
+        lines = source.read_text(encoding="utf-8").split("\n")
         kept = [line for line in lines if line.strip() and json.loads(line).get("task") in tasks]
         _write(target, "".join(f"{line}\n" for line in kept))
 

@@ -49,7 +49,7 @@ def _records(name: str, text: str) -> list[dict[str, Any]]:
     """The records of a file, looked at one by one."""
     found: list[dict[str, Any]] = []
     ids: set[str] = set()
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # a text may hold Unicode's other ends of lines
         if not line.strip():
             continue
         record = _parsed(line)

@@ -137,8 +137,9 @@ class GridFolder:
         file = self._samples(cell, task)
         if not file.is_file():
             raise FileNotFoundError(f"There are no examples at {file}; run `ssmoe lm-eval` again.")
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return {f"{line['task']}:{line['doc_id']}:{line['doc_hash']}": line["score"] for line in lines}
+        with file.open(encoding="utf-8") as lines:  # a prompt may hold Unicode's other ends of lines
+            examples = [json.loads(line) for line in lines]
+        return {f"{one['task']}:{one['doc_id']}:{one['doc_hash']}": one["score"] for one in examples}
 
     def _file(self, cell: str, task: str) -> Path:
         return self.path / _CELLS / cell / f"{task}.json"
