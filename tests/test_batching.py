@@ -27,6 +27,20 @@ def model(built):
     return ssmoe_embed.load(built, progress=False)
 
 
+def held(model, monkeypatch):
+    """Let the model wait when it encodes: an event that it has begun, and one that lets it go on."""
+    begun, release = threading.Event(), threading.Event()
+    original = type(model).encode
+
+    def slow(self, *args, **kwargs):
+        begun.set()
+        assert release.wait(60)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "encode", slow)
+    return begun, release
+
+
 def test_concurrent_requests_share_forward_passes_and_each_gets_its_own_vectors(model, texts, monkeypatch):
     """The first request holds the model until all others wait; those then take a handful of passes."""
     app = create_app(model, name=NAME, limits=Limits(batch_size=16))
@@ -55,15 +69,7 @@ def test_concurrent_requests_share_forward_passes_and_each_gets_its_own_vectors(
 
 
 def test_a_full_queue_answers_429_and_says_when_to_come_again(model, monkeypatch):
-    release, begun = threading.Event(), threading.Event()
-    original = type(model).encode
-
-    def slow(self, *args, **kwargs):
-        begun.set()
-        assert release.wait(60)
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(type(model), "encode", slow)
+    begun, release = held(model, monkeypatch)
     app = create_app(model, name=NAME, limits=Limits(max_waiting=3, max_inputs=3))
     with serving(app) as client, ThreadPoolExecutor(1) as pool:
         first = pool.submit(post, client, ["a", "b"])
@@ -146,15 +152,7 @@ def test_one_requests_error_is_not_its_neighbours(model, monkeypatch):
 
 
 def test_what_waits_is_refused_when_the_server_stops(model, monkeypatch):
-    release, begun = threading.Event(), threading.Event()
-    original = type(model).encode
-
-    def slow(self, *args, **kwargs):
-        begun.set()
-        assert release.wait(60)
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(type(model), "encode", slow)
+    begun, release = held(model, monkeypatch)
 
     async def stop():
         batcher = Batcher(model, Limits(batch_size=1, wait=0))
