@@ -103,12 +103,10 @@ def stepping(model: Any, tokens: int) -> Callable[[], float]:
     prompt = torch.arange(10, 10 + PROMPT)[None]
 
     def run() -> float:
-        cache = model(input_ids=prompt, use_cache=True)
+        out = model(input_ids=prompt, use_cache=True)
         start = time.process_time()
-        past, last = cache.past_key_values, cache.logits[:, -1:].argmax(dim=-1)
         for _ in range(tokens):
-            out = model(input_ids=last, past_key_values=past, use_cache=True)
-            past, last = out.past_key_values, out.logits[:, -1:].argmax(dim=-1)
+            out = model(input_ids=out.logits[:, -1:].argmax(dim=-1), cache=out.cache, use_cache=True)
         return 1000 * (time.process_time() - start) / tokens
 
     return run

@@ -104,11 +104,31 @@ def test_a_cache_changes_no_choice(policy, masked, model, ids):
     ones = torch.ones_like(ids)
     with reroute(model, policy):
         whole = chosen(model, input_ids=ids)
-        past = model(ids[:, :6], use_cache=True).past_key_values
+        cache = model(ids[:, :6], use_cache=True).cache
         mask = {"attention_mask": ones} if masked else {}
-        rest = chosen(model, input_ids=ids[:, 6:], past_key_values=past, **mask)
+        rest = chosen(model, input_ids=ids[:, 6:], cache=cache, **mask)
     for layer, experts in whole.items():
         assert torch.equal(sets(experts[:, 6:]), sets(rest[layer]))
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=["hash", "random"])
+@torch.no_grad()
+def test_it_does_not_matter_how_the_model_is_given_its_arguments(policy, model, ids):
+    """By position or by name, the cache by its name of today or by that of earlier versions."""
+    mask = torch.ones_like(ids)
+    mask[:, :2] = 0
+    with reroute(model, policy):
+        named = model(input_ids=ids, attention_mask=mask, use_cache=True)
+        placed = model(ids, mask)
+        caches = [model(ids[:, :6], use_cache=True).cache for _ in range(3)]
+        later = [
+            model(ids[:, 6:], cache=caches[0]).logits,
+            model(ids[:, 6:], past_key_values=caches[1]).logits,
+            model(ids[:, 6:], None, None, caches[2]).logits,
+        ]
+    assert torch.equal(named.logits, placed.logits)
+    assert torch.equal(later[0], later[1])
+    assert torch.equal(later[0], later[2])
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=["hash", "random"])

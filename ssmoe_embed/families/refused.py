@@ -6,6 +6,9 @@ not go unnoticed.
 
 from __future__ import annotations
 
+CHECKED_WITH = "5.24.0"
+"""The version of transformers whose families were gone through; a newer one may have others."""
+
 _UNCHECKED = (
     "its routing can be expressed by an adapter, but nobody has written and checked one. Put a file into "
     "ssmoe_embed/families/ after the nearest family's, and a description into tests/layouts/ (see ARCHITECTURE.md)"
@@ -77,6 +80,10 @@ REFUSED: dict[str, str] = {
 }
 """The reason for each family, by `config.model_type`, as the rest of a sentence."""
 
+REFUSED |= dict.fromkeys(
+    ("inkling2_loop", "inkling2_loop_text"),
+    f"it runs its middle layers several times for each token, so a layer has no single routing to read. {_CHOOSE}",
+)
 REFUSED["gemma4_text"] = REFUSED["gemma4"]
 REFUSED["ernie4_5_vl_moe_text"] = REFUSED["ernie4_5_vl_moe"]
 REFUSED["muse_spark_text"] = REFUSED["muse_spark"]
@@ -97,6 +104,7 @@ REFUSED |= dict.fromkeys(
         "hy_v3",
         "hy_v4",
         "kimi_linear",
+        "lara_mini",
         "mellum",
         "mimo_v2_flash",
         "minimax",
@@ -117,6 +125,8 @@ REFUSED |= dict.fromkeys(
         "glm4v_moe_text",
         "glm5_next",
         "glm5_next_text",
+        "hy_v4_vl",
+        "hy_v4_vl_text",
         "minimax_m3_vl",
         "minimax_m3_vl_text",
         "mistral_large4",

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+from transformers import Cache
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,12 @@ class _Note:
     """A forward pre-hook that notes the tokens."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
+        given = dict(zip(_parameters(type(module)), args, strict=False)) | kwargs
+        ids = given.get("input_ids")
         if not isinstance(ids, torch.Tensor) or ids.is_floating_point() or ids.ndim != 2:
             return  # an inner module that gets embeddings; the outer one has noted the ids
-        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        positions = _positions(ids, mask, kwargs.get("position_ids"), kwargs.get("past_key_values"))
+        cache = next((value for value in given.values() if isinstance(value, Cache)), None)  # its name has changed
+        positions = _positions(ids, given.get("attention_mask"), given.get("position_ids"), cache)
         _CURRENT.set(Tokens(ids.reshape(-1), positions.to(ids.device).reshape(-1)))  # [B,T] → [N]
 
 
@@ -79,12 +83,18 @@ class _Forget:
         _CURRENT.set(None)
 
 
-def _positions(ids: torch.Tensor, mask: Any, position_ids: Any, cache: Any) -> torch.Tensor:
+@lru_cache
+def _parameters(kind: type[nn.Module]) -> tuple[str, ...]:
+    """The names of what a model's forward takes, in the order in which it is passed by position."""
+    return tuple(signature(kind.forward).parameters)[1:]  # without self
+
+
+def _positions(ids: torch.Tensor, mask: Any, position_ids: Any, cache: Cache | None) -> torch.Tensor:
     """How many tokens stand before each one in its text `[B,T]`, the same with and without a cache and padding."""
     if isinstance(mask, torch.Tensor) and mask.ndim == 2:
         places: torch.Tensor = mask.long().cumsum(dim=-1) - 1  # [B,past+T]
         return places[:, -ids.shape[1] :].clamp_min(0)
     if isinstance(position_ids, torch.Tensor) and position_ids.ndim == 2:
         return position_ids.expand_as(ids)
-    past = int(cache.get_seq_length()) if cache is not None else 0
+    past = 0 if cache is None else int(cache.get_seq_length())
     return torch.arange(past, past + ids.shape[1]).expand_as(ids)

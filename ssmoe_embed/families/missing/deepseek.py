@@ -6,6 +6,7 @@ layer of DeepSeek-V2 with greedy choice and without scaling.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -76,14 +77,8 @@ class DeepseekForCausalLM(DeepseekOcr2TextPreTrainedModel, GenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])  # [B,T,H] → [B,T,V]
         loss = None if labels is None else self.loss_function(logits, labels, self.vocab_size)
-        return MoeCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            router_logits=outputs.router_logits,
-        )
+        shared = {field.name: outputs.get(field.name) for field in fields(MoeCausalLMOutputWithPast)}
+        return MoeCausalLMOutputWithPast(**shared | {"loss": loss, "logits": logits})
 
 
 def register() -> None:
