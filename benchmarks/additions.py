@@ -14,14 +14,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ssmoe_embed.common.files import atomic_file
 from ssmoe_embed.embedding.prompts import templates
 from ssmoe_embed.embedding.settings import EmbeddingSettings
-from ssmoe_embed.evaluation.models import EvaluatedModel
-from ssmoe_embed.evaluation.results import ResultFolder
-from ssmoe_embed.evaluation.runner import evaluate
-from ssmoe_embed.evaluation.runs import Run
-from ssmoe_embed.evaluation.tasks import find_tasks
-from ssmoe_embed.files import atomic_file
+from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
+from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runs import Run
+from ssmoe_embed.evaluation.results.folder import ResultFolder
+from ssmoe_embed.evaluation.tasks.finding import find_tasks
 
 METHODS = ("smoe", "moee")
 ADDITIONS: dict[str, dict[str, Any]] = {

@@ -2,8 +2,8 @@
 
     python benchmarks/evaluation.py --shape small --output benchmarks/results/evaluation.md
 
-One model evaluates one mteb task by `ssmoe_embed.evaluation.runner.evaluate`, in one process: `smoe` alone, all five methods
-at once (four share a forward pass, `ssmoe` has its own), and the five one by one. They take turns within each round, and the
+One model evaluates one mteb task by `ssmoe_embed.evaluation.mteb.runner.evaluate`, in one process: `smoe` alone, all five
+methods at once (four share a forward pass, `ssmoe` has its own), and the five one by one. They take turns within each round, and the
 ratios are medians over rounds. The calibration is fitted beforehand, as `ssmoe build` does once for a model.
 """
 
@@ -24,11 +24,11 @@ from measuring import Result, machine
 import ssmoe_embed
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.embedding.model import EmbeddingModel
-from ssmoe_embed.evaluation.models import EvaluatedModel
-from ssmoe_embed.evaluation.report import Options
-from ssmoe_embed.evaluation.runner import evaluate
-from ssmoe_embed.evaluation.runs import grid
-from ssmoe_embed.evaluation.tasks import find_tasks
+from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
+from ssmoe_embed.evaluation.mteb.report import Options
+from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runs import grid
+from ssmoe_embed.evaluation.tasks.finding import find_tasks
 
 METHODS = ["router", "smoe", "moee", "ev", "ssmoe"]
 GOAL = 2.2

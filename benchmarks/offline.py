@@ -11,15 +11,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ssmoe_embed.common.files import atomic_file
 from ssmoe_embed.embedding.methods import Method
-from ssmoe_embed.evaluation import method_table, summary
-from ssmoe_embed.evaluation.method_comparison import compare_methods
-from ssmoe_embed.evaluation.offline import add_task, retrieval_task
-from ssmoe_embed.evaluation.peers import PEERS
-from ssmoe_embed.evaluation.report import Report
-from ssmoe_embed.evaluation.runner import evaluate
-from ssmoe_embed.evaluation.runs import grid
-from ssmoe_embed.files import atomic_file
+from ssmoe_embed.evaluation.baselines.encoders import PEERS
+from ssmoe_embed.evaluation.mteb.report import Report
+from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runs import grid
+from ssmoe_embed.evaluation.results import summary
+from ssmoe_embed.evaluation.significance import table as method_table
+from ssmoe_embed.evaluation.significance.comparison import compare_methods
+from ssmoe_embed.evaluation.tasks.offline import add_task, retrieval_task
 
 METHODS = [str(method) for method in Method]
 COMPARED = ["ssmoe:smoe", "ssmoe:moee", "smoe:tfidf-words", "smoe:chance"]

@@ -31,11 +31,11 @@ from transformers import AutoModel, AutoTokenizer, BitsAndBytesConfig
 
 import ssmoe_embed
 from ssmoe_embed import EmbeddingModel, SpectralRouters, SSMoE
+from ssmoe_embed.common.files import load_tensors
 from ssmoe_embed.data import calibration_texts, tiny_folder
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.embedding.persistence import TENSORS
 from ssmoe_embed.families import family_of
-from ssmoe_embed.files import load_tensors
 from ssmoe_embed.quantization import Component, memory_by_component
 from ssmoe_embed.spectral.fingerprint import fingerprint
 from ssmoe_embed.spectral.settings import SpectralSettings

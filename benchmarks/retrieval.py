@@ -28,13 +28,13 @@ from measuring import Result, in_subprocess, machine, peak_mib
 from sentence_transformers import SentenceTransformer
 
 import ssmoe_embed
-from ssmoe_embed.retrieval import Document, IndexKind, SemanticIndex, building
-from ssmoe_embed.retrieval.approximate import faiss_library
-from ssmoe_embed.retrieval.building import recall
-from ssmoe_embed.retrieval.index import RECALL
-from ssmoe_embed.retrieval.manifest import Manifest, StoredFile
-from ssmoe_embed.retrieval.nearest import Nearest, exact_top
-from ssmoe_embed.retrieval.reading import read_documents
+from ssmoe_embed.search import Document, IndexKind, SemanticIndex, building
+from ssmoe_embed.search.approximate import faiss_library
+from ssmoe_embed.search.building import recall
+from ssmoe_embed.search.index import RECALL
+from ssmoe_embed.search.manifest import Manifest, StoredFile
+from ssmoe_embed.search.nearest import Nearest, exact_top
+from ssmoe_embed.search.reading import read_documents
 
 KINDS = ("flat", "hnsw", "ivf", "sq8", "binary", "ivfpq")
 QUERIES = 500

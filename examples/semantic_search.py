@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import ssmoe_embed
-from ssmoe_embed.retrieval import Document, SemanticIndex, read_documents
+from ssmoe_embed.search import Document, SemanticIndex, read_documents
 
 NOTES = {
     "garden.md": "# Garden\n\nTomatoes want full sun. Water them in the morning, at the root, never on the leaves.",

@@ -1,5 +1,6 @@
 """Training-free sentence embeddings from Mixture-of-Experts language models."""
 
+from ssmoe_embed.common.version import __version__
 from ssmoe_embed.embedding.model import EmbeddingModel, register
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import EmbeddingSettings
@@ -8,7 +9,6 @@ from ssmoe_embed.hub.building import build
 from ssmoe_embed.hub.loading import load
 from ssmoe_embed.routing import SpectralRouting, reroute
 from ssmoe_embed.spectral.routers import SpectralRouters
-from ssmoe_embed.version import __version__
 
 __all__ = [
     "EmbeddingModel",

@@ -73,7 +73,7 @@ def calibrated_module(olmoe, texts):
 @pytest.fixture(scope="module")
 def evaluated_olmoe(calibrated_module):
     """That model, standardised, as evaluations know it."""
-    from ssmoe_embed.evaluation.models import EvaluatedModel
+    from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 
     calibrated_module.configure(calibration="standardize")
     yield EvaluatedModel.of(ssmoe_embed.EmbeddingModel(modules=[calibrated_module], device="cpu"), "test/olmoe")

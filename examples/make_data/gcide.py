@@ -63,7 +63,7 @@ def runs(text: str) -> set[tuple[str, ...]]:
 
 
 def records(root: Path) -> Iterator[Record]:
-    """The task in the format that `retrieval_task` of `ssmoe_embed.evaluation.offline` reads."""
+    """The task in the format that `retrieval_task` of `ssmoe_embed.evaluation.tasks.offline` reads."""
     for word, query, document in definition_pairs(root):
         yield {"id": word, "document": document}
         yield {"query": query, "relevant": [word]}

@@ -13,7 +13,7 @@ import ssmoe_embed
 from ssmoe_embed.data import search_corpus, search_folder
 from ssmoe_embed.embedding.card import GENERATED, model_card
 from ssmoe_embed.embedding.persistence import save_references
-from ssmoe_embed.retrieval.search import CorpusSearch
+from ssmoe_embed.search.exact import CorpusSearch
 
 SETTINGS: dict[str, Any] = {
     "method": "smoe",

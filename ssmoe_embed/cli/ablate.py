@@ -51,19 +51,19 @@ def ablate(
 
     Example: ssmoe ablate ssmoe/tiny --seeds 5 --output ablation
     """
-    from ssmoe_embed.diagnostics.ablation.variants import find_variants
-    from ssmoe_embed.evaluation.dependencies import require_mteb, require_package
+    from ssmoe_embed.common.extras import require_mteb, require_package
+    from ssmoe_embed.evaluation.ablation.variants import find_variants
 
     variants = find_variants(variant)
     require_mteb()
     require_package("matplotlib", "ssmoe-embed[plots]")
-    from ssmoe_embed.diagnostics.ablation.report import write_report
-    from ssmoe_embed.diagnostics.ablation.running import AblationOptions
-    from ssmoe_embed.diagnostics.ablation.running import ablate as run
-    from ssmoe_embed.diagnostics.ablation.texts import corpora
-    from ssmoe_embed.evaluation.corruption import Corruption
-    from ssmoe_embed.evaluation.models import EvaluatedModel
-    from ssmoe_embed.evaluation.tasks import find_tasks
+    from ssmoe_embed.evaluation.ablation.report import write_report
+    from ssmoe_embed.evaluation.ablation.running import AblationOptions
+    from ssmoe_embed.evaluation.ablation.running import ablate as run
+    from ssmoe_embed.evaluation.ablation.texts import corpora
+    from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
+    from ssmoe_embed.evaluation.tasks.corruption import Corruption
+    from ssmoe_embed.evaluation.tasks.finding import find_tasks
     from ssmoe_embed.routing.mixing import checked_alpha
 
     corruption = Corruption.parse(corrupt)

@@ -27,7 +27,7 @@ from ssmoe_embed.cli.search import search
 from ssmoe_embed.cli.serve import serve
 from ssmoe_embed.cli.submit import submit
 from ssmoe_embed.cli.sweep import sweep
-from ssmoe_embed.version import __version__
+from ssmoe_embed.common.version import __version__
 
 app = typer.Typer(
     help="Sentence embeddings from Mixture-of-Experts language models, without training.",

@@ -9,15 +9,15 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssmoe_embed.choices import Choice
+from ssmoe_embed.common.choices import Choice
+from ssmoe_embed.common.files import atomic_file
 from ssmoe_embed.distributed.jobs import Encoding, ModelReference
 from ssmoe_embed.distributed.shards import Row, ShardFolder
 from ssmoe_embed.embedding.streaming import VectorFormat
-from ssmoe_embed.files import atomic_file
-from ssmoe_embed.retrieval.documents import AddCounts, Document
+from ssmoe_embed.search.documents import AddCounts, Document
 
 if TYPE_CHECKING:
-    from ssmoe_embed.retrieval.index import SemanticIndex
+    from ssmoe_embed.search.index import SemanticIndex
 
 
 class EngineKind(Choice):

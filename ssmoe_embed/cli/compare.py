@@ -10,12 +10,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ssmoe_embed.choices import unknown
 from ssmoe_embed.cli.compare_language_models import LM_EVAL, compare_language_models
-from ssmoe_embed.files import atomic_file
+from ssmoe_embed.common.choices import unknown
+from ssmoe_embed.common.files import atomic_file
 
 if TYPE_CHECKING:
-    from ssmoe_embed.evaluation.results import ResultFolder
+    from ssmoe_embed.evaluation.results.folder import ResultFolder
 
 PAPER = "paper"
 _WRITERS = {".md": "markdown", ".csv": "csv_text"}
@@ -54,7 +54,7 @@ def compare(
 
     Example: ssmoe compare results --methods ssmoe smoe
     """
-    from ssmoe_embed.evaluation.results import ResultFolder
+    from ssmoe_embed.evaluation.results.folder import ResultFolder
 
     if with_ not in (None, PAPER):
         raise ValueError(unknown("with", with_, [PAPER]))
@@ -81,8 +81,8 @@ def compare(
 
 
 def _with_paper(folder: ResultFolder, output: Path | None, options: dict[str, Any]) -> None:
-    from ssmoe_embed.evaluation import comparison_table
-    from ssmoe_embed.evaluation.comparison import compare_with_paper
+    from ssmoe_embed.evaluation.paper import table as comparison_table
+    from ssmoe_embed.evaluation.paper.comparison import compare_with_paper
 
     comparisons = compare_with_paper(folder.scores(), **options)
     console = Console()
@@ -95,12 +95,12 @@ def _with_paper(folder: ResultFolder, output: Path | None, options: dict[str, An
 def _two_methods(
     folder: ResultFolder, methods: Sequence[str], tasks: list[str] | None, output: Path | None, options: dict[str, Any]
 ) -> None:
-    from ssmoe_embed.evaluation.dependencies import require_mteb
+    from ssmoe_embed.common.extras import require_mteb
 
     require_mteb()
-    from ssmoe_embed.evaluation import method_table
-    from ssmoe_embed.evaluation.method_comparison import CORRECTION, compare_methods
-    from ssmoe_embed.evaluation.tasks import find_tasks
+    from ssmoe_embed.evaluation.significance import table as method_table
+    from ssmoe_embed.evaluation.significance.comparison import CORRECTION, compare_methods
+    from ssmoe_embed.evaluation.tasks.finding import find_tasks
 
     first, second = methods
     lines = compare_methods(folder, first, second, tasks=find_tasks(tasks) if tasks else None, **options)

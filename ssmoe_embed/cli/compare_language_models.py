@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from ssmoe_embed.files import atomic_file
+from ssmoe_embed.common.files import atomic_file
 
 LM_EVAL = "lm_eval.json"
 """The file that tells such a folder."""
@@ -25,8 +25,8 @@ def compare_language_models(results: Path, output: Path | None, *, with_paper: b
     Raises:
         ValueError: Something else was asked for, or the paper has no such model.
     """
-    from ssmoe_embed.language_model.harness import comparison
-    from ssmoe_embed.language_model.harness.results import GridFolder
+    from ssmoe_embed.evaluation.harness.results import GridFolder
+    from ssmoe_embed.evaluation.paper import language_model_comparison as comparison
 
     if not with_paper:
         raise ValueError(

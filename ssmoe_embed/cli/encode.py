@@ -25,10 +25,10 @@ from ssmoe_embed.cli.options import (
     Workers,
     given,
 )
+from ssmoe_embed.common.files import atomic_file
 from ssmoe_embed.distributed.jobs import Encoding, ModelReference
 from ssmoe_embed.distributed.shards import Row
 from ssmoe_embed.embedding.streaming import VectorFormat, encode_stream
-from ssmoe_embed.files import atomic_file
 from ssmoe_embed.hub.loading import load
 
 

@@ -14,7 +14,7 @@ from rich.table import Table as Display
 from ssmoe_embed.cli.options import BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
 
 if TYPE_CHECKING:
-    from ssmoe_embed.evaluation.report import Report
+    from ssmoe_embed.evaluation.mteb.report import Report
 
 
 def evaluate(
@@ -76,18 +76,18 @@ def evaluate(
 
     Example: ssmoe evaluate ssmoe/tiny --tasks offline --methods router smoe moee ev ssmoe --corrupt none replace@0.1 -o out
     """
-    from ssmoe_embed.evaluation.dependencies import require_mteb
+    from ssmoe_embed.common.extras import require_mteb
 
     if not models and not peers:
         raise ValueError(
             "There is nothing to evaluate; name a MODEL such as ssmoe/tiny before the options, or --peers."
         )
     require_mteb()
-    from ssmoe_embed.evaluation import runner
-    from ssmoe_embed.evaluation.feature_store import GIB
-    from ssmoe_embed.evaluation.report import Options
-    from ssmoe_embed.evaluation.runs import grid, parse_settings
-    from ssmoe_embed.evaluation.summary import write_summary
+    from ssmoe_embed.evaluation.mteb import runner
+    from ssmoe_embed.evaluation.mteb.feature_store import GIB
+    from ssmoe_embed.evaluation.mteb.report import Options
+    from ssmoe_embed.evaluation.mteb.runs import grid, parse_settings
+    from ssmoe_embed.evaluation.results.summary import write_summary
 
     runs = grid(methods, prompts, corrupt or ("none",), parse_settings(settings or ()), train_corrupt=train_corrupt)
     report = runner.evaluate(
@@ -120,15 +120,15 @@ def evaluate(
 
 def _summarise(report: Report) -> None:
     """Bring the tables up to date when a task is done."""
-    from ssmoe_embed.evaluation.summary import write_summary
+    from ssmoe_embed.evaluation.results.summary import write_summary
 
     write_summary(report.folder, plots=False)
 
 
 def _show(report: Report, written: Sequence[Path]) -> None:
     """Print the means, and what failed."""
-    from ssmoe_embed.evaluation.summary import mean_cells, mean_columns
-    from ssmoe_embed.evaluation.tables import labels, tables
+    from ssmoe_embed.evaluation.results.summary import mean_cells, mean_columns
+    from ssmoe_embed.evaluation.results.tables import labels, tables
 
     console = Console()
     for table in tables(report.scores()):

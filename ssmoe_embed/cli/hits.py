@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ssmoe_embed.retrieval import Explanation, Hit
+from ssmoe_embed.search import Explanation, Hit
 
 _WIDTH = 100
 _BAR = 24

@@ -26,12 +26,12 @@ from ssmoe_embed.distributed.jobs import ModelReference
 from ssmoe_embed.distributed.joining import add_shards, check_shards
 from ssmoe_embed.distributed.shards import ShardFolder
 from ssmoe_embed.hub.loading import load
-from ssmoe_embed.retrieval.documents import AddCounts
-from ssmoe_embed.retrieval.fingerprint import model_fingerprint
-from ssmoe_embed.retrieval.index import RECALL, SemanticIndex
-from ssmoe_embed.retrieval.manifest import Manifest
-from ssmoe_embed.retrieval.passages import WORDS
-from ssmoe_embed.retrieval.reading import Corpus, read_documents
+from ssmoe_embed.search.documents import AddCounts
+from ssmoe_embed.search.fingerprint import model_fingerprint
+from ssmoe_embed.search.index import RECALL, SemanticIndex
+from ssmoe_embed.search.manifest import Manifest
+from ssmoe_embed.search.passages import WORDS
+from ssmoe_embed.search.reading import Corpus, read_documents
 
 OwnModel = Annotated[
     str | None,

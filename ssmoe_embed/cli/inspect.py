@@ -34,11 +34,11 @@ def inspect(
 
     Example: ssmoe inspect ssmoe/tiny --output report.html
     """
-    from ssmoe_embed.diagnostics.clusters import Projection, check_count
-    from ssmoe_embed.diagnostics.inspection import InspectionOptions, inspect_model
-    from ssmoe_embed.diagnostics.report import check_output, write_report
-    from ssmoe_embed.diagnostics.texts import file_sample, shipped_sample
-    from ssmoe_embed.evaluation.dependencies import require_package
+    from ssmoe_embed.common.extras import require_package
+    from ssmoe_embed.evaluation.inspection.clusters import Projection, check_count
+    from ssmoe_embed.evaluation.inspection.inspection import InspectionOptions, inspect_model
+    from ssmoe_embed.evaluation.inspection.report import check_output, write_report
+    from ssmoe_embed.evaluation.inspection.texts import file_sample, shipped_sample
     from ssmoe_embed.hub.loading import load
     from ssmoe_embed.routing.mixing import checked_alpha
 

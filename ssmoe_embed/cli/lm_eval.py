@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ssmoe_embed.cli.options import DeviceMap, Dtype, Quiet, Revision, TopC, TrustRemoteCode, given
-from ssmoe_embed.files import atomic_file
+from ssmoe_embed.common.files import atomic_file
 
 
 def lm_eval(
@@ -57,11 +57,11 @@ def lm_eval(
 
     Example: ssmoe lm-eval openai/gpt-oss-20b --tasks paper --num-fewshot 10 --output results
     """
+    from ssmoe_embed.evaluation.harness import report
+    from ssmoe_embed.evaluation.harness.cells import GRID, Cell
+    from ssmoe_embed.evaluation.harness.options import Options
+    from ssmoe_embed.evaluation.harness.running import run_grid
     from ssmoe_embed.language_model import RoutingSettings
-    from ssmoe_embed.language_model.harness import report
-    from ssmoe_embed.language_model.harness.cells import GRID, Cell
-    from ssmoe_embed.language_model.harness.options import Options
-    from ssmoe_embed.language_model.harness.running import run_grid
 
     cells: list[Cell] = []
     for name in routing or ["grid"]:

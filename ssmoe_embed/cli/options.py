@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssmoe_embed.choices import unknown
+from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.hub.recipes import EMBEDDED
 from ssmoe_embed.quantization.memory import memory_by_component

@@ -18,10 +18,10 @@ from ssmoe_embed.cli.hits import show
 from ssmoe_embed.cli.index import OwnModel, open_with_model
 from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Method, Prompt, Quiet, given
 from ssmoe_embed.hub.loading import load
-from ssmoe_embed.retrieval.corpus import read_corpus
-from ssmoe_embed.retrieval.filters import parse_filters
-from ssmoe_embed.retrieval.index import SemanticIndex
-from ssmoe_embed.retrieval.search import CorpusSearch, Hit
+from ssmoe_embed.search.corpus import read_corpus
+from ssmoe_embed.search.exact import CorpusSearch, Hit
+from ssmoe_embed.search.filters import parse_filters
+from ssmoe_embed.search.index import SemanticIndex
 
 _TOP = 5
 

@@ -89,7 +89,7 @@ def _served(
 ) -> tuple[str, SentenceTransformer, Corpus]:
     """The model's name, the model, and what to search."""
     if folder is not None:
-        from ssmoe_embed.retrieval.manifest import Manifest
+        from ssmoe_embed.search.manifest import Manifest
         from ssmoe_embed.serving.indexed import IndexCorpus
 
         index = open_with_model(folder, model, settings, device, quiet)
@@ -97,8 +97,8 @@ def _served(
         if encoder is None:
             raise ValueError(f"The index in {folder} was opened without a model.")
         return model or Manifest.read(folder).reference.get("name", DEFAULT_MODEL), encoder, IndexCorpus(index)
-    from ssmoe_embed.retrieval.corpus import read_corpus
-    from ssmoe_embed.retrieval.search import CorpusSearch
+    from ssmoe_embed.search.corpus import read_corpus
+    from ssmoe_embed.search.exact import CorpusSearch
     from ssmoe_embed.serving.shipped import ShippedCorpus
 
     encoder = load(model or DEFAULT_MODEL, device=device, progress=not quiet, **settings)

@@ -12,7 +12,7 @@ from rich.text import Text
 from ssmoe_embed.cli.options import Device, Dtype, given
 
 if TYPE_CHECKING:
-    from ssmoe_embed.evaluation.submission import Submission
+    from ssmoe_embed.evaluation.leaderboard.submission import Submission
 
 
 def submit(
@@ -37,17 +37,17 @@ def submit(
 
     Example: ssmoe submit results --tasks 'MTEB(eng, v2)' --model ORG/NAME --output submission
     """
-    from ssmoe_embed.evaluation.dependencies import require_mteb
+    from ssmoe_embed.common.extras import require_mteb
 
     if not results.is_dir():
         raise FileNotFoundError(
             f"There is no result folder {results}; make it with `ssmoe evaluate … --output {results}`."
         )
     require_mteb()
-    from ssmoe_embed.evaluation.models import load_encoder
-    from ssmoe_embed.evaluation.results import ResultFolder
-    from ssmoe_embed.evaluation.submission import prepare_submission
-    from ssmoe_embed.evaluation.tasks import find_tasks
+    from ssmoe_embed.evaluation.leaderboard.submission import prepare_submission
+    from ssmoe_embed.evaluation.mteb.models import load_encoder
+    from ssmoe_embed.evaluation.results.folder import ResultFolder
+    from ssmoe_embed.evaluation.tasks.finding import find_tasks
 
     def encoder(name: str, commit: str) -> Any:
         return load_encoder(name, revision=commit, **given(device=device, dtype=dtype))

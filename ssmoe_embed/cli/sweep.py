@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssmoe_embed.choices import unknown
 from ssmoe_embed.cli.options import BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
+from ssmoe_embed.common.choices import unknown
 
 if TYPE_CHECKING:
-    from ssmoe_embed.evaluation.sweep_axes import Axis
-    from ssmoe_embed.evaluation.sweep_result import SweepResult
+    from ssmoe_embed.evaluation.sweep.axes import Axis
+    from ssmoe_embed.evaluation.sweep.result import SweepResult
 
 
 def sweep(
@@ -61,13 +61,13 @@ def sweep(
     values: dict[str, list[Any] | None] = {"top_c": top_c, "hidden_layer": hidden_layer, "method": method}
     values |= {"prompt": prompt, "calibration": calibration, "alpha": alpha}
     axes = _axes(values, vary or [])
-    from ssmoe_embed.evaluation.dependencies import require_mteb
+    from ssmoe_embed.common.extras import require_mteb
 
     require_mteb()
     from ssmoe_embed.evaluation import sweep as running
-    from ssmoe_embed.evaluation.report import Options
-    from ssmoe_embed.evaluation.runs import grid, parse_settings
-    from ssmoe_embed.evaluation.sweep_report import write_report
+    from ssmoe_embed.evaluation.mteb.report import Options
+    from ssmoe_embed.evaluation.mteb.runs import grid, parse_settings
+    from ssmoe_embed.evaluation.sweep.report import write_report
 
     runs = grid(corruptions=[corrupt])
     if len(runs) != 1:
@@ -93,7 +93,7 @@ def sweep(
 
 def _axes(values: dict[str, list[Any] | None], vary: list[str]) -> list[Axis]:
     """The axes in a fixed order: what needs the most work for another value first."""
-    from ssmoe_embed.evaluation.sweep_axes import Axis, points
+    from ssmoe_embed.evaluation.sweep.axes import Axis, points
 
     axes = [Axis.of_texts(name, given_values) for name, given_values in values.items() if given_values]
     axes += [Axis.parse(text) for text in vary]
@@ -103,8 +103,8 @@ def _axes(values: dict[str, list[Any] | None], vary: list[str]) -> list[Axis]:
 
 def _show(result: SweepResult) -> None:
     """Print the scores, a warning, and what failed."""
-    from ssmoe_embed.evaluation.sweep_report import cells, columns
-    from ssmoe_embed.evaluation.sweep_result import TEST_SET_WARNING
+    from ssmoe_embed.evaluation.sweep.report import cells, columns
+    from ssmoe_embed.evaluation.sweep.result import TEST_SET_WARNING
 
     table = Table(title=f"{result.model}, {result.corruption} (points of 100)", title_justify="left")
     for axis in result.axes:

@@ -8,8 +8,8 @@ from typing import Any
 
 from ssmoe_embed.distributed.jobs import Encoding, ModelReference
 from ssmoe_embed.distributed.shards import ShardFolder
-from ssmoe_embed.retrieval.errors import WrongModelError
-from ssmoe_embed.retrieval.fingerprint import check_model, model_fingerprint
+from ssmoe_embed.search.errors import WrongModelError
+from ssmoe_embed.search.fingerprint import check_model, model_fingerprint
 
 
 def fingerprint_of(reference: ModelReference) -> dict[str, Any]:

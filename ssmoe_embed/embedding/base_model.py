@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ssmoe_embed.embedding.devices import check_device_map
+from ssmoe_embed.common.devices import check_device_map
 from ssmoe_embed.families import MoEFamily, family_of, load_config
 from ssmoe_embed.quantization.loading import forget_unpacking, load_quantized, unpacked_mxfp4
 from ssmoe_embed.quantization.settings import QuantizationSettings, requested

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCardData
 
+from ssmoe_embed.common.version import __version__
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.embedding.persistence import OWN_BASE
-from ssmoe_embed.version import __version__
 
 if TYPE_CHECKING:
     from ssmoe_embed.embedding.module import SSMoE

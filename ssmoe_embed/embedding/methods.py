@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssmoe_embed.choices import Choice
+from ssmoe_embed.common.choices import Choice
 
 
 class Method(Choice):

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ssmoe_embed.common.files import atomic_file, load_tensors, save_tensors
+from ssmoe_embed.common.version import __version__
 from ssmoe_embed.embedding.base_model import BaseModelSource
 from ssmoe_embed.embedding.calibration import calibration_tensors, calibrations_from
 from ssmoe_embed.embedding.settings import EmbeddingSettings
-from ssmoe_embed.files import atomic_file, load_tensors, save_tensors
 from ssmoe_embed.quantization.packed import is_packed
 from ssmoe_embed.spectral.routers import SpectralRouters
-from ssmoe_embed.version import __version__
 
 if TYPE_CHECKING:
     from ssmoe_embed.embedding.module import SSMoE

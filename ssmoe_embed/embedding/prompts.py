@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssmoe_embed.choices import unknown
+from ssmoe_embed.common.choices import unknown
 
 _PLACE = "{text}"
 _ENDINGS = (".", "?", "!", '"', "'")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from typing import Any
 
-from ssmoe_embed.choices import Choice, unknown
+from ssmoe_embed.common.choices import Choice, unknown
 from ssmoe_embed.embedding.methods import REPRESENTATIONS, Method, Representation, RoutingSignal
 from ssmoe_embed.embedding.prompts import templates
 from ssmoe_embed.routing.mixing import Mix, checked_alpha

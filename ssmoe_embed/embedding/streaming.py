@@ -15,7 +15,7 @@ from numpy.lib import format as npy
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from ssmoe_embed.choices import Choice
+from ssmoe_embed.common.choices import Choice
 
 CHUNK_BATCHES = 32
 """Batches read ahead, so that texts of like length share a batch."""

@@ -1,5 +1,5 @@
 """Measuring embeddings with mteb: the offline tasks, the corruption of texts, peers and statistics."""
 
-from ssmoe_embed.evaluation.corruption import Corruption, corrupt, ladder
+from ssmoe_embed.evaluation.tasks.corruption import Corruption, corrupt, ladder
 
 __all__ = ["Corruption", "corrupt", "ladder"]

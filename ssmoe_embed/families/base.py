@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 from abc import ABC
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssmoe_embed.choices import Choice
-from ssmoe_embed.families.float8 import read_row, read_weight
+from ssmoe_embed.checkpoints.float8 import read_row, read_weight
+from ssmoe_embed.checkpoints.source import TensorSource
+from ssmoe_embed.common.choices import Choice
 
 
 class Score(Choice):
@@ -37,26 +37,6 @@ class MoELayer:
     """Position among all decoder layers, dense ones included."""
     router: nn.Module
     experts: nn.Module
-
-
-class TensorSource(Protocol):
-    """Tensors by name, read one at a time: a checkpoint on disk."""
-
-    def __contains__(self, name: str) -> bool:
-        """Whether a tensor of that name exists."""
-        ...
-
-    def names(self) -> Iterable[str]:
-        """All names."""
-        ...
-
-    def read(self, name: str) -> torch.Tensor:
-        """The whole tensor."""
-        ...
-
-    def read_row(self, name: str, row: int) -> torch.Tensor:
-        """`tensor[row]`, without reading the others."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ssmoe_embed.checkpoints.mxfp4 import unpack_mxfp4
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily, TensorSource
-from ssmoe_embed.families.mxfp4 import unpack_mxfp4
 
 
 class GptOss(MoEFamily):

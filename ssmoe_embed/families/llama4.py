@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from ssmoe_embed.checkpoints.float8 import read_row
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score, TensorSource
-from ssmoe_embed.families.float8 import read_row
 
 
 class Llama4(MoEFamily):

@@ -11,7 +11,7 @@ CHECKED_WITH = "5.24.0"
 
 _UNCHECKED = (
     "its routing can be expressed by an adapter, but nobody has written and checked one. Put a file into "
-    "ssmoe_embed/families/ after the nearest family's, and a description into tests/layouts/ (see ARCHITECTURE.md)"
+    "ssmoe_embed/families/ after the nearest family's, and a description into tests/support/layouts/ (see ARCHITECTURE.md)"
 )
 _SEES = (
     "it reads images, sound or video beside text, and nobody has written and checked an adapter for its text part. Choose a "

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ssmoe_embed.choices import unknown
+from ssmoe_embed.common.choices import unknown
+from ssmoe_embed.common.files import atomic_folder
 from ssmoe_embed.embedding.card import model_card
 from ssmoe_embed.embedding.fitting import check_sample
 from ssmoe_embed.embedding.methods import Method
@@ -16,7 +17,6 @@ from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.persistence import OWN_BASE, save_references
 from ssmoe_embed.embedding.settings import EmbeddingSettings
-from ssmoe_embed.files import atomic_folder
 from ssmoe_embed.quantization.settings import QuantizationSettings
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.spectral.settings import SpectralSettings

@@ -11,10 +11,10 @@ from huggingface_hub import model_info, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from platformdirs import user_cache_path
 
-from ssmoe_embed.choices import unknown
+from ssmoe_embed.common.choices import unknown
+from ssmoe_embed.common.devices import check_device
 from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.base_model import loading_bar
-from ssmoe_embed.embedding.devices import check_device
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import EmbeddingSettings

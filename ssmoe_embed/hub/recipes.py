@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssmoe_embed.choices import unknown
+from ssmoe_embed.common.choices import unknown
 
 EMBEDDED = "ssmoe/tiny"
 """The model that comes with the package."""

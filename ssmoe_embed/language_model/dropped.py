@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ssmoe_embed.common.version import __version__
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.language_model.dropping import DropBy, Limits, choose, random_scores
 from ssmoe_embed.language_model.files import save_model
@@ -19,7 +20,6 @@ from ssmoe_embed.language_model.scoring import expert_scores
 from ssmoe_embed.language_model.slicing import slice_experts
 from ssmoe_embed.language_model.texts import calibration_ids, joined, read_text, text_digest, windows
 from ssmoe_embed.spectral.routers import SpectralRouters
-from ssmoe_embed.version import __version__
 
 _WINDOW = 512
 _BATCH = 4

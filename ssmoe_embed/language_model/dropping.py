@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ssmoe_embed.choices import Choice
+from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.families import MoEFamily, UnsupportedModelError, family_of
 
 

@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ssmoe_embed.common.devices import check_device_map
 from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.base_model import loading_bar
-from ssmoe_embed.embedding.devices import check_device_map
 from ssmoe_embed.families import family_of, load_config
 from ssmoe_embed.hub.recipes import EMBEDDED, RECIPES
 from ssmoe_embed.language_model.routings import Routing, RoutingSettings, policy_of

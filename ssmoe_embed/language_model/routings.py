@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ssmoe_embed.choices import Choice
+from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.routing import HashRouting, Mix, RandomRouting, RoutingPolicy, SpectralRouting
 from ssmoe_embed.routing.mixing import checked_alpha
 from ssmoe_embed.spectral.routers import SpectralRouters

@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModel, Mxfp4Config, PretrainedConfig, PreTrainedModel
 
-from ssmoe_embed.families.float8 import read_weight, scale_of
+from ssmoe_embed.checkpoints.float8 import read_weight, scale_of
+from ssmoe_embed.checkpoints.shards import Checkpoint
 from ssmoe_embed.quantization.settings import QuantizationSettings
-from ssmoe_embed.spectral.checkpoint import Checkpoint
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _EIGHT_BITS = ("F8_E4M3", "F8_E5M2")

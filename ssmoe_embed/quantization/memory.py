@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssmoe_embed.choices import Choice
+from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.families import MoEFamily, family_of
 from ssmoe_embed.quantization.packed import PackedMatrices
 

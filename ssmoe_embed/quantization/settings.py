@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import BitsAndBytesConfig
 
-from ssmoe_embed.choices import Choice
+from ssmoe_embed.common.choices import Choice
 
 
 class Quantization(Choice):

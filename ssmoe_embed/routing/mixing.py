@@ -14,7 +14,7 @@ from numbers import Real
 import torch
 from torch.nn import functional as F
 
-from ssmoe_embed.choices import Choice
+from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.families import Score
 
 _ONE = torch.ones((), device="cpu")  # adding a multiple of it takes half the time of adding a number

@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from ssmoe_embed.common.version import __version__
 from ssmoe_embed.serving.batching import Batcher
 from ssmoe_embed.serving.corpora import Corpus
 from ssmoe_embed.serving.errors import RequestError, bad_value
@@ -24,7 +25,6 @@ from ssmoe_embed.serving.maps import MapMaker
 from ssmoe_embed.serving.openai_format import answer, models, parse_request
 from ssmoe_embed.serving.page import page
 from ssmoe_embed.serving.searching import check_query, explanation, search_answer
-from ssmoe_embed.version import __version__
 
 ResultT = TypeVar("ResultT")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ssmoe_embed.retrieval.documents import Document, Hit
-from ssmoe_embed.retrieval.index import SemanticIndex
+from ssmoe_embed.search.documents import Document, Hit
+from ssmoe_embed.search.index import SemanticIndex
 from ssmoe_embed.serving.corpora import Corpus, Entry, Found, Sample, digest, spread
 
 _RUN = 100

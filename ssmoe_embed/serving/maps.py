@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from platformdirs import user_cache_path
 
-from ssmoe_embed.files import load_tensors, save_tensors
+from ssmoe_embed.common.files import load_tensors, save_tensors
 from ssmoe_embed.serving.corpora import Corpus, Entry, digest
 from ssmoe_embed.serving.projection import Projection, group, project
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ssmoe_embed.choices import Choice
+from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.serving.batching import Encoded
 from ssmoe_embed.serving.errors import RequestError, bad_value
 from ssmoe_embed.serving.limits import Limits

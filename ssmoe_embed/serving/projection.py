@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ssmoe_embed.choices import Choice
+from ssmoe_embed.common.choices import Choice
 
 _SEED = 0
 _COMPONENTS = 50

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from ssmoe_embed.retrieval.filters import parse_filters
+from ssmoe_embed.search.filters import parse_filters
 from ssmoe_embed.serving.corpora import Corpus, Found
 from ssmoe_embed.serving.errors import RequestError, bad_value
 from ssmoe_embed.serving.limits import Limits

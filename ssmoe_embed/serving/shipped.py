@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from ssmoe_embed.choices import unknown
+from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.data import Document
-from ssmoe_embed.retrieval import documents as semantic
-from ssmoe_embed.retrieval.search import CorpusSearch
-from ssmoe_embed.retrieval.snippets import with_snippets
+from ssmoe_embed.search import documents as semantic
+from ssmoe_embed.search.exact import CorpusSearch
+from ssmoe_embed.search.snippets import with_snippets
 from ssmoe_embed.serving.corpora import Corpus, Entry, Found, Sample, digest, spread
 from ssmoe_embed.serving.indexed import entry_of, found_of
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from ssmoe_embed.checkpoints.shards import Checkpoint
+from ssmoe_embed.common.files import load_tensors, save_tensors
 from ssmoe_embed.families import family_of, load_config
-from ssmoe_embed.files import load_tensors, save_tensors
-from ssmoe_embed.spectral.checkpoint import Checkpoint
 from ssmoe_embed.spectral.eigenvectors import spectral_embeddings
 from ssmoe_embed.spectral.fingerprint import fingerprint, same_router
 from ssmoe_embed.spectral.settings import Scale, SpectralSettings

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from ssmoe_embed.choices import Choice
+from ssmoe_embed.common.choices import Choice
 
 
 class Selection(Choice):

@@ -1,0 +1,1 @@
+"""A checkpoint's tensors, read without a model: safetensors shards, FP8, MXFP4."""

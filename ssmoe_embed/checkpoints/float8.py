@@ -1,0 +1,68 @@
+"""Weights that a checkpoint keeps in eight bits, with a scale beside them.
+
+DeepSeek-V3 (https://arxiv.org/abs/2412.19437, section 3.3) keeps a scale for each block of 128 × 128 entries, others one a
+row or one a matrix.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ssmoe_embed.checkpoints.source import TensorSource
+
+_SCALES = ("_scale_inv", "_scale")
+"""Endings of the scale's name; whatever it is called, the weight is multiplied by it."""
+_UNREADABLE = (
+    "{name} is kept as {dtype} and cannot be read by itself; load the model, let transformers dequantize it, and use "
+    "SpectralRouters.from_model(model)."
+)
+
+
+def read_row(source: TensorSource, name: str, row: int) -> torch.Tensor:
+    """One expert's matrix of a tensor `[E,R,C]` of a checkpoint.
+
+    Raises:
+        ValueError: It is kept in eight bits, for which such checkpoints have no common form.
+    """
+    weight = source.read_row(name, row)
+    if weight.itemsize == 1:
+        raise ValueError(_UNREADABLE.format(name=name, dtype=weight.dtype))
+    return weight
+
+
+def read_weight(source: TensorSource, name: str) -> torch.Tensor:
+    """One matrix `[R,C]` of a checkpoint, in float32 if it is kept in eight bits, otherwise as it is.
+
+    Raises:
+        ValueError: Its scale is missing or does not fit.
+    """
+    weight = source.read(name)
+    if weight.itemsize > 1:
+        return weight
+    scale_name = scale_of(source, name)
+    if scale_name is None or not weight.is_floating_point():
+        raise ValueError(_UNREADABLE.format(name=name, dtype=weight.dtype))
+    scale = source.read(scale_name).float()
+    if scale.numel() == 1:
+        return weight.float() * scale.reshape(())
+    blocks = [_block(size, count) for size, count in zip(weight.shape, scale.shape, strict=False)]
+    if scale.ndim != weight.ndim or None in blocks:
+        raise ValueError(
+            f"{scale_name} has shape {tuple(scale.shape)}, which does not fit {name} of shape {tuple(weight.shape)}; "
+            "copy or download the checkpoint again."
+        )
+    for dim, (block, size) in enumerate(zip(blocks, weight.shape, strict=True)):
+        scale = scale.repeat_interleave(block or 1, dim=dim).narrow(dim, 0, size)  # one a block → one an entry
+    return weight.float() * scale
+
+
+def scale_of(source: TensorSource, name: str) -> str | None:
+    """The name of a weight's scale in a checkpoint, if it has one."""
+    return next((name + ending for ending in _SCALES if name + ending in source), None)
+
+
+def _block(size: int, count: int) -> int | None:
+    """Entries a block: the power of two that cuts `size` entries into `count` blocks, if there is one."""
+    if count == 1:
+        return size
+    return next((block for block in (1 << power for power in range(16)) if -(-size // block) == count), None)

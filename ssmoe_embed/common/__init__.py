@@ -1,0 +1,1 @@
+"""What every part uses: closed choices, atomic files, devices, extras, the version."""

@@ -1,0 +1,129 @@
+"""Letting only half of a re-routing take effect: the experts it chooses, or the weights it gives them.
+
+Where a router's mix is nearly flat, it keeps most of the learned router's choices and changes above all their weights. The
+two controls take the effect apart: `weights` keeps the learned router's choice, `choice` keeps its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ssmoe_embed.common.choices import Choice
+from ssmoe_embed.families import MoEFamily, MoELayer, family_of
+from ssmoe_embed.routing import SpectralRouting
+from ssmoe_embed.routing.mixing import mixed_scores, scores
+
+_PROBES = 32
+_ALIKE = 0.03
+"""Relative spread up to which numbers count as equal in bfloat16."""
+
+
+class Control(Choice):
+    """What of a re-routing takes effect."""
+
+    WEIGHTS = "weights"
+    """The weights only: the learned router's own choice, weighted by the mixed scores."""
+    CHOICE = "choice"
+    """The choice only: the mix's choice, weighted by the learned router's scores."""
+
+
+@contextmanager
+def controlled(model: nn.Module, policy: SpectralRouting, control: Control | None) -> Iterator[None]:
+    """Within the block, let only part of a re-routing take effect; the model is re-routed by the caller or not at all.
+
+    Args:
+        model: The model.
+        policy: The re-routing.
+        control: Which part; None for all of it.
+
+    Raises:
+        ValueError: The family's routers do not tell choices and weights, or weights are not scores there.
+    """
+    if control is None:
+        yield
+        return
+    family = family_of(model)
+    handles = [
+        layer.router.register_forward_hook(_Controlled(layer, family, policy, control), with_kwargs=True)
+        for layer in family.layers(model)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Controlled:
+    """A forward hook that gives the choice of one routing the weights of the other."""
+
+    def __init__(self, layer: MoELayer, family: MoEFamily, policy: SpectralRouting, control: Control) -> None:
+        self.layer, self.family, self.policy, self.control = layer, family, policy, control
+        self._normalises: bool | None = None
+
+    def __call__(self, router: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        hidden = args[0].reshape(-1, args[0].shape[-1])  # [N,H]
+        own_output = type(router).forward(router, *args, **kwargs)  # by the learned router, whatever is installed
+        if self._normalises is None:
+            self._normalises = _normalises(router, hidden, args[1:], kwargs)
+        learned = self.family.router_logits(router, hidden).float()
+        spectral = self.policy.routers.logits(self.layer.index, hidden)
+        own = scores(learned, self.family.score)  # [N,E]
+        mixed = mixed_scores(learned, spectral, self.policy.alpha, self.policy.mix, self.family.score)
+        if self.control is Control.WEIGHTS:
+            return self._reweighted(own_output, before=own, after=mixed)
+        return self._reweighted(output, before=mixed, after=own)
+
+    def _reweighted(self, output: Any, *, before: torch.Tensor, after: torch.Tensor) -> Any:
+        """A router's output with weights that follow `after` where they followed `before`; both `[N,E]`."""
+        place, weights, index = _parts(output)
+        flat, chosen = weights.reshape(-1, weights.shape[-1]).float(), index.reshape(-1, index.shape[-1])  # [N,k]
+        factor = flat / before.gather(1, chosen)  # [N,k]
+        if not _alike(factor, factor.mean(dim=1, keepdim=True)):
+            raise ValueError(
+                "The weights of this family's experts are not in the proportion of their scores, so there is no telling "
+                "what another mix would weigh them; leave the variants weights-only and choice-only out."
+            )
+        made = factor * after.gather(1, chosen)
+        if self._normalises:
+            made = made * flat.sum(dim=1, keepdim=True) / made.sum(dim=1, keepdim=True)
+        return tuple(
+            made.reshape(weights.shape).to(weights.dtype) if i == place else part for i, part in enumerate(output)
+        )
+
+
+def _normalises(router: nn.Module, hidden: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the weights of a token sum up to the same for any input, tried on random ones as large as `hidden [N,H]`."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(_PROBES, 1, hidden.shape[1], generator=generator)  # [B,1,H]: some routers want three dimensions
+    noise = (noise * torch.linspace(0.1, 4, _PROBES)[:, None, None]).to(hidden) * hidden.float().std().to(hidden)
+    try:
+        output = type(router).forward(router, noise, *args, **kwargs)
+    except (ValueError, RuntimeError):
+        output = type(router).forward(router, noise[:, 0], *args, **kwargs)
+    total = _parts(output)[1].reshape(_PROBES, -1).float().sum(dim=1)  # [B]
+    return _alike(total, total.mean())
+
+
+def _parts(output: Any) -> tuple[int, torch.Tensor, torch.Tensor]:
+    """Position of the weights in a router's output, the weights and the choices, both `[…,k]`."""
+    parts = [part if isinstance(part, torch.Tensor) else None for part in output] if isinstance(output, tuple) else []
+    index = next((part for part in parts if part is not None and not part.is_floating_point()), None)
+    for place, part in enumerate(parts):
+        fits = place > 0 and part is not None and part.is_floating_point()
+        if fits and part is not None and index is not None and part.shape == index.shape:
+            return place, part, index
+    raise ValueError(
+        "The routers of this family do not tell which experts they choose with which weights; leave the variants "
+        "weights-only and choice-only out."
+    )
+
+
+def _alike(values: torch.Tensor, centre: torch.Tensor) -> bool:
+    """Whether all values are equal to a centre, up to the rounding of bfloat16."""
+    return bool(((values - centre).abs() <= _ALIKE * centre.abs()).all())

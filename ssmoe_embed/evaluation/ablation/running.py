@@ -1,0 +1,254 @@
+"""Running an ablation: every variant on every measure; what is on disk is not measured again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ssmoe_embed.common.files import atomic_file
+from ssmoe_embed.evaluation.ablation.agreement import Agreement, Readings, agreement
+from ssmoe_embed.evaluation.ablation.controls import Control, controlled
+from ssmoe_embed.evaluation.ablation.likelihood import Likelihood, likelihood
+from ssmoe_embed.evaluation.ablation.tasks import TaskRuns
+from ssmoe_embed.evaluation.ablation.texts import Corpora
+from ssmoe_embed.evaluation.ablation.variants import Variant, routers_of
+from ssmoe_embed.evaluation.inspection.activations import collect
+from ssmoe_embed.evaluation.inspection.inspection import checked_module
+from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
+from ssmoe_embed.evaluation.tasks.corruption import Corruption
+from ssmoe_embed.families import family_of
+from ssmoe_embed.language_model.loading import load as load_language_model
+from ssmoe_embed.routing import SpectralRouting, reroute
+from ssmoe_embed.spectral.routers import SpectralRouters
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """What is measured.
+
+    Attributes:
+        alphas: Shares of the spectral router; tasks are measured at the first one only.
+        seeds: How often what is random is drawn.
+        task_seeds: How many of these draws are measured on tasks, which take the longest; None for all.
+        tasks: Tasks of `find_tasks`; none for no embeddings.
+        calibration_texts: Texts that each variant's calibration is fitted on.
+        corruption: For the stability of choices.
+        batch_size: Texts a forward pass.
+        progress: Show progress bars.
+    """
+
+    alphas: tuple[float, ...] = (0.5,)
+    seeds: int = 5
+    task_seeds: int | None = None
+    tasks: tuple[str, ...] = ()
+    calibration_texts: int = 512
+    corruption: Corruption = field(default_factory=lambda: Corruption(rate=0.2))
+    batch_size: int = 32
+    progress: bool = False
+
+    @property
+    def seeds_of_tasks(self) -> int:
+        """Draws that are measured on tasks."""
+        return self.seeds if self.task_seeds is None else min(self.seeds, self.task_seeds)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A variant at one α, by seed.
+
+    Attributes:
+        variant: The variant.
+        alpha: The spectral router's share.
+        likelihoods: By kind of text, one a seed; empty for a model without a head.
+        agreements: One a seed.
+    """
+
+    variant: Variant
+    alpha: float
+    likelihoods: dict[str, list[Likelihood]]
+    agreements: list[Agreement]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What came of it.
+
+    Attributes:
+        model: What the model was loaded by.
+        spectral: How its spectral routers were made.
+        options: What was measured.
+        corpora: The texts.
+        variants: The variants.
+        measured: Perplexity and choices.
+        tasks: The embeddings' tasks, if any were asked for.
+        notes: What could not be measured, and why.
+    """
+
+    model: str
+    spectral: dict[str, Any]
+    options: AblationOptions
+    corpora: Corpora
+    variants: tuple[Variant, ...]
+    measured: tuple[Measured, ...]
+    tasks: TaskRuns | None
+    notes: tuple[str, ...]
+
+    def at(self, variant: str, alpha: float) -> Measured:
+        """One variant at one α; the model's own router is the same at every α."""
+        return next(
+            one
+            for one in self.measured
+            if one.variant.name == variant and (one.alpha == alpha or not one.variant.routes)
+        )
+
+
+def ablate(
+    name: str,
+    model: EvaluatedModel,
+    variants: Sequence[Variant],
+    corpora: Corpora,
+    output: Path,
+    *,
+    options: AblationOptions,
+) -> Ablation:
+    """Measure the variants of a model's spectral routers.
+
+    Args:
+        name: What to call the model.
+        model: The model; it is the same afterwards.
+        variants: See `find_variants`.
+        corpora: The texts for perplexity and for the stability of choices.
+        output: The result folder.
+        options: What is measured.
+
+    Raises:
+        ValueError: The model has no MoE layer, a task is not known, or a control does not exist for its family.
+    """
+    if options.seeds < 1 or not options.alphas:
+        raise ValueError(
+            f"seeds={options.seeds}, alphas={options.alphas}: there is nothing to measure; give one at least."
+        )
+    module = checked_module(model.model)
+    own = module.routers
+    assert own is not None  # checked_module makes them
+    made = [
+        (variant, [routers_of(variant, module, own, seed) for seed in _seeds(variant, options)]) for variant in variants
+    ]
+    tasks = None
+    if options.tasks:
+        tasks = TaskRuns(model, output / "tasks", options.tasks, options.alphas[0], options.calibration_texts)
+    cells = [
+        (variant, seed, routers)
+        for variant, drawn in made
+        for seed, routers in zip(_seeds(variant, options), drawn, strict=True)
+    ]
+    deciding = repr((corpora, own.settings.as_dict(), str(module.settings.mix), model.loading))
+    digest = hashlib.sha256(deciding.encode()).hexdigest()[:12]
+    places = output / "likelihood" / f"{model.name.replace('/', '__')}-{model.revision}-{digest}"
+    likelihoods, notes = _likelihoods(model, cells, corpora, places, options)
+    if tasks is not None:
+        chosen = [cell for cell in cells if cell[1] < options.seeds_of_tasks]
+        for variant, seed, routers in tqdm(chosen, desc="Tasks", unit="variant", disable=not options.progress):
+            tasks.measure(variant, seed, routers, batch_size=options.batch_size)
+        notes += tasks.failures
+    readings = _readings(model, corpora, options)
+    score, mix = family_of(module.model).score, module.settings.mix
+    measured = [
+        Measured(
+            variant,
+            alpha,
+            {
+                kind: found
+                for kind in _kinds(corpora)
+                if (
+                    found := [
+                        likelihoods[variant.name, seed, alpha, kind]
+                        for seed in _seeds(variant, options)
+                        if (variant.name, seed, alpha, kind) in likelihoods
+                    ]
+                )
+            },
+            [agreement(readings, routers, _chosen_at(variant, alpha), score, mix=mix) for routers in drawn],
+        )
+        for variant, drawn in made
+        for alpha in _alphas(variant, options)
+    ]
+    return Ablation(
+        name, own.settings.as_dict(), options, corpora, tuple(variants), tuple(measured), tasks, tuple(notes)
+    )
+
+
+def _kinds(corpora: Corpora) -> tuple[str, str]:
+    return corpora.first[0], corpora.second[0]
+
+
+def _seeds(variant: Variant, options: AblationOptions) -> range:
+    return range(options.seeds if variant.is_random else 1)
+
+
+def _alphas(variant: Variant, options: AblationOptions) -> tuple[float, ...]:
+    """The shares that a variant is measured at."""
+    return options.alphas if variant.routes else (0.0,)
+
+
+def _chosen_at(variant: Variant, alpha: float) -> float:
+    """The share that decides what is chosen: none where only the weights take effect."""
+    return 0.0 if variant.control is Control.WEIGHTS else alpha
+
+
+def _likelihoods(
+    model: EvaluatedModel,
+    cells: Sequence[tuple[Variant, int, SpectralRouters]],
+    corpora: Corpora,
+    folder: Path,
+    options: AblationOptions,
+) -> tuple[dict[tuple[str, int, float, str], Likelihood], list[str]]:
+    """The likelihood of every document by variant, seed, α and kind of text; and why there is none."""
+    module = model.model[0]
+    found: dict[tuple[str, int, float, str], Likelihood] = {}
+    waiting = []
+    for variant, seed, routers in cells:
+        for alpha in _alphas(variant, options):
+            path = folder / f"{variant.name}-{seed}@{alpha:g}.json"
+            if path.is_file():
+                for kind, values in json.loads(path.read_text(encoding="utf-8")).items():
+                    found[variant.name, seed, alpha, kind] = _likelihood(values)
+            else:
+                waiting.append((variant, seed, alpha, routers, path))
+    if not waiting:
+        return found, []
+    try:
+        language_model = load_language_model(
+            module.source.name_or_path, dtype=str(module.model.dtype).removeprefix("torch."), **module.source.hub_kwargs
+        )
+    except ValueError as error:
+        return found, [f"No perplexity: {error}"]
+    language_model = language_model.to(module.model.device)
+    for variant, seed, alpha, routers, path in tqdm(waiting, desc="Perplexity", disable=not options.progress):
+        policy = SpectralRouting(routers, alpha, module.settings.mix)
+        values = {}
+        with reroute(language_model, policy), controlled(language_model, policy, variant.control):
+            for kind, documents in (corpora.first, corpora.second):
+                one = likelihood(language_model, module.tokenizer, documents, batch_size=options.batch_size)
+                values[kind] = found[variant.name, seed, alpha, kind] = one
+        with atomic_file(path) as file:
+            file.write(json.dumps({kind: asdict(one) for kind, one in values.items()}).encode())
+    return found, []
+
+
+def _likelihood(values: dict[str, list[Any]]) -> Likelihood:
+    return Likelihood(tuple(values["losses"]), tuple(values["tokens"]))
+
+
+def _readings(model: EvaluatedModel, corpora: Corpora, options: AblationOptions) -> Readings:
+    """The forward passes that choices are compared on."""
+    first, second = corpora.first[1], corpora.second[1]
+    corrupted = [options.corruption.apply(text) for text in first]
+    keywords: dict[str, Any] = {"inputs": True, "batch_size": options.batch_size, "progress": options.progress}
+    return Readings(*(collect(model.model[0], texts, **keywords) for texts in (first, corrupted, second)))

@@ -1,0 +1,155 @@
+"""The variants: what each puts in the place of the spectral router, and what it is to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ssmoe_embed.common.choices import unknown
+from ssmoe_embed.embedding.module import SSMoE
+from ssmoe_embed.evaluation.ablation import vectors
+from ssmoe_embed.evaluation.ablation.controls import Control
+from ssmoe_embed.families import family_of
+from ssmoe_embed.spectral.routers import SpectralRouters
+from ssmoe_embed.spectral.settings import SpectralSettings
+
+ORIGINAL = "original"
+SPECTRAL = "ev"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the rows of one layer can be made of.
+
+    Attributes:
+        spectral: The model's own `W_EV [E,H]`.
+        router: `R [E,H]`.
+        experts: Reads an expert's matrices.
+        settings: How the model's own spectral routers were made.
+        seed: For what is random.
+    """
+
+    spectral: torch.Tensor
+    router: torch.Tensor
+    experts: vectors.Experts
+    settings: SpectralSettings
+    seed: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One variant.
+
+    Attributes:
+        name: Its name.
+        tells: What it is, for the report.
+        rows: Makes a layer's rows; None for the model's own spectral router.
+        settings: Fields of `SpectralSettings` for routers that the package makes by itself, instead of `rows`.
+        control: What of the mix takes effect.
+        is_random: Whether it depends on a seed.
+        routes: Whether it routes by another mix than the model's own; without, α is 0.
+    """
+
+    name: str
+    tells: str
+    rows: Callable[[Layer], torch.Tensor] | None = None
+    settings: dict[str, Any] | None = None
+    control: Control | None = None
+    is_random: bool = False
+    routes: bool = True
+
+    @property
+    def represents(self) -> bool:
+        """Whether its logits are a representation of a text that differs from the spectral router's."""
+        return self.control is None and self.routes
+
+
+VARIANTS = (
+    Variant(ORIGINAL, "the model's own router, α = 0", routes=False),
+    Variant(SPECTRAL, "the spectral router as the model has it"),
+    Variant(
+        "random",
+        "random orthonormal rows, as long as EV's",
+        lambda x: vectors.random_orthonormal(x.spectral, x.seed),
+        is_random=True,
+    ),
+    Variant(
+        "permuted",
+        "EV's rows, each given to another expert",
+        lambda x: vectors.permuted(x.spectral, x.seed),
+        is_random=True,
+    ),
+    Variant(
+        "bottom",
+        "the eigenvectors least similar to the router row",
+        lambda x: vectors.least_similar(x.experts, x.router, x.settings),
+    ),
+    Variant(
+        "mean-rows",
+        "mean rows of the expert's matrices, as long as EV's",
+        lambda x: vectors.mean_rows(x.experts, x.spectral),
+    ),
+    Variant(
+        "flat-router", "the router's own rows, as long as EV's", lambda x: vectors.as_long_as(x.router, x.spectral)
+    ),
+    Variant(
+        "average", "all eigenvectors, signs canonical: router-free", settings={"select": "average", "sign": "canonical"}
+    ),
+    Variant("sign-canonical", "signs canonical", settings={"sign": "canonical"}),
+    Variant("sign-raw", "signs as the SVD returned them", settings={"sign": "raw"}),
+    Variant(
+        "sign-random",
+        "signs thrown by coins",
+        lambda x: vectors.random_signs(x.experts, x.router, x.settings, x.seed),
+        is_random=True,
+    ),
+    Variant("scale-router", "EV's rows as long as the router's", settings={"scale": "router"}),
+    Variant("weights-only", "the router's own choice, weighted as the EV mix would", control=Control.WEIGHTS),
+    Variant("choice-only", "the EV mix's choice, weighted as the router would", control=Control.CHOICE),
+)
+
+
+def find_variants(names: list[str] | None) -> list[Variant]:
+    """The variants of these names; all by default. `original` and `ev`, which the others are compared with, are put first.
+
+    Raises:
+        ValueError: A name is not known.
+    """
+    known = {variant.name: variant for variant in VARIANTS}
+    for name in names or []:
+        if name not in known:
+            raise ValueError(unknown("variant", name, known))
+    wanted = {ORIGINAL, SPECTRAL, *(names or known)}
+    return [variant for variant in VARIANTS if variant.name in wanted]
+
+
+def routers_of(variant: Variant, module: SSMoE, own: SpectralRouters, seed: int) -> SpectralRouters:
+    """The spectral routers of a variant.
+
+    Args:
+        variant: The variant.
+        module: The model.
+        own: Its own spectral routers.
+        seed: For what is random.
+    """
+    if variant.settings is not None:
+        settings = replace(own.settings, **variant.settings)
+        return SpectralRouters.from_model(module.model, **settings.as_dict(), progress=False)
+    if variant.rows is None:
+        return own
+    family = family_of(module.model)
+    weights = {}
+    for place, layer in enumerate(family.layers(module.model)):
+        weights[layer.index] = variant.rows(
+            Layer(
+                own.weights[layer.index],
+                family.router_weight(layer.router).detach().float().cpu(),
+                lambda expert, experts=layer.experts: family.expert_matrices(experts, expert),  # type: ignore[misc]
+                own.settings,
+                1000 * seed + place,  # no two layers alike
+            )
+        )
+    return replace(own, weights=weights, _placed={})

@@ -1,0 +1,221 @@
+"""Running the grid through lm-evaluation-harness, cell by cell; what was measured before is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ssmoe_embed.evaluation.harness.cells import Cell
+from ssmoe_embed.evaluation.harness.checks import check_grid
+from ssmoe_embed.evaluation.harness.names import find_tasks, load_tasks, metric_of
+from ssmoe_embed.evaluation.harness.options import Options
+from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult, TextResult
+from ssmoe_embed.language_model.dropped import Dropped, drop_experts, weight_bytes
+from ssmoe_embed.language_model.dropping import DropBy
+from ssmoe_embed.language_model.loading import load, load_tokenizer
+from ssmoe_embed.language_model.overlap import expert_overlap
+from ssmoe_embed.language_model.perplexity import perplexity
+from ssmoe_embed.language_model.routings import Routing, policy_of, spectral_routers
+from ssmoe_embed.language_model.texts import read_text, text_digest
+from ssmoe_embed.routing import RoutingPolicy, reroute
+from ssmoe_embed.spectral.routers import SpectralRouters
+
+
+def run_grid(
+    base: str | Path,
+    cells: Sequence[Cell],
+    tasks: Sequence[str],
+    output: str | Path,
+    options: Options | None = None,
+    *,
+    on_cell: Callable[[Cell], None] | None = None,
+) -> GridFolder:
+    """Measure every cell on every task; the same call again goes on where it stopped.
+
+    Args:
+        base: Folder, hub id or recipe name of the language model.
+        cells: Routings, with all experts or fewer.
+        tasks: `paper`, `offline`, and names of the harness.
+        output: Result folder.
+        options: How to measure.
+        on_cell: Told of each cell before it is measured.
+
+    Raises:
+        ImportError: lm-evaluation-harness is not installed.
+        FileNotFoundError: A text file is missing.
+        UnsupportedModelError: The model is dense, or cannot lose experts.
+        ValueError: A setting or task is not known, a task needs a network that is not there, a text is too short, or the
+            folder holds results of other settings. Like those above, this is found before any weights are read.
+    """
+    options = options or Options()
+    names = find_tasks(tasks)
+    manager = load_tasks(names, options.num_fewshot)
+    check_grid(base, cells, options)
+    folder = GridFolder(Path(output))
+    folder.claim(options.record(base))
+    runner = _Runner(base, manager, folder, options)
+    for cell in cells:
+        missing = [name for name in names if not folder.has(cell.name, name)]
+        if missing or not runner.has_perplexity(cell):
+            if on_cell is not None:
+                on_cell(cell)
+            runner.run(cell, missing)
+    return folder
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured: the model of one cell."""
+
+    cell: Cell
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    policy: RoutingPolicy | None
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """Measures cells of one grid."""
+
+    base: str | Path
+    manager: Any
+    folder: GridFolder
+    options: Options
+
+    def run(self, cell: Cell, names: Sequence[str]) -> None:
+        """Measure one cell on some tasks."""
+        model = load(self.base, dtype=self.options.dtype, progress=self.options.progress, **self.options.loading)
+        tokenizer = load_tokenizer(self.base, **self.options.loading)
+        dropped = self._dropped(model, tokenizer, cell)
+        routers = self._routers(model, cell.routing) if dropped is None else dropped.routers
+        if dropped is not None and cell.routing is Routing.AVERAGE_EV:
+            routers = None  # those at hand are not the average ones
+        settings, progress = self.options.settings, self.options.progress
+        policy = policy_of(cell.routing, model, settings, routers=routers, progress=progress)
+        subject = _Subject(cell, model, tokenizer, policy)
+        for name in names:
+            outcome = self._evaluate(subject, name)
+            self.folder.write(*_result(subject, name, outcome, self.options.overlap_prompts))
+        if not self.has_perplexity(cell):
+            self._perplexity(subject)
+
+    def has_perplexity(self, cell: Cell) -> bool:
+        """Whether nothing is left to do for the text."""
+        text = self.options.text
+        return text is None or self.folder.has_perplexity(cell.name, text_digest(text))
+
+    def _perplexity(self, subject: _Subject) -> None:
+        """Measure the perplexity of the text."""
+        file = self.options.text
+        if file is None:
+            return
+        with reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext():
+            found = perplexity(subject.model, subject.tokenizer, read_text(file), progress=self.options.progress)
+        result = TextResult(subject.cell.name, Path(file).name, text_digest(file), **asdict(found))
+        self.folder.write_perplexity(result)
+
+    def _dropped(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cell: Cell) -> Dropped | None:
+        """Let the model lose the experts that the cell does without."""
+        options = self.options
+        if cell.drop is None:
+            return None
+        spectral = cell.routing in (Routing.SSMOE, Routing.EV) or cell.drop is DropBy.SSMOE
+        return drop_experts(
+            model,
+            options.keep,
+            cell.drop,
+            tokenizer=tokenizer,
+            calibration=None if options.calibration is None else read_text(options.calibration),
+            settings=options.settings,
+            routers=self._routers(model, Routing.SSMOE) if spectral else None,
+            seed=options.seed,
+            with_routers=spectral,
+            progress=options.progress,
+        )
+
+    def _routers(self, model: PreTrainedModel, routing: Routing) -> SpectralRouters | None:
+        """The whole model's spectral routers, made once for all cells."""
+        if routing not in (Routing.SSMOE, Routing.EV, Routing.AVERAGE_EV):
+            return None
+        kind = "average" if routing is Routing.AVERAGE_EV else "router"
+        file = self.folder.path / f"routers_{kind}.safetensors"
+        if not file.is_file():
+            settings = self.options.settings.spectral(routing)
+            spectral_routers(model, settings, progress=self.options.progress).save(file)
+        return SpectralRouters.load(file)
+
+    def _evaluate(self, subject: _Subject, name: str) -> dict[str, Any]:
+        """What the harness says of the model under the policy on one task."""
+        from lm_eval import simple_evaluate
+
+        from ssmoe_embed.evaluation.harness.wrapping import wrapped
+
+        with reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext():
+            outcome: dict[str, Any] = simple_evaluate(
+                model=wrapped(
+                    subject.model, subject.tokenizer, self.options.batch_size, progress=self.options.progress
+                ),
+                tasks=[name],
+                num_fewshot=self.options.num_fewshot,
+                limit=self.options.limit,
+                task_manager=self.manager,
+                log_samples=True,
+            )
+        return outcome
+
+
+def _result(
+    subject: _Subject, name: str, outcome: dict[str, Any], overlap_prompts: int
+) -> tuple[TaskResult, list[dict[str, Any]]]:
+    """The score of one task, and its examples."""
+    metrics = outcome.get("groups", {}).get(name) or outcome["results"][name]
+    key = metric_of(name, list(metrics))
+    metric, _, answer_filter = key.partition(",")
+    stderr = metrics.get(f"{metric}_stderr,{answer_filter}")
+    samples = [
+        _example(task, sample, metric)
+        for task, of_task in outcome["samples"].items()
+        for sample in of_task
+        if sample["filter"] == answer_filter
+    ]
+    overlap = None
+    if subject.policy is not None and overlap_prompts:
+        prompts = [_prompt(s) for of_task in outcome["samples"].values() for s in of_task[:overlap_prompts]]
+        overlap = asdict(expert_overlap(subject.model, subject.tokenizer, prompts, subject.policy))
+    result = TaskResult(
+        cell=subject.cell.name,
+        task=name,
+        metric=key,
+        score=float(metrics[key]),
+        stderr=float(stderr) if isinstance(stderr, int | float) else None,
+        examples=len(samples),
+        metrics={one: value for one, value in metrics.items() if isinstance(value, int | float)},
+        weight_bytes=weight_bytes(subject.model),
+        overlap=overlap,
+        version=version("lm_eval"),
+    )
+    return result, samples
+
+
+def _example(task: str, sample: dict[str, Any], metric: str) -> dict[str, Any]:
+    """What is kept of one example: which it was, what was answered, and whether that was right."""
+    kept = {name: sample[name] for name in ("doc_id", "doc_hash", "prompt_hash", "target", "filtered_resps")}
+    return {"task": task, "score": float(sample[metric])} | {name: _plain(value) for name, value in kept.items()}
+
+
+def _prompt(sample: dict[str, Any]) -> str:
+    """What the model reads first of an example: the prompt, and an answer if it is given one."""
+    return "".join(part for part in sample["arguments"][0] if isinstance(part, str))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

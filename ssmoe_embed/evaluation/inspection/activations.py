@@ -1,0 +1,157 @@
+"""What the routers of a model say about every token of some texts, and which experts each token goes to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from ssmoe_embed.embedding.module import SSMoE
+from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.embedding.taps import recording
+from ssmoe_embed.evaluation.mteb.passes import adopted
+from ssmoe_embed.families import MoEFamily, family_of
+
+
+@dataclass(frozen=True)
+class LayerActivations:
+    """One MoE layer on `N` tokens.
+
+    Attributes:
+        layer: Index of the decoder layer.
+        learned: Logits of the learned router, float32 `[N,E]`.
+        spectral: Logits of the spectral router, float32 `[N,E]`.
+        chosen: The experts that each token went to, `[N,k]`.
+        inputs: What entered the router, `[N,H]`, where that was asked for.
+    """
+
+    layer: int
+    learned: torch.Tensor
+    spectral: torch.Tensor
+    chosen: torch.Tensor
+    inputs: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Activations:
+    """All MoE layers on the tokens of `B` texts, in the texts' order; padding is left out.
+
+    Attributes:
+        tokens: Token ids, `[N]`.
+        last: Row of each text's last token, `[B]`.
+        layers: The layers.
+    """
+
+    tokens: torch.Tensor
+    last: torch.Tensor
+    layers: tuple[LayerActivations, ...]
+
+
+@torch.inference_mode()
+def collect(
+    module: SSMoE,
+    texts: Sequence[str],
+    settings: EmbeddingSettings | None = None,
+    *,
+    inputs: bool = False,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Activations:
+    """Run texts through a model, each once, in its template.
+
+    Args:
+        module: The model, with spectral routers; its settings are the same afterwards.
+        texts: At least one text.
+        settings: How tokens are routed; by default by the model's own routers.
+        inputs: Keep what enters the routers too.
+        batch_size: Texts a forward pass.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: There is no text, or the model has no spectral routers.
+    """
+    if not texts or module.routers is None:
+        what = "There is no text to read" if not texts else "The model has no spectral routers"
+        raise ValueError(f"{what}; pass texts, and a model loaded with method='ssmoe'.")
+    family = family_of(module.model)
+    parts: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+    starts = range(0, len(texts), batch_size)
+    with adopted(module, settings or module.settings.changed(method="smoe", routing_signal=None)):
+        for start in tqdm(starts, desc="Reading", unit="batch", leave=False, disable=not progress):
+            for name, value in _read(module, family, texts[start : start + batch_size], inputs).items():
+                parts[name].append(value)
+    joined = {name: torch.cat(values) for name, values in parts.items()}
+    kinds = ("learned", "spectral", "chosen", *(["inputs"] if inputs else []))
+    layers = [
+        LayerActivations(one.index, *(joined[f"{kind}/{one.index}"] for kind in kinds))
+        for one in family.layers(module.model)
+    ]
+    return Activations(joined["tokens"], joined["lengths"].cumsum(0) - 1, tuple(layers))
+
+
+def _read(module: SSMoE, family: MoEFamily, texts: Sequence[str], inputs: bool) -> dict[str, torch.Tensor]:
+    """One forward pass: everything by name, on the CPU."""
+    features = {name: value.to(module.model.device) for name, value in module.preprocess(texts).items()}
+    mask = features["attention_mask"]
+    order = mask.argsort(dim=1, descending=True, stable=True)  # [B,T], padding to the right
+    ids, mask = features["input_ids"].gather(1, order), mask.gather(1, order)
+    rows = mask.flatten().nonzero()[:, 0]  # [n] of the N = B·T tokens
+    layers = family.layers(module.model)
+    with recording(rows) as taken, _choices(module.model, family) as chosen:
+        module.model(input_ids=ids, attention_mask=mask, use_cache=False)
+    found = {"tokens": ids.flatten()[rows].cpu(), "lengths": mask.sum(dim=1).cpu()}
+    for layer in layers:
+        x = taken.inputs[layer.index]  # [n,H]
+        if inputs:
+            found[f"inputs/{layer.index}"] = x.cpu()
+        found[f"learned/{layer.index}"] = family.router_logits(layer.router, x).float().cpu()
+        found[f"spectral/{layer.index}"] = module.routers.logits(layer.index, x).cpu()  # type: ignore[union-attr]
+        found[f"chosen/{layer.index}"] = chosen[layer.index][rows.to(chosen[layer.index].device)].cpu()
+    return found
+
+
+@contextmanager
+def _choices(model: nn.Module, family: MoEFamily) -> Iterator[dict[int, torch.Tensor]]:
+    """The experts that the tokens of one forward pass go to, `[N,k]` by layer index."""
+    found: dict[int, torch.Tensor] = {}
+
+    def from_experts(index: int) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            chosen = chosen_among((*args, *kwargs.values()))
+            if chosen is not None:
+                found[index] = chosen
+
+        return hook
+
+    def from_router(index: int) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if index not in found:  # experts that take no index get scores that are zero where they are not asked
+                scores = output[0].reshape(-1, output[0].shape[-1])  # [N,E]
+                count = int((scores > 0).sum(dim=1).max())
+                found[index] = scores.topk(count, dim=1).indices
+
+        return hook
+
+    handles = []
+    for layer in family.layers(model):
+        handles.append(layer.router.register_forward_hook(from_router(layer.index)))
+        handles.append(layer.experts.register_forward_pre_hook(from_experts(layer.index), with_kwargs=True))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def chosen_among(values: Sequence[Any]) -> torch.Tensor | None:
+    """The tensor of expert indices `[N,k]` among the arguments of a module of experts, if there is one."""
+    for value in values:
+        if isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex():
+            return value.reshape(-1, value.shape[-1])
+    return None

@@ -1,0 +1,203 @@
+"""All diagnostics of one model, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ssmoe_embed.embedding.base_model import spectral_routers
+from ssmoe_embed.embedding.methods import Method
+from ssmoe_embed.embedding.model import EmbeddingModel
+from ssmoe_embed.embedding.module import SSMoE
+from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
+from ssmoe_embed.evaluation.inspection.activations import Activations, LayerActivations, collect
+from ssmoe_embed.evaluation.inspection.clusters import Clusters, Projection, clusters
+from ssmoe_embed.evaluation.inspection.collapse import Collapse, collapse
+from ssmoe_embed.evaluation.inspection.lemma import CovarianceBound, covariance_bound
+from ssmoe_embed.evaluation.inspection.load import Load, load, top_tokens
+from ssmoe_embed.evaluation.inspection.overlap import DIRECTIONS, SubspaceOverlap, subspace_overlaps
+from ssmoe_embed.evaluation.inspection.texts import Sample
+from ssmoe_embed.evaluation.mteb.passes import adopted
+from ssmoe_embed.families import MoELayer, family_of
+
+_MATRICES = ("gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class InspectionOptions:
+    """What is measured.
+
+    Attributes:
+        alpha: The spectral router's share in the lemma and in the re-routed load.
+        clusters: Number of k-means clusters.
+        directions: Dominant directions of an expert's matrix.
+        projection: How the map is made.
+        tokens: Tokens listed for an expert.
+        batch_size: Texts a forward pass.
+        progress: Show progress bars.
+    """
+
+    alpha: float = 0.5
+    clusters: int = 8
+    directions: int = DIRECTIONS
+    projection: Projection = Projection.TSNE
+    tokens: int = 8
+    batch_size: int = 32
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class LayerInspection:
+    """One MoE layer.
+
+    Attributes:
+        layer: Index of the decoder layer.
+        experts: `E`.
+        learned: Collapse of the learned router.
+        spectral: The same of the spectral router.
+        covariance: Lemma 3.1.
+        loads: The load by routing: `original`, `ssmoe` (the mix) and `ev` (the spectral router alone).
+        tokens: Tokens that most set each expert apart, under the original routing.
+        overlaps: Overlap of the experts' dominant subspaces by kind of matrix.
+    """
+
+    layer: int
+    experts: int
+    learned: Collapse
+    spectral: Collapse
+    covariance: CovarianceBound
+    loads: dict[str, Load]
+    tokens: list[list[str]]
+    overlaps: dict[str, SubspaceOverlap]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model.
+
+    Attributes:
+        model: What it was loaded by.
+        texts: Texts read.
+        tokens: Tokens read, padding left out.
+        origin: What the texts are.
+        hidden_size: `H`.
+        alpha: The spectral router's share.
+        spectral: How the spectral routers were made.
+        labels: Label of each text, if there are any.
+        layers: The MoE layers.
+        clusters: The vectors' clusters by method.
+    """
+
+    model: str
+    texts: int
+    tokens: int
+    origin: str
+    hidden_size: int
+    alpha: float
+    spectral: dict[str, Any]
+    labels: tuple[str, ...] | None
+    layers: tuple[LayerInspection, ...]
+    clusters: dict[str, Clusters]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return asdict(self)
+
+
+def inspect_model(
+    name: str, model: EmbeddingModel, sample: Sample, options: InspectionOptions | None = None
+) -> Inspection:
+    """Measure a model.
+
+    Args:
+        name: What to call it.
+        model: The model; its settings are the same afterwards.
+        sample: The texts.
+        options: What is measured.
+
+    Raises:
+        ValueError: The model is not one of this package's, has no MoE layer, or there are too few texts.
+    """
+    options = options or InspectionOptions()
+    module = checked_module(model)
+    own = module.settings
+    routings = {
+        "original": _settings(own, Method.SMOE),
+        "ssmoe": _settings(own, Method.SSMOE, alpha=options.alpha),
+        "ev": _settings(own, Method.SSMOE, alpha=1.0),
+    }
+    keywords: dict[str, Any] = {"batch_size": options.batch_size, "progress": options.progress}
+    read = {routing: collect(module, sample.texts, chosen, **keywords) for routing, chosen in routings.items()}
+    layers = family_of(module.model).layers(module.model)
+    return Inspection(
+        model=name,
+        texts=len(sample.texts),
+        tokens=len(read["original"].tokens),
+        origin=sample.origin,
+        hidden_size=int(module.model.config.get_text_config().hidden_size),
+        alpha=options.alpha,
+        spectral=module.routers.settings.as_dict() if module.routers else {},
+        labels=sample.labels,
+        layers=tuple(_layer(module, layer, place, read, options) for place, layer in enumerate(layers)),
+        clusters={str(method): _clusters(model, method, sample, options) for method in Method},
+    )
+
+
+def checked_module(model: EmbeddingModel) -> SSMoE:
+    """The model's module, with spectral routers, which are made if it has none.
+
+    Raises:
+        ValueError: The model is not one of this package's, or has no MoE layer in what is loaded.
+    """
+    module = model[0]
+    if not isinstance(module, SSMoE):
+        raise ValueError(f"{type(module).__name__} has no routers to look at; name a Mixture-of-Experts model.")
+    if not family_of(module.model).layers(module.model):
+        raise ValueError("None of the layers that are loaded has experts; load the model with a later hidden_layer.")
+    if module.routers is None:
+        module.routers = spectral_routers(module.model, module.source, progress=False)
+    return module
+
+
+def _settings(own: EmbeddingSettings, method: Method, **changes: Any) -> EmbeddingSettings:
+    """The model's settings with another method, uncalibrated."""
+    return own.changed(method=method, routing_signal=None, calibration=Calibration.NONE, **changes)
+
+
+def _layer(
+    module: SSMoE, layer: MoELayer, place: int, read: dict[str, Activations], options: InspectionOptions
+) -> LayerInspection:
+    """One layer, `place`-th among those with experts."""
+    family = family_of(module.model)
+    E = family.expert_count(layer)
+    seen: LayerActivations = read["original"].layers[place]
+    overlaps = subspace_overlaps(lambda expert: family.expert_matrices(layer.experts, expert), E, options.directions)
+    found = top_tokens(read["original"].tokens, seen.chosen, E, options.tokens)
+    names = _MATRICES if len(overlaps) == len(_MATRICES) else tuple(f"matrix {i}" for i in range(len(overlaps)))
+    return LayerInspection(
+        layer=layer.index,
+        experts=E,
+        learned=collapse(family.router_weight(layer.router), seen.learned),
+        spectral=collapse(module.routers.weights[layer.index], seen.spectral),  # type: ignore[union-attr]
+        covariance=covariance_bound(seen.learned, seen.spectral, options.alpha),
+        loads={routing: load(one.layers[place].chosen, E) for routing, one in read.items()},
+        tokens=[_decoded(module, ids) for ids in found],
+        overlaps=dict(zip(names, overlaps, strict=True)),
+    )
+
+
+def _decoded(module: SSMoE, ids: Sequence[int]) -> list[str]:
+    """Tokens as text; those that are part of a character by their name in the vocabulary."""
+    texts = [str(module.tokenizer.decode([token])) for token in ids]
+    names = module.tokenizer.convert_ids_to_tokens(list(ids))
+    return [name if "\N{REPLACEMENT CHARACTER}" in text else text for text, name in zip(texts, names, strict=True)]
+
+
+def _clusters(model: EmbeddingModel, method: Method, sample: Sample, options: InspectionOptions) -> Clusters:
+    """The clusters of one method's vectors."""
+    with adopted(model[0], _settings(model[0].settings, method, alpha=options.alpha)):
+        vectors = model.encode(
+            list(sample.texts), batch_size=options.batch_size, convert_to_tensor=True, show_progress_bar=False
+        )
+    return clusters(vectors, options.clusters, known=sample.labels, projection=options.projection)

@@ -1,0 +1,1 @@
+"""What a leaderboard submission takes, and whether results can be submitted."""

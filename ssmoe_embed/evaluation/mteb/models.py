@@ -1,0 +1,160 @@
+"""Embedding models as mteb sees them: a name, a revision and a record."""
+
+from __future__ import annotations
+
+import gc
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mteb.models import ModelMeta
+
+from ssmoe_embed.embedding.model import EmbeddingModel
+from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
+from ssmoe_embed.evaluation.mteb.encoders import MethodEncoder
+from ssmoe_embed.evaluation.mteb.passes import SharedPass, adopted, module_of
+from ssmoe_embed.evaluation.mteb.records import loading_changes, origin, similarity, size
+from ssmoe_embed.evaluation.mteb.revisions import revision_of
+from ssmoe_embed.evaluation.mteb.runs import Run, prompt_label
+from ssmoe_embed.evaluation.tasks.corruption import Corruption
+from ssmoe_embed.hub.loading import load
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A loaded model under the name and revision that its results are kept by.
+
+    Attributes:
+        name: `organisation/model`.
+        revision: Its hub commit, or a digest of what determines its vectors.
+        model: The model.
+        own: Its saved settings.
+        loading: How it was loaded, where that changes its numbers.
+    """
+
+    name: str
+    revision: str
+    model: EmbeddingModel
+    own: EmbeddingSettings
+    loading: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, model: EmbeddingModel, name: str | None = None, *, revision: str | None = None, **loading: Any
+    ) -> EvaluatedModel:
+        """A model that is loaded already.
+
+        Args:
+            model: The model, with the settings that count as its own.
+            name: What it was loaded by, or `organisation/model`; by default the name of its base model.
+            revision: The hub revision of that name it was loaded at, if not the default branch.
+            **loading: See `EvaluatedModel.loading`.
+        """
+        module = module_of(model)
+        chosen, settings = name or module.source.name_or_path, module.settings
+        found = revision_of(chosen, module, settings, revision=revision)
+        return cls(model_name(chosen), found, model, settings, loading)
+
+    @classmethod
+    def load(cls, name: str | Path, *, hidden_layer: int | None = None, **kwargs: Any) -> EvaluatedModel:
+        """Load a model by folder, hub id or recipe name.
+
+        Args:
+            name: See `ssmoe_embed.load`.
+            hidden_layer: Read another layer than the model's own.
+            **kwargs: For `ssmoe_embed.load`.
+        """
+        model = load(name, **kwargs)
+        module = module_of(model)
+        loading = loading_changes(kwargs.get("model_kwargs"), kwargs.get("load_in_4bit"), module.source.quantization)
+        hub = {key: kwargs.get(key) for key in ("revision", "cache_folder")}
+        own = module.settings
+        made = cls(model_name(str(name)), revision_of(str(name), module, own, **hub), model, own, loading)
+        if hidden_layer is None or hidden_layer == made.own.hidden_layer:
+            return made
+        known = (made.name, made.revision)
+        del model, module, made  # or two base models would be in memory
+        gc.collect()
+        other = load(name, hidden_layer=hidden_layer, calibration="none", **kwargs)  # runs fit what they need of it
+        other[0].configure(calibration=own.calibration)
+        return cls(*known, other, own, loading)
+
+    def settings(self, run: Run) -> EmbeddingSettings:
+        """The settings of a run of this model."""
+        return run.settings(self.own)
+
+    def meta(self, run: Run, *, batch_size: int = 32) -> ModelMeta:
+        """The record of one run for mteb.
+
+        Args:
+            run: The run.
+            batch_size: Counts only where vectors depend on it, that is with `calibration="batch"`.
+        """
+        settings = self.settings(run)
+        loading = dict(self.loading)
+        if settings.calibration is Calibration.BATCH:
+            loading["batch_size"] = batch_size
+        experiment = run.experiment(self.own, **loading)
+        own_template = prompt_label(settings.prompt) != settings.prompt
+        keywords = settings.as_dict() | ({"template": settings.prompt} if own_template else {})
+        with adopted(self.model[0], settings):
+            return ModelMeta(
+                loader=load_encoder,
+                loader_kwargs=keywords,
+                name=self.name,
+                revision=self.revision,
+                experiment_kwargs=experiment,
+                embed_dim=self.model.get_embedding_dimension(),
+                max_tokens=self.model[0].max_seq_length,
+                similarity_fn_name=similarity(self.model),
+                **size(self.model),
+                **origin(self.name, self.model),
+            )
+
+
+def load_encoder(
+    name: str,
+    revision: str | None = None,
+    device: str | None = None,
+    *,
+    corruption: str | None = None,
+    template: str | None = None,
+    batch_size: int | None = None,
+    dtype: str | None = None,
+    load_in_4bit: bool | None = None,
+    **settings: Any,
+) -> MethodEncoder:
+    """The encoder that a record of `EvaluatedModel.meta` describes; what mteb calls to load the model by its name.
+
+    Args:
+        name: Folder, hub id or recipe name.
+        revision: A commit of the hub; any other revision is a digest of what was found by name, and not used.
+        device: Where to run.
+        corruption: A corruption's name.
+        template: The prompt, where it is a template of one's own.
+        batch_size: Not used: mteb passes it when it encodes.
+        dtype: For the base model.
+        load_in_4bit: For the base model.
+        **settings: Fields of `EmbeddingSettings`.
+    """
+    del batch_size
+    commit = revision if revision and re.fullmatch("[0-9a-f]{40}", revision) else None
+    given = {"dtype": dtype, "load_in_4bit": load_in_4bit}
+    loading = {key: value for key, value in given.items() if value is not None}
+    prompt = {"prompt": template} if template is not None else {}
+    model = load(
+        name, device=device, revision=commit, model_kwargs=loading or None, progress=False, **(settings | prompt)
+    )
+    evaluated = EvaluatedModel.of(model, name, revision=commit, **loading)
+    run = Run(corruption=None if corruption is None else Corruption.parse(corruption))
+    shared = SharedPass(model, [evaluated.own])
+    return MethodEncoder(shared, model, evaluated.own, evaluated.meta(run), run.corruption)
+
+
+def model_name(name: str) -> str:
+    """The name that results are kept by, `organisation/model`: a folder's is `local/` and its last part."""
+    folder = Path(name)
+    if folder.is_dir():
+        return f"local/{folder.resolve().name}"
+    return name if "/" in name else f"hub/{name}"

@@ -1,0 +1,242 @@
+"""Evaluating models on mteb tasks: many methods at the price of few forward passes, and every result kept at once.
+
+The order is model → task → corruption → forward pass → methods. What several methods read of a text is kept while their
+group of jobs runs. A result is on disk before the next job starts, so an interrupted evaluation goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mteb.abstasks import AbsTask
+from mteb.abstasks.aggregated_task import AbsTaskAggregate
+from mteb.models import ModelMeta
+from tqdm.auto import tqdm
+
+from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.evaluation.mteb.encoders import corrupted_peer
+from ssmoe_embed.evaluation.mteb.jobs import Group, Job, check_comparable, do, unfinished
+from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, model_name
+from ssmoe_embed.evaluation.mteb.passes import adopted, pass_key
+from ssmoe_embed.evaluation.mteb.report import Failure, Options, Report
+from ssmoe_embed.evaluation.mteb.runs import Run
+from ssmoe_embed.evaluation.results.folder import ResultFolder
+from ssmoe_embed.evaluation.tasks.corruption import Corruption
+from ssmoe_embed.evaluation.tasks.finding import expanded, find_tasks
+from ssmoe_embed.spectral.settings import SpectralSettings
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    models: Sequence[str | Path | EvaluatedModel],
+    tasks: Sequence[str | AbsTask],
+    runs: Sequence[Run] = (Run(),),
+    output: str | Path = "results",
+    *,
+    peers: Sequence[Any] = (),
+    options: Options | None = None,
+    after_task: Callable[[Report], None] | None = None,
+    **loading: Any,
+) -> Report:
+    """Evaluate models and peers on tasks.
+
+    Args:
+        models: Folders, hub ids, recipe names, or models that are loaded already.
+        tasks: See `find_tasks`.
+        runs: How each model is evaluated; see `grid`.
+        output: The result folder; results that are there are kept, and what is complete is not measured again.
+        peers: Names of peers (see `ssmoe_embed.evaluation.baselines.encoders`) or mteb encoders; under the same corruptions.
+        options: How to run.
+        after_task: Called when a task is done with all runs of a model.
+        **loading: For `ssmoe_embed.load`: `device`, `model_kwargs`, ….
+
+    Raises:
+        ValueError: A task, method, prompt or setting is not known, or results in the folder are not comparable with new
+            ones.
+        NotADirectoryError: `output` is a file.
+    """
+    options = options or Options()
+    settings = sorted(
+        loading.keys() & {*EmbeddingSettings.__dataclass_fields__, *SpectralSettings.__dataclass_fields__}
+    )
+    if settings:  # they would not be part of a result's name
+        raise ValueError(
+            f"{', '.join(settings)}: settings belong to runs (Run(overrides=…)); spectral ones are fixed by a model."
+        )
+    for run in runs:
+        run.settings(EmbeddingSettings())  # what no model has is refused before anything is loaded
+    asked = find_tasks(tasks)
+    folder = ResultFolder(Path(output))
+    if not options.overwrite:
+        check_comparable(folder, expanded(asked))
+    parts = [task for task in expanded(asked) if task not in asked]
+    folder.record(asked, parts)
+    report = Report(folder)
+    evaluation = _Evaluation(report, expanded(asked), options, after_task)
+    for peer in peers:
+        evaluation.peer(peer, list(dict.fromkeys(run.corruption for run in runs)))
+    for model in models:
+        for layer, alike in _by_layer(runs):
+            evaluation.model(model, layer, alike, loading)
+    return report
+
+
+class _Evaluation:
+    """The state of one call of `evaluate`."""
+
+    def __init__(
+        self, report: Report, tasks: list[AbsTask], options: Options, after_task: Callable[[Report], None] | None
+    ) -> None:
+        self.report, self.tasks, self.options, self.after_task = report, tasks, options, after_task
+
+    def model(
+        self, named: str | Path | EvaluatedModel, layer: int | None, runs: Sequence[Run], loading: dict[str, Any]
+    ) -> None:
+        """Evaluate one model on all tasks."""
+        if isinstance(named, EvaluatedModel):
+            self._loaded(named, runs)
+            return
+        loaded = None
+        with self._failing(model_name(str(named))):
+            keywords = {"progress": self.options.progress, **loading}
+            loaded = EvaluatedModel.load(named, hidden_layer=layer, **keywords)
+        if loaded is not None:
+            self._loaded(loaded, runs)
+        del loaded
+        gc.collect()  # before the next model is loaded
+
+    def peer(self, named: Any, corruptions: Sequence[Corruption | None]) -> None:
+        """Evaluate one peer on all tasks."""
+        from ssmoe_embed.evaluation.baselines.encoders import does, peer
+
+        encoder = peer(named) if isinstance(named, str) else named
+        chosen = [(one, corrupted_peer(encoder, one)) for one in corruptions]
+        self._run(
+            [
+                Job(task, made.mteb_model_meta, one, Group(), peer=made, predictions=self._keeps_predictions(task))
+                for task in self.tasks
+                if does(encoder, task.metadata.type)
+                for one, made in chosen
+            ]
+        )
+
+    def _loaded(self, model: EvaluatedModel, runs: Sequence[Run]) -> None:
+        """Evaluate a loaded model; its settings are the same afterwards."""
+        with adopted(model.model[0], model.model[0].settings):
+            self._run(self._jobs(model, runs))
+
+    def _jobs(self, model: EvaluatedModel, runs: Sequence[Run]) -> list[Job]:
+        """Every task under every run of a model."""
+        metas: dict[tuple[str, str | None], tuple[Run, ModelMeta]] = {}
+        for run in runs:
+            with self._failing(f"{model.name}, {run}"):
+                meta = model.meta(run, batch_size=self.options.batch_size)
+                metas.setdefault((run.corruption_name, meta.experiment_name), (run, meta))
+        variants: defaultdict[str, list[EmbeddingSettings]] = defaultdict(list)
+        for run, _ in metas.values():
+            variants[pass_key(model.settings(run))].append(model.settings(run))
+        groups = {
+            (run.corruption_name, key): Group(model, tuple(dict.fromkeys(variants[key])))
+            for run, _ in metas.values()
+            for key in [pass_key(model.settings(run))]
+        }
+        return [
+            Job(
+                task,
+                meta,
+                run.corruption,
+                groups[run.corruption_name, pass_key(model.settings(run))],
+                model.settings(run),
+                predictions=self._keeps_predictions(task),
+            )
+            for task in self.tasks
+            for run, meta in metas.values()
+        ]
+
+    def _run(self, jobs: list[Job]) -> None:
+        """Do the jobs that are not done, task by task."""
+        waiting = jobs if self.options.overwrite else unfinished(self.report.folder, jobs)
+        self.report.kept += len(jobs) - len(waiting)
+        with tqdm(total=len(waiting), desc="Evaluating", unit="run", disable=not self.options.progress) as bar:
+            for _, found in itertools.groupby(waiting, key=lambda job: id(job.task)):
+                its_jobs = list(found)
+                self._task(its_jobs[0].task, its_jobs, bar)
+                if self.after_task is not None:
+                    self.after_task(self.report)
+
+    def _task(self, task: AbsTask, jobs: list[Job], bar: Any) -> None:
+        """Do the jobs of one task, with its data loaded once."""
+        averages = isinstance(task, AbsTaskAggregate)
+        loaded = task.data_loaded
+        try:
+            if not averages and not loaded:
+                with self._failing(f"{task.metadata.name}, {_counted(jobs)}", _NO_DATA):
+                    task.load_data()
+            if not averages and not task.data_loaded:
+                bar.update(len(jobs))
+                return
+            for group in dict.fromkeys(job.group for job in jobs):
+                self._group(group, [job for job in jobs if job.group is group], bar)
+        finally:
+            if task.data_loaded and not loaded:
+                task.unload_data()
+
+    def _group(self, group: Group, jobs: list[Job], bar: Any) -> None:
+        """Do jobs of one task that share a forward pass; what they share is dropped afterwards."""
+        options, folder = self.options, self.report.folder
+        running: dict[str, Any] = {"batch_size": options.batch_size, "progress": options.progress}
+        limits: dict[str, Any] = {"memory": options.memory, "scratch": options.scratch, "folder": folder.path}
+        shared = None
+        with self._failing(f"{jobs[0].task.metadata.name}, {_counted(jobs)}"):
+            shared = group.open([job.settings for job in jobs if job.settings is not None], **limits, **running)
+        for job in jobs if shared is not None or group.model is None else ():
+            bar.set_postfix_str(job.label)
+            with self._failing(job.label):
+                do(folder, job, shared, overwrite=options.overwrite, **running)
+                self.report.done += 1
+            bar.update()
+        self.report.texts_read += shared.texts_read if shared is not None else 0
+
+    def _keeps_predictions(self, task: AbsTask) -> bool:
+        from ssmoe_embed.evaluation.tasks.offline import offline_task
+
+        if isinstance(task, AbsTaskAggregate):
+            return False
+        wanted = self.options.predictions
+        return offline_task(task.metadata.name) is not None if wanted is None else wanted
+
+    @contextmanager
+    def _failing(self, what: str, advice: str = "") -> Iterator[None]:
+        """Note an error instead of ending the rest."""
+        try:
+            yield
+        except Exception as error:
+            logger.debug("%s failed", what, exc_info=True)
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.report.failures.append(Failure(what, f"{advice}{type(error).__name__}: {first}"))
+
+
+def _counted(jobs: Sequence[Job]) -> str:
+    """Of which model jobs are, and how many: `ssmoe/tiny (2 runs)`."""
+    return f"{jobs[0].meta.name} ({len(jobs)} {'run' if len(jobs) == 1 else 'runs'})"
+
+
+_NO_DATA = (
+    "its data cannot be fetched; check the network and that HF_HUB_OFFLINE is not set, then run the same command again, "
+    "which keeps what is done. "
+)
+
+
+def _by_layer(runs: Sequence[Run]) -> Iterator[tuple[int | None, list[Run]]]:
+    """Runs that read the same layer of a model, which is loaded up to that layer."""
+    layers = list(dict.fromkeys(run.overrides.get("hidden_layer") for run in runs))
+    for layer in layers:
+        yield layer, [run for run in runs if run.overrides.get("hidden_layer") == layer]

@@ -1,0 +1,187 @@
+"""Measured scores beside the paper's: by task, by category and overall.
+
+Like is compared with like: where only some tasks of a category were measured, their mean is compared with the paper's mean
+of the same tasks, and with nothing where the paper prints the category's mean only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from statistics import fmean
+
+from ssmoe_embed.common.choices import unknown
+from ssmoe_embed.embedding.methods import Method
+from ssmoe_embed.evaluation.paper.embeddings import (
+    DATASETS,
+    METRICS,
+    MODELS,
+    OVERALL,
+    Condition,
+    PaperModel,
+    datasets,
+    misprints,
+    paper_model,
+    paper_prompt,
+    published,
+)
+from ssmoe_embed.evaluation.paper.rows import Comparison, Row, Setup
+from ssmoe_embed.evaluation.results.folder import Score
+from ssmoe_embed.evaluation.tasks.corruption import CLEAN
+
+TASK_COUNT = len(DATASETS)
+
+
+def compare_with_paper(
+    scores: Iterable[Score],
+    *,
+    model: str | None = None,
+    stands_for: str | None = None,
+    methods: Sequence[str] | None = None,
+    corrupt: str | None = None,
+) -> list[Comparison]:
+    """Put measured scores beside the paper's, one comparison for each model and revision that the paper has.
+
+    Args:
+        scores: What was measured.
+        model: Only this measured model.
+        stands_for: Which of the paper's models the measured one is, where its name does not tell; `model` must be given
+            if several were measured.
+        methods: Only these; by default all five.
+        corrupt: The one corruption to compare with the paper's; by default every measured one, as the paper names none.
+
+    Raises:
+        ValueError: Nothing was measured that could be compared; the message says what there is.
+    """
+    chosen = [Method.parse(method, "method") for method in methods or Method]
+    found = list(scores)
+    pairs = _pairs(sorted({(score.model, score.revision) for score in found}), model, stands_for)
+    corruptions = sorted({score.corruption for score in found} - {CLEAN})
+    if corrupt is not None and corrupt not in corruptions:
+        raise ValueError(unknown("corrupt", corrupt, corruptions or ["(no corruption was measured)"]))
+    kept = [score for score in found if score.corruption in (CLEAN, corrupt) or corrupt is None]
+    return [
+        _comparison([score for score in kept if (score.model, score.revision) == pair], pair, paper, chosen)
+        for pair, paper in pairs
+    ]
+
+
+def _pairs(
+    measured: Sequence[tuple[str, str]], model: str | None, stands_for: str | None
+) -> list[tuple[tuple[str, str], PaperModel]]:
+    """The measured models and revisions to compare, each with the paper's model."""
+    names = sorted({name for name, _ in measured})
+    if model is not None and model not in names:
+        raise ValueError(unknown("model", model, names or ["(nothing was measured)"]))
+    wanted = [(name, revision) for name, revision in measured if model in (None, name)]
+    if stands_for is not None:
+        if len({name for name, _ in wanted}) != 1:
+            raise ValueError(f"Several models were measured ({', '.join(names)}); name the one that is {stands_for!r}.")
+        return [(pair, paper_model(stands_for)) for pair in wanted]
+    if model is not None:
+        return [(pair, paper_model(model)) for pair in wanted]
+    pairs = [(pair, paper) for pair in wanted if (paper := _known(pair[0])) is not None]
+    if not pairs:
+        raise ValueError(
+            f"The paper has no scores of what was measured here ({', '.join(names) or 'nothing'}); it has "
+            f"{', '.join(f'{known.name} ({known.recipe})' for known in MODELS)}. If a measured model is one of these "
+            "under another name, say which with --model and --as."
+        )
+    return pairs
+
+
+def _known(name: str) -> PaperModel | None:
+    """The paper's model of that name, if it has one."""
+    try:
+        return paper_model(name)
+    except ValueError:
+        return None
+
+
+def _comparison(
+    scores: Sequence[Score], pair: tuple[str, str], paper: PaperModel, methods: Sequence[Method]
+) -> Comparison:
+    """The comparison of one model at one revision."""
+    metrics = {dataset.task: dataset.metric for dataset in DATASETS}
+    other = sorted({f"{s.task} ({s.metric})" for s in scores if s.metric != metrics.get(s.task, s.metric)})
+    usable = [s for s in scores if s.task in metrics and s.metric == metrics[s.task] and s.method in methods]
+    measured: dict[tuple[Setup, str], dict[str, float]] = {}
+    for score in usable:
+        measured.setdefault((_setup(score), score.method), {})[score.task] = 100 * score.score
+    rows: list[Row] = []
+    for setup in sorted({setup for setup, _ in measured}, key=_place):
+        for method in methods:
+            rows += _rows(setup, method, measured.get((setup, str(method)), {}), paper)
+    notes = [*_notes(usable, other), *misprints(paper)]
+    if not rows:
+        notes.insert(0, f"None of the paper's {TASK_COUNT} tasks was measured with {', '.join(map(str, methods))}.")
+    return Comparison(*pair, paper, tuple(rows), tuple(notes))
+
+
+def _setup(score: Score) -> Setup:
+    settings = ", ".join(f"{name}={value}" for name, value in sorted(score.settings.items()))
+    return Setup(score.corruption, score.prompt, settings)
+
+
+def _place(setup: Setup) -> tuple[bool, Setup]:
+    """Clean texts first, then by name."""
+    return setup.corruption != CLEAN, setup
+
+
+def _notes(scores: Sequence[Score], other: Sequence[str]) -> Iterator[str]:
+    if other:
+        yield f"Left out, since the paper reports another metric: {', '.join(other)}."
+    versions = sorted({score.mteb_version for score in scores})
+    if len(versions) > 1:
+        yield f"Measured with several versions of mteb: {', '.join(map(str, versions))}."
+    if any(score.corruption != CLEAN for score in scores):
+        yield "The paper does not tell how it corrupts texts, or how many; no corruption here is known to be the same."
+
+
+def _rows(setup: Setup, method: Method, measured: Mapping[str, float], paper: PaperModel) -> Iterator[Row]:
+    """The lines of one method under one setup."""
+    stated = _stated(paper.name, method, paper_prompt(setup.prompt), setup.condition)
+    means = []
+    for category in METRICS:
+        rows = [
+            Row(
+                setup,
+                method,
+                category,
+                d.task,
+                measured.get(d.task),
+                stated.get((category, d.task)),
+                d.task in measured,
+                1,
+            )
+            for d in datasets(category)
+        ]
+        yield from rows
+        means.append(_mean(rows, stated.get((category, None))))
+        yield means[-1]
+    yield replace(_mean(means, stated.get((OVERALL, None))), category=OVERALL)
+
+
+def _mean(rows: Sequence[Row], stated: float | None) -> Row:
+    """The mean of some lines; its published value is the `stated` one only if everything was measured."""
+    covered, total = sum(row.covered for row in rows), sum(row.total for row in rows)
+    present = [row for row in rows if row.measured is not None]
+    measured = fmean(row.measured for row in present if row.measured is not None) if present else None
+    compared = present or rows  # what the paper has is shown even where nothing was measured
+    values = [row.published for row in compared]
+    published_mean = fmean(value for value in values if value is not None) if None not in values else None
+    if stated is not None and (covered == total or not present):
+        published_mean = stated
+    return replace(rows[0], task=None, measured=measured, published=published_mean, covered=covered, total=total)
+
+
+@cache
+def _stated(model: str, method: Method, prompt: str, condition: Condition) -> dict[tuple[str, str | None], float]:
+    """The paper's numbers of one model, method, prompt and condition, by category and task."""
+    wanted = (model, method, prompt, condition)
+    return {
+        (number.category, number.task): number.score
+        for number in published()
+        if (number.model, number.method, number.prompt, number.condition) == wanted
+    }

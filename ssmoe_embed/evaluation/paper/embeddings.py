@@ -1,0 +1,246 @@
+"""The paper's tables of embedding scores as data, in the names of this package and of mteb.
+
+Source: SSMoE, tables 2, 6 and 9 to 11, https://arxiv.org/abs/2605.30992.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from statistics import fmean
+
+from ssmoe_embed.common.choices import Choice, unknown
+from ssmoe_embed.embedding.methods import Method
+from ssmoe_embed.hub.recipes import RECIPES
+
+
+class Condition(Choice):
+    """What the texts were like."""
+
+    CLEAN = "clean"
+    """As they are."""
+    CORRUPT = "corrupt"
+    """With "AAA" put in, in a way and at a rate that the paper does not tell."""
+
+
+@dataclass(frozen=True)
+class PaperModel:
+    """One of the paper's models.
+
+    Attributes:
+        name: What the paper calls it.
+        recipe: What this package calls it.
+    """
+
+    name: str
+    recipe: str
+
+    @property
+    def base(self) -> str:
+        """Hub id of the language model."""
+        return RECIPES[self.recipe].base
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One of the paper's datasets.
+
+    Attributes:
+        category: The kind of task, as mteb names it.
+        name: What the paper calls it; only unique within its category.
+        task: What mteb calls it.
+    """
+
+    category: str
+    name: str
+    task: str
+
+    @property
+    def metric(self) -> str:
+        """The name that mteb gives the score that the paper reports."""
+        return METRICS[self.category]
+
+
+@dataclass(frozen=True)
+class Published:
+    """One number of the paper.
+
+    Attributes:
+        model: The paper's name of the model.
+        category: The kind of task; `OVERALL` for the mean of all.
+        task: mteb's name of the dataset; None for a mean.
+        method: The representation.
+        prompt: The template, as this package names it.
+        condition: Clean or corrupt texts.
+        score: In points of 100.
+    """
+
+    model: str
+    category: str
+    task: str | None
+    method: Method
+    prompt: str
+    condition: Condition
+    score: float
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One number of table 6, measured by classification accuracy with OLMoE-7B.
+
+    Attributes:
+        task: mteb's name of the dataset.
+        setting: `alpha` or `top_c`; the table does not say what the other one was.
+        value: The setting's value.
+        score: In points of 100.
+    """
+
+    task: str
+    setting: str
+    value: float
+    score: float
+
+
+OVERALL = "Overall"
+"""The mean of the six categories' means."""
+
+METRICS = {
+    "Classification": "accuracy",
+    "Clustering": "v_measure",
+    "PairClassification": "max_ap",
+    "Reranking": "map_at_1000",
+    "STS": "cosine_spearman",
+    "Summarization": "cosine_spearman",
+}
+"""mteb's main score of each category, in the paper's order: what its section 4.2 says it reports."""
+
+MODELS = (
+    PaperModel("OLMoE-7B", "ssmoe/olmoe-7b"),
+    PaperModel("Qwen-MoE-7B", "ssmoe/qwen1.5-moe"),
+    PaperModel("DeepSeekMoE-16B", "ssmoe/deepseek-moe-16b"),
+)
+
+DATASETS = (
+    Dataset("Classification", "Emotion", "EmotionClassification"),
+    Dataset("Classification", "Toxic", "ToxicConversationsClassification"),
+    Dataset("Classification", "Tweet", "TweetSentimentExtractionClassification"),
+    Dataset("Clustering", "Medrxiv", "MedrxivClusteringS2S"),
+    Dataset("Clustering", "20Groups", "TwentyNewsgroupsClustering"),
+    Dataset("PairClassification", "SemEval", "TwitterSemEval2015"),
+    Dataset("PairClassification", "URLCorpus", "TwitterURLCorpus"),
+    Dataset("Reranking", "Ask", "AskUbuntuDupQuestions"),
+    Dataset("Reranking", "SciDocs", "SciDocsRR"),
+    Dataset("Reranking", "StackOver", "StackOverflowDupQuestions"),
+    Dataset("STS", "Biosses", "BIOSSES"),
+    Dataset("STS", "SickR", "SICK-R"),
+    Dataset("STS", "STS12", "STS12"),
+    Dataset("STS", "STS13", "STS13"),
+    Dataset("STS", "STS14", "STS14"),
+    Dataset("STS", "STS15", "STS15"),
+    Dataset("STS", "STS16", "STS16"),
+    Dataset("STS", "STSBen", "STSBenchmark"),
+    Dataset("Summarization", "Medrxiv", "SummEval"),  # SummEval is the one summarization task that MTEB had
+)
+
+_PROMPTS = {"none": "none", "PromptEOL": "prompteol"}
+_SAME_PROMPT = {"release-none": "none"}
+"""The paper's runs without a prompt put the text into quotes, as its release does; plain text is compared with them too."""
+_ROUNDING = 0.0501
+"""How far a mean of numbers of one decimal may be from its own print of one decimal."""
+_SETTINGS = {"topc": "top_c", "alpha": "alpha"}
+
+
+def paper_prompt(prompt: str) -> str:
+    """The prompt whose published scores a run with `prompt` is compared with."""
+    return _SAME_PROMPT.get(prompt, prompt)
+
+
+def paper_model(name: str) -> PaperModel:
+    """The paper's model that a recipe, a base model's hub id or the paper's own name stands for.
+
+    Raises:
+        ValueError: The paper has no such model; the message lists those it has.
+    """
+    for model in MODELS:
+        if name.casefold() in (model.name.casefold(), model.recipe, model.base.casefold()):
+            return model
+    allowed = [spelling for model in MODELS for spelling in (model.recipe, model.name)]
+    raise ValueError(f"The paper has no scores of this model: {unknown('model', name, allowed)}")
+
+
+def datasets(category: str) -> tuple[Dataset, ...]:
+    """The datasets of one category, in the paper's order."""
+    return tuple(dataset for dataset in DATASETS if dataset.category == category)
+
+
+@cache
+def published() -> tuple[Published, ...]:
+    """Every number of tables 2 and 9 to 11, as printed."""
+    return (*_averages(), *_tasks())
+
+
+@cache
+def misprints(model: PaperModel) -> tuple[str, ...]:
+    """Where table 2 prints another mean than the tables of single tasks give, a sentence each."""
+    numbers = [number for number in published() if (number.model, number.condition) == (model.name, Condition.CLEAN)]
+    means = {(number.category, number.method): number.score for number in numbers if number.task is None}
+    sentences = []
+    for (category, method), stated in means.items():
+        key = (category, method, "none")
+        tasks = [n.score for n in numbers if n.task and (n.category, n.method, n.prompt) == key]
+        if tasks and abs(fmean(tasks) - stated) > _ROUNDING:
+            sentences.append(
+                f"The paper's table 2 prints {stated} for {category} with {method}; its tables of single tasks give "
+                f"{fmean(tasks):.2f}."
+            )
+    return tuple(sentences)
+
+
+@cache
+def ablations() -> tuple[Ablation, ...]:
+    """Every number of table 6, as printed."""
+    tasks = {dataset.name: dataset.task for dataset in datasets("Classification")}
+    return tuple(
+        Ablation(tasks[row["dataset"]], _SETTINGS[row["parameter"]], float(row["value"]), float(row["accuracy"]))
+        for row in _rows("table6_ablation_olmoe.csv")
+    )
+
+
+def _averages() -> Iterator[Published]:
+    """Table 2: means of the categories and of all, without a prompt."""
+    for row in _rows("table2_mteb_averages.csv"):
+        category = OVERALL if row["category"] == "Avg." else row["category"]
+        yield Published(
+            model=row["model"],
+            category=category,
+            task=None,
+            method=Method.parse(row["method"].lower(), "method"),
+            prompt="none",
+            condition=Condition.parse(row["condition"], "condition"),
+            score=float(row["score"]),
+        )
+
+
+def _tasks() -> Iterator[Published]:
+    """Tables 9 to 11: single datasets, clean, with and without a prompt."""
+    tasks = {(dataset.category, dataset.name): dataset.task for dataset in DATASETS}
+    for row in _rows("tables9-11_mteb_tasks.csv"):
+        category = row["category"].replace(" ", "")
+        yield Published(
+            model=row["model"],
+            category=category,
+            task=tasks[category, row["dataset"]],
+            method=Method.parse(row["method"].lower(), "method"),
+            prompt=_PROMPTS[row["prompt"]],
+            condition=Condition.CLEAN,
+            score=float(row["score"]),
+        )
+
+
+def _rows(name: str) -> Iterator[dict[str, str]]:
+    """The lines of one table."""
+    table = resources.files("ssmoe_embed.data").joinpath("paper", name).read_text(encoding="utf-8")
+    yield from csv.DictReader(table.splitlines())

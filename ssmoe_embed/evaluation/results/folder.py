@@ -1,0 +1,247 @@
+"""The folder that holds the results of evaluations: one mteb result cache for each corruption.
+
+    DIR/{corruption}/results/{org__model}/{revision}/[experiments/{experiment}/]{Task}.json
+    DIR/{corruption}/predictions/…/{Task}_predictions.json
+    DIR/{corruption}/rates/{Task}.json
+    DIR/tasks/{Task}.json
+
+The results are mteb's own files, so mteb's tools read them; `tasks` says what was asked of each task, so that this module
+can read them without mteb, and `rates` how much of a task's texts was corrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssmoe_embed.evaluation.results.notes import note, notes, read_json
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+    from mteb.models import ModelMeta
+
+    from ssmoe_embed.evaluation.mteb.cache import AtomicResultCache
+    from ssmoe_embed.evaluation.tasks.corruption import Tally
+
+_RESULTS = "results"
+_PREDICTIONS = "predictions"
+_EXPERIMENTS = "experiments"
+_META = "model_meta.json"
+_TASKS = "tasks"
+_RATES = "rates"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One model's score on one task.
+
+    Attributes:
+        model: The model's name.
+        revision: Its revision.
+        method: Its representation; empty for a peer.
+        prompt: Its template; empty for a peer.
+        settings: What else differs from the model's own settings, and how it was loaded where that matters.
+        corruption: `clean`, or the corruption's name.
+        task: The task's name.
+        task_type: The task's type.
+        metric: The task's main metric.
+        score: Mean of the metric over the task's splits and subsets, 0 to 1 as mteb gives it.
+        seconds: mteb's time; of methods that share a forward pass, the first one bears it.
+        mteb_version: The version that measured it.
+        path: The result file.
+    """
+
+    model: str
+    revision: str
+    method: str
+    prompt: str
+    settings: dict[str, Any]
+    corruption: str
+    task: str
+    task_type: str
+    metric: str
+    score: float
+    seconds: float
+    mteb_version: str
+    path: Path = field(compare=False, repr=False)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the model as it is, on clean texts: what a leaderboard takes."""
+        return _EXPERIMENTS not in self.path.parts[-3:-1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as plain values, without the path."""
+        values = asdict(self)
+        del values["path"]
+        return values
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How much of a task's texts was corrupted.
+
+    Attributes:
+        corruption: The corruption's name.
+        task: The task's name.
+        nominal: The rate asked for.
+        words: Words of the clean texts.
+        tokens: Tokens that came in.
+    """
+
+    corruption: str
+    task: str
+    nominal: float
+    words: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """The results under one folder.
+
+    Attributes:
+        path: The folder; it need not exist yet.
+
+    Raises:
+        NotADirectoryError: There is a file of that name.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"{self.path} is a file; name a folder for the results.")
+
+    def corruptions(self) -> list[str]:
+        """Names of the corruptions that have results, `clean` first."""
+        if not self.path.is_dir():
+            return []
+        names = [folder.name for folder in self.path.iterdir() if (folder / _RESULTS).is_dir()]
+        return sorted(names, key=lambda name: (name != "clean", name))
+
+    def cache(self, corruption: str = "clean") -> AtomicResultCache:
+        """The mteb cache of one corruption's results, whose files are written atomically."""
+        from ssmoe_embed.evaluation.mteb.cache import AtomicResultCache
+
+        return AtomicResultCache(self.path / corruption)
+
+    def predictions(self, corruption: str, meta: ModelMeta) -> Path:
+        """The folder of the predictions of a model, or of one run of it.
+
+        Args:
+            corruption: `clean`, or the corruption's name.
+            meta: mteb's record of the model; its `experiment_kwargs` name the run.
+        """
+        folder = self.path / corruption / _PREDICTIONS / meta.model_name_as_path() / str(meta.revision)
+        return folder / _EXPERIMENTS / meta.experiment_name if meta.experiment_name else folder
+
+    def prediction_file(self, score: Score) -> Path:
+        """Where the predictions behind a score are, if they were kept."""
+        root = self.path / score.corruption
+        folder = score.path.relative_to(root / _RESULTS).parent
+        return root / _PREDICTIONS / folder / f"{score.task}_predictions.json"
+
+    def record(self, tasks: Iterable[AbsTask], parts: Iterable[AbsTask] = ()) -> None:
+        """Note what is asked of tasks: their type, main metric, splits and subsets.
+
+        Args:
+            tasks: Those that were asked for.
+            parts: Those that are only parts of an average, and have no score of their own unless they are asked for too.
+        """
+        known = self._tasks()
+        for task in parts:
+            if task.metadata.name not in known:
+                note(self.path / _TASKS, task.metadata.name, _description(task) | {"part": True})
+        for task in tasks:
+            note(self.path / _TASKS, task.metadata.name, _description(task))
+
+    def record_rate(self, corruption: str, task: str, tally: Tally) -> None:
+        """Note how much of a task's texts was corrupted."""
+        counted = {"nominal": tally.nominal, "words": tally.words, "tokens": tally.tokens}
+        note(self.path / corruption / _RATES, task, counted)
+
+    def rates(self) -> list[Rate]:
+        """How much of the texts was corrupted, by corruption and task."""
+        return [
+            Rate(corruption, task, **values)
+            for corruption in self.corruptions()
+            for task, values in notes(self.path / corruption / _RATES).items()
+        ]
+
+    def scores(self) -> list[Score]:
+        """Every score in the folder; results that lack some of what was asked of their task, and parts, are left out.
+
+        Raises:
+            ValueError: A file is broken.
+        """
+        tasks = self._tasks()
+        found = [self._score(corruption, path, tasks) for corruption, path in self.files()]
+        return [score for score in found if score is not None and not tasks.get(score.task, {}).get("part")]
+
+    def incomplete(self) -> list[Path]:
+        """Result files that lack some of what was asked of their task: the next run completes them."""
+        tasks = self._tasks()
+        return [path for corruption, path in self.files() if self._score(corruption, path, tasks) is None]
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Every result file, with the name of its corruption."""
+        for corruption in self.corruptions():
+            for path in sorted((self.path / corruption / _RESULTS).rglob("*.json")):
+                if path.name != _META and not path.name.startswith("."):
+                    yield corruption, path
+
+    def _score(self, corruption: str, path: Path, tasks: dict[str, Any]) -> Score | None:
+        result, meta = read_json(path), read_json(path.parent / _META)
+        asked = tasks.get(result["task_name"]) or _looked_up(result["task_name"])
+        main = {
+            (split, one["hf_subset"]): one["main_score"] for split, all_ in result["scores"].items() for one in all_
+        }
+        wanted = [(split, subset) for split, subsets in asked["splits"].items() for subset in subsets] or list(main)
+        if not set(wanted) <= set(main) or any(main[one] is None for one in wanted):
+            return None
+        settings = meta.get("loader_kwargs") or {}
+        changed = dict(meta.get("experiment_kwargs") or {})
+        changed = {name: changed[name] for name in changed if name not in ("method", "prompt", "corruption")}
+        return Score(
+            model=meta["name"],
+            revision=str(meta["revision"]),
+            method=settings.get("method", ""),
+            prompt=settings.get("prompt", ""),
+            settings=changed,
+            corruption=corruption,
+            task=result["task_name"],
+            task_type=asked["type"],
+            metric=asked["metric"],
+            score=sum(main[one] for one in wanted) / len(wanted),
+            seconds=float(result.get("evaluation_time") or 0.0),
+            mteb_version=str(result.get("mteb_version")),
+            path=path,
+        )
+
+    def _tasks(self) -> dict[str, Any]:
+        return notes(self.path / _TASKS)
+
+
+def _description(task: AbsTask) -> dict[str, Any]:
+    """What is asked of a task."""
+    subsets = sorted(task.hf_subsets or ["default"])
+    return {
+        "type": task.metadata.type,
+        "metric": task.metadata.main_score,
+        "splits": dict.fromkeys(task.eval_splits, subsets),
+    }
+
+
+def _looked_up(name: str) -> dict[str, Any]:
+    """The same of a task that this folder has no record of, as far as mteb knows it."""
+    import mteb
+
+    try:
+        metadata = mteb.get_task(name).metadata
+    except KeyError:
+        return {"type": "unknown", "metric": "main_score", "splits": {}}
+    return {"type": metadata.type, "metric": metadata.main_score, "splits": {}}

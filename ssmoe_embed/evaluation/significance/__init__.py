@@ -1,0 +1,1 @@
+"""Whether two methods differ: paired bootstrap over a task's own examples."""

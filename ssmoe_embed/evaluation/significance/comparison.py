@@ -1,0 +1,236 @@
+"""Two methods side by side on every task that both were measured on: differences, intervals and p-values.
+
+They are computed from the predictions that were kept of the test examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssmoe_embed.common.choices import unknown
+from ssmoe_embed.evaluation.results.folder import ResultFolder, Score
+from ssmoe_embed.evaluation.results.notes import read_json
+from ssmoe_embed.evaluation.significance.bootstrap import RESAMPLES, PairedBootstrap, paired_bootstrap
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
+CORRECTION = (
+    "p-values are two-sided, of each line by itself; adjusted ones (Holm) hold for all the lines together. The intervals "
+    "cover which test examples were drawn, not the training of a task's classifier."
+)
+
+
+@dataclass(frozen=True)
+class MethodDifference:
+    """Two methods on one part of one task; scores in points of 100.
+
+    Attributes:
+        first: One result.
+        second: The other, which the first one is compared with.
+        part: The task's split and subset, empty for the only ones.
+        bootstrap: The comparison, whose difference is the first less the second; None where there is none.
+        reason: Why there is none.
+        adjusted: The p-value adjusted for all lines of the table (Holm).
+    """
+
+    first: Score
+    second: Score
+    part: str
+    bootstrap: PairedBootstrap | None
+    reason: str = ""
+    adjusted: float | None = None
+
+    @property
+    def task(self) -> str:
+        """The task, with its part."""
+        return f"{self.first.task} {self.part}".strip()
+
+    @property
+    def setup(self) -> str:
+        """How both were run, such as `ssmoe/tiny, clean, prompt none`."""
+        settings = [f"{name}={value}" for name, value in sorted(self.first.settings.items())]
+        prompt = [f"prompt {self.first.prompt}"] if self.first.prompt else []
+        return ", ".join([self.first.model, self.first.corruption, *prompt, *settings])
+
+
+def compare_methods(
+    results: ResultFolder,
+    first: str,
+    second: str,
+    *,
+    tasks: Iterable[AbsTask] | None = None,
+    model: str | None = None,
+    corruption: str | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[MethodDifference]:
+    """Compare two methods wherever all else is the same: model, revision, prompt, settings, corruption and task.
+
+    A peer may stand for a method; it is compared with every run on the same texts.
+
+    Args:
+        results: What was measured.
+        first: A method, or a peer's name.
+        second: Another one.
+        tasks: Only these tasks; None for all that both were measured on.
+        model: Only this model.
+        corruption: Only `clean`, or only this corruption.
+        resamples: How often examples are drawn.
+        seed: Of the drawing.
+
+    Raises:
+        ValueError: The two were nowhere measured alike; the message says what was measured.
+    """
+    wanted = None if tasks is None else {task.metadata.name: task for task in tasks}
+    scores = results.scores()
+    if wanted is not None:
+        scores = _only(scores, "task", list(wanted))
+    if corruption is not None:
+        scores = _only(scores, "corruption", [corruption])
+    _check(scores, first, second, model)
+    pairs = list(_pairs(scores, first, second, model))
+    if not pairs:
+        raise ValueError(
+            f"{first} and {second} were not measured on the same task with the same model, prompt, settings and corruption. "
+            "Measure both with one `ssmoe evaluate … --methods` command."
+        )
+    found: list[MethodDifference] = []
+    for name in dict.fromkeys(one.task for one, _ in pairs):
+        task = _Task(name, (wanted or {}).get(name))
+        for one, other in pairs:
+            if one.task == name:
+                found += _lines(results, one, other, task, (resamples, seed))
+    return _adjusted(found)
+
+
+def _only(scores: Sequence[Score], field: str, wanted: Sequence[str]) -> list[Score]:
+    """The scores of some tasks or of one corruption.
+
+    Raises:
+        ValueError: There are none; the message lists what was measured.
+    """
+    kept = [score for score in scores if getattr(score, field) in wanted]
+    if scores and not kept:
+        there = sorted({str(getattr(score, field)) for score in scores})
+        raise ValueError(f"There are no results of {field} {', '.join(wanted)} here, only of {', '.join(there)}.")
+    return kept
+
+
+def _check(scores: Sequence[Score], first: str, second: str, model: str | None) -> None:
+    """Make sure that both sides were measured at all."""
+    there = sorted({_side(score) for score in scores})
+    for name in (first, second):
+        if not any(_is(score, name) for score in scores):
+            raise ValueError(unknown("methods", name, there or ["(nothing was measured)"]))
+    if first == second:
+        raise ValueError(f"{first} cannot be compared with itself; name two methods of {', '.join(there)}.")
+    models = sorted({score.model for score in scores if score.method})
+    if model is not None and model not in models:
+        raise ValueError(unknown("model", model, models or ["(no model was measured)"]))
+
+
+def _side(score: Score) -> str:
+    """What a score is called by: its method, or the peer."""
+    return score.method or score.model.rpartition("/")[2]
+
+
+def _is(score: Score, name: str) -> bool:
+    return name in (_side(score), score.model) if not score.method else score.method == name
+
+
+def _pairs(scores: Sequence[Score], first: str, second: str, model: str | None) -> Iterator[tuple[Score, Score]]:
+    """Scores of both sides that differ in nothing else."""
+    others = [score for score in scores if _is(score, second)]
+    for one in scores:
+        if _is(one, first):
+            there = (other for other in others if model in {None, one.model, other.model})
+            yield from ((one, other) for other in there if _alike(one, other))
+
+
+def _alike(one: Score, other: Score) -> bool:
+    same = (one.task, one.corruption) == (other.task, other.corruption)
+    if not one.method or not other.method:
+        return same
+    return same and _run(one) == _run(other)
+
+
+def _run(score: Score) -> tuple[Any, ...]:
+    return score.model, score.revision, score.prompt, sorted(score.settings.items(), key=str)
+
+
+class _Task:
+    """A task that is looked up when it is needed, so that its data are loaded once."""
+
+    def __init__(self, name: str, known: AbsTask | None) -> None:
+        self._name, self._task = name, known
+
+    def get(self) -> AbsTask:
+        """The task."""
+        if self._task is None:
+            from ssmoe_embed.evaluation.tasks.finding import find_tasks
+
+            (self._task,) = find_tasks([self._name])
+        return self._task
+
+
+def _lines(
+    results: ResultFolder, one: Score, other: Score, task: _Task, drawing: tuple[int, int]
+) -> Iterator[MethodDifference]:
+    """The comparisons of two results, one for each part of the task that both have."""
+    sides = [_parts(score) for score in (one, other)]
+    shared = [part for part in sides[0] if part in sides[1]]
+    for part in shared:
+        label = "" if len(shared) == 1 else "/".join(part)
+        try:
+            found = paired_bootstrap(
+                task.get(),
+                _predictions(results, other),
+                _predictions(results, one),
+                split=part[0],
+                subset=part[1],
+                expected=(sides[1][part], sides[0][part]),
+                resamples=drawing[0],
+                seed=drawing[1],
+            )
+            yield MethodDifference(one, other, label, found)
+        except Exception as error:  # one task's failure does not end the rest
+            yield MethodDifference(
+                one, other, label, None, (str(error).strip() or type(error).__name__).splitlines()[0]
+            )
+
+
+def _predictions(results: ResultFolder, score: Score) -> Path:
+    """The predictions behind a score.
+
+    Raises:
+        FileNotFoundError: None were kept.
+    """
+    path = results.prediction_file(score)
+    if not path.is_file():
+        raise FileNotFoundError(f"no predictions of {_side(score)} were kept; evaluate with --predictions --overwrite")
+    return path
+
+
+def _parts(score: Score) -> dict[tuple[str, str], float]:
+    """Main score by split and subset."""
+    content = read_json(score.path)["scores"]
+    return {(split, one["hf_subset"]): float(one["main_score"]) for split, all_ in content.items() for one in all_}
+
+
+def _adjusted(lines: Sequence[MethodDifference]) -> list[MethodDifference]:
+    """The lines with p-values adjusted by Holm's step-down method."""
+    order = sorted(range(len(lines)), key=lambda i: _p(lines[i]))
+    count = sum(line.bootstrap is not None for line in lines)
+    adjusted, running = list(lines), 0.0
+    for rank, position in enumerate(order[:count]):
+        running = max(running, min(1.0, (count - rank) * _p(lines[position])))
+        adjusted[position] = replace(lines[position], adjusted=running)
+    return adjusted
+
+
+def _p(line: MethodDifference) -> float:
+    return float("inf") if line.bootstrap is None else line.bootstrap.p_value

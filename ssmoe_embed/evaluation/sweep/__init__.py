@@ -1,0 +1,1 @@
+"""Evaluating a model at every combination of some settings."""

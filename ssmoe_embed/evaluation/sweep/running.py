@@ -1,0 +1,138 @@
+"""Evaluating a model at every combination of some settings' values.
+
+The base model is loaded once for each `hidden_layer`; other spectral routers are made once and kept under the output, and
+every score is an ordinary result of `evaluate`, so a sweep that was interrupted or is widened measures only what is missing.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssmoe_embed.embedding.methods import RoutingSignal
+from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, model_name
+from ssmoe_embed.evaluation.mteb.report import Options
+from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runs import Run
+from ssmoe_embed.evaluation.results.folder import ResultFolder
+from ssmoe_embed.evaluation.sweep.axes import Axis, Point, points
+from ssmoe_embed.evaluation.sweep.result import SweepResult
+from ssmoe_embed.evaluation.sweep.spectral_variants import SpectralVariants
+from ssmoe_embed.evaluation.tasks.corruption import Corruption
+from ssmoe_embed.evaluation.tasks.finding import find_tasks
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
+ROUTERS = "routers"
+"""Folder of the spectral routers that a sweep made."""
+
+
+def sweep(
+    name: str | Path,
+    axes: Sequence[Axis],
+    tasks: Iterable[str | AbsTask],
+    output: str | Path,
+    *,
+    corruption: Corruption | None = None,
+    settings: Mapping[str, Any] | None = None,
+    options: Options | None = None,
+    **loading: Any,
+) -> SweepResult:
+    """Evaluate a model at every combination of the axes' values.
+
+    Args:
+        name: Folder, hub id or recipe name.
+        axes: What to vary.
+        tasks: See `find_tasks`.
+        output: The result folder; what is measured there is kept.
+        corruption: What is done to the texts.
+        settings: Fields of `EmbeddingSettings` for all points.
+        options: How to run.
+        **loading: For `ssmoe_embed.load`.
+
+    Raises:
+        ValueError: A task, setting or value is not known, or a setting is both varied and fixed.
+    """
+    options = options or Options()
+    fixed = dict(settings or {})
+    combinations = points(axes)
+    both = sorted(fixed.keys() & {axis.setting for axis in axes})
+    if both:
+        raise ValueError(f"{', '.join(both)} cannot be both varied and fixed.")
+    asked = find_tasks(tasks)
+    results = ResultFolder(Path(output))
+    places: dict[tuple[Point, str], Path] = {}
+    failures: list[str] = []
+    for layer, group in _grouped(combinations, lambda point: {**fixed, **point.embedding}.get("hidden_layer")):
+        model = EvaluatedModel.load(name, hidden_layer=layer, **{"progress": options.progress, **loading})
+        _check_axes(axes, [{**fixed, **point.embedding} for point in combinations], model.own)
+        variants = SpectralVariants(model, results.path / ROUTERS, progress=options.progress)
+        for _, alike in _grouped(group, lambda point: repr(point.spectral)):
+            variant = variants.select(alike[0].spectral)
+            runs = {point: _run({**fixed, **point.embedding}, corruption) for point in alike}
+            report = evaluate([variant], asked, list(runs.values()), output, options=options)
+            failures += map(str, report.failures)
+            places |= _places(results, variant, runs, asked, options.batch_size)
+        del model, variants, variant
+        gc.collect()  # before the next one is loaded
+    found = {score.path: score.score for score in results.scores()}
+    return SweepResult(
+        model=model_name(str(name)),
+        axes=tuple(axes),
+        corruption=_run({}, corruption).corruption_name,
+        metrics={task.metadata.name: task.metadata.main_score for task in asked},
+        scores={key: 100 * found[path] for key, path in places.items() if path in found},
+        failures=tuple(failures),
+    )
+
+
+def _grouped(chosen: Sequence[Point], key: Callable[[Point], Any]) -> list[tuple[Any, list[Point]]]:
+    """Points that have the same key, in the order of the first ones."""
+    groups: dict[Any, list[Point]] = {}
+    for point in chosen:
+        groups.setdefault(key(point), []).append(point)
+    return list(groups.items())
+
+
+def _check_axes(axes: Sequence[Axis], values: Sequence[Mapping[str, Any]], own: EmbeddingSettings) -> None:
+    """Refuse axes that make no difference to any point.
+
+    Raises:
+        ValueError: There is such an axis.
+    """
+    chosen = [_run(one, None).settings(own).changed(alpha=0.5) for one in values]
+    spectral = any(settings.needs_spectral_routers for settings in chosen)
+    mixing = any(settings.reroutes or settings.representation.signal is RoutingSignal.WEIGHTS for settings in chosen)
+    idle = [
+        axis.setting
+        for axis in axes
+        if (axis.is_spectral and not spectral) or (axis.setting in {"alpha", "mix"} and not mixing)
+    ]
+    if idle:
+        methods = ", ".join(dict.fromkeys(str(settings.method) for settings in chosen))
+        raise ValueError(
+            f"{' and '.join(idle)} makes no difference to method {methods}; sweep over it with --method ssmoe"
+            f"{' or ev' if not {'alpha', 'mix'} & set(idle) else ''}."
+        )
+
+
+def _run(values: Mapping[str, Any], corruption: Corruption | None) -> Run:
+    """The run with these settings."""
+    others = {name: value for name, value in values.items() if name not in ("method", "prompt")}
+    return Run(values.get("method"), values.get("prompt"), corruption, others)
+
+
+def _places(
+    results: ResultFolder, model: EvaluatedModel, runs: Mapping[Point, Run], tasks: Sequence[AbsTask], batch_size: int
+) -> dict[tuple[Point, str], Path]:
+    """Where the result of each point on each task is."""
+    places = {}
+    for point, run in runs.items():
+        meta, cache = model.meta(run, batch_size=batch_size), results.cache(run.corruption_name)
+        for task in tasks:
+            places[point, task.metadata.name] = cache.get_task_result_path(task.metadata.name, meta)
+    return places

@@ -1,0 +1,1 @@
+"""What is measured: names of tasks, the offline tasks, the corruption of their texts."""

@@ -1,0 +1,104 @@
+"""Names of task suites, benchmarks and tasks → mteb tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from functools import cache
+from typing import TYPE_CHECKING
+
+from ssmoe_embed.common.extras import require_mteb
+from ssmoe_embed.evaluation.paper.embeddings import DATASETS
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
+PAPER = "paper"
+"""The 19 tasks of the paper, as `MTEB(eng, v1)` defines them."""
+OFFLINE = "offline"
+"""The tasks whose data come with this package."""
+_PAPER_BENCHMARK = "MTEB(eng, v1)"
+
+
+def find_tasks(names: Iterable[str | AbsTask]) -> list[AbsTask]:
+    """The tasks of that name, each once, in the order asked for.
+
+    Args:
+        names: `paper`, `offline`, a benchmark such as `MTEB(eng, v2)`, a task's name, or a task itself.
+
+    Raises:
+        ImportError: mteb is not installed.
+        ValueError: A name is not known; the message lists near ones.
+    """
+    require_mteb()
+    found: dict[str, AbsTask] = {}
+    for name in names:
+        for task in _named(name) if isinstance(name, str) else [name]:
+            found.setdefault(task.metadata.name, task)
+    if not found:
+        raise ValueError(f"No task was named; choose {PAPER}, {OFFLINE}, a benchmark or tasks of mteb.")
+    return list(found.values())
+
+
+def expanded(tasks: Iterable[AbsTask]) -> list[AbsTask]:
+    """The tasks, with those that only average others put after their parts."""
+    from mteb.abstasks.aggregated_task import AbsTaskAggregate
+
+    found: dict[str, AbsTask] = {}
+    for task in tasks:
+        for part in task.metadata.tasks if isinstance(task, AbsTaskAggregate) else ():
+            found.setdefault(part.metadata.name, part)
+        found.setdefault(task.metadata.name, task)
+    return list(found.values())
+
+
+def _named(name: str) -> Sequence[AbsTask]:
+    """What one name stands for."""
+    import mteb
+
+    from ssmoe_embed.evaluation.tasks.offline import offline_task, offline_tasks
+
+    if name == OFFLINE:
+        return offline_tasks()
+    if name == PAPER:
+        return _paper_tasks()
+    own = offline_task(name)
+    if own is not None:
+        return [own]
+    try:
+        return list(mteb.get_benchmark(name).tasks)
+    except KeyError:
+        pass
+    try:
+        return [mteb.get_task(name)]
+    except KeyError:
+        raise ValueError(_unknown(name)) from None
+
+
+def _paper_tasks() -> list[AbsTask]:
+    import mteb
+
+    known = {task.metadata.name: task for task in mteb.get_benchmark(_PAPER_BENCHMARK).tasks}
+    return [known[dataset.task] for dataset in DATASETS]
+
+
+def _unknown(name: str) -> str:
+    """The message for a name that stands for nothing."""
+    spelled = {known.casefold(): known for known in _all_names()}
+    near = [spelled[one] for one in get_close_matches(name.casefold(), spelled, n=3, cutoff=0.6)]
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return (
+        f"The task {name!r} is not known.{hint} Choose {PAPER}, {OFFLINE}, a benchmark such as 'MTEB(eng, v2)' (in quotes), "
+        "or the name of a task of mteb."
+    )
+
+
+@cache
+def _all_names() -> tuple[str, ...]:
+    """Every name that stands for something; mteb makes an object of each of its tasks to tell them."""
+    import mteb
+
+    from ssmoe_embed.evaluation.tasks.offline import offline_tasks
+
+    tasks = [task.metadata.name for task in (*offline_tasks(), *mteb.get_tasks(exclude_superseded=False))]
+    return (*tasks, PAPER, OFFLINE, *(benchmark.name for benchmark in mteb.get_benchmarks()))

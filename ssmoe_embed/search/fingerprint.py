@@ -1,0 +1,164 @@
+"""Telling whether a model is the one an index was made with, on whatever device and wherever it lies on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from ssmoe_embed.embedding.blocks import block_names
+from ssmoe_embed.embedding.module import SSMoE
+from ssmoe_embed.embedding.settings import Calibration
+from ssmoe_embed.search.errors import WrongModelError
+from ssmoe_embed.search.vectors import unit
+
+_PROBES = (
+    "Which of these two models made the vectors?",
+    "A cat sat in the sun on the warm stones of the old harbour wall.",
+    "The function returns None if the key is not found, 42 otherwise.",
+)
+_APART = 1e-3
+"""1 − cosine of a probe's vectors by two devices or number types stays below this."""
+_DIGITS = 4
+_LETTERS_OF_A_REVISION = 12
+
+Fingerprint = dict[str, Any]
+
+
+def model_fingerprint(model: SentenceTransformer) -> Fingerprint:
+    """What tells one model and its settings from others, as JSON values.
+
+    Of every model: its name and revision, its dimension and prompts, and the vectors of three fixed texts as documents and
+    of one as a query. Of a model of this package also its settings, and a sketch of the spectral routers and the
+    calibration that its vectors depend on.
+
+    Raises:
+        ValueError: The model's vectors depend on their neighbours in a batch, so that they cannot be kept.
+    """
+    module = model[0]
+    own = _own(module) if isinstance(module, SSMoE) else {}
+    plain: dict[str, Any] = {"show_progress_bar": False, "convert_to_numpy": True}
+    documents = model.encode_document(list(_PROBES), **plain)
+    query = model.encode_query([_PROBES[0]], **plain)
+    probes = unit(np.concatenate([documents, query]))  # [4,D]
+    return {
+        "name": own.get("base") or _name(model),
+        "revision": own.get("revision") or _revision(model),
+        "dimension": int(probes.shape[1]),
+        "prompts": {key: value for key, value in sorted(model.prompts.items()) if value},
+        "settings": own.get("settings", {}),
+        "sketch": own.get("sketch", {}),
+        "probes": [[round(float(number), _DIGITS + 2) for number in probe] for probe in probes],
+    }
+
+
+def check_model(model: SentenceTransformer, wanted: Mapping[str, Any], folder: Path) -> None:
+    """Make sure that a model is the one whose fingerprint an index carries.
+
+    Raises:
+        WrongModelError: It is another one; the message names both and says what differs.
+    """
+    found = model_fingerprint(model)
+    reason = difference(wanted, found)
+    if reason:
+        raise WrongModelError(
+            f"The index in {folder} was made with {describe(wanted)}, and this model is {describe(found)}: {reason}. Open "
+            "it with the model it was made with, or index the corpus anew with this one into another folder."
+        )
+
+
+def describe(fingerprint: Mapping[str, Any]) -> str:
+    """A model in a few words."""
+    revision = f" at {str(fingerprint['revision'])[:_LETTERS_OF_A_REVISION]}" if fingerprint.get("revision") else ""
+    settings = fingerprint.get("settings") or {}
+    shown = ", ".join(f"{name}={settings[name]}" for name in ("method", "alpha", "prompt") if name in settings)
+    return f"{fingerprint.get('name') or 'an unnamed model'}{revision}{f' ({shown})' if shown else ''}"
+
+
+def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """In what a fingerprint that was found differs from the one that is wanted, in words; nothing if it does not."""
+    if wanted["dimension"] != found["dimension"]:
+        return f"its vectors have {found['dimension']} numbers instead of {wanted['dimension']}"
+    if wanted["revision"] and found["revision"] and wanted["revision"] != found["revision"]:
+        return f"its revision is {found['revision']} instead of {wanted['revision']}"
+    both = wanted["settings"], found["settings"]
+    names = [name for name in sorted({*both[0], *both[1]}) if both[0].get(name) != both[1].get(name)]
+    if names:
+        return "; ".join(f"{name} is {both[1].get(name)!r} instead of {both[0].get(name)!r}" for name in names)
+    apart = [
+        name
+        for name in sorted({*wanted["sketch"], *found["sketch"]})
+        if not _alike(name, wanted["sketch"], found["sketch"])
+    ]
+    if apart:
+        return f"its {', '.join(apart)} differ"
+    cosines = (np.array(wanted["probes"]) * np.array(found["probes"])).sum(axis=1)
+    if (1 - cosines > _APART).any():
+        return f"it gives other vectors for the same texts (cosine down to {cosines.min():.4f})"
+    return ""
+
+
+def _alike(name: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether two sketches of one group of tensors agree up to rounding."""
+    if name not in wanted or name not in found:
+        return False
+    first, second = np.array(wanted[name]), np.array(found[name])
+    return first.shape == second.shape and bool(np.linalg.norm(first - second) <= _APART * np.linalg.norm(first))
+
+
+def _own(module: SSMoE) -> Fingerprint:
+    """What is known of a model of this package."""
+    settings = module.settings
+    if settings.calibration is Calibration.BATCH:
+        raise ValueError(
+            "calibration='batch' makes a text's vector depend on its neighbours, so it cannot be kept in an index; load the "
+            "model with calibration='standardize'."
+        )
+    config = module.get_config_dict()
+    sketch = {}
+    if settings.needs_spectral_routers and module.routers is not None:
+        sketch["spectral routers"] = _sketch(list(module.routers.weights.values()))
+    factors = [module.calibrations[name] for name in block_names(settings).values() if name in module.calibrations]
+    if settings.calibration.is_fitted:
+        sketch["calibration factors"] = _sketch([part for factor in factors for part in (factor.mean, factor.factor)])
+    base = config["base_model_name_or_path"]
+    return {
+        "base": _short(str(base)),
+        "revision": config["base_revision"],
+        "settings": json.loads(json.dumps(settings.as_dict())),
+        "sketch": sketch,
+    }
+
+
+def _sketch(tensors: list[torch.Tensor]) -> list[float]:
+    """Of each tensor its length, its sum and its sum with alternating signs."""
+    numbers: list[float] = []
+    for tensor in tensors:
+        flat = tensor.detach().double().cpu().flatten()
+        signs = 1.0 - 2.0 * (torch.arange(len(flat)) % 2).double()
+        numbers += [float(flat.norm()), float(flat.sum()), float(flat @ signs)]
+    return numbers
+
+
+def _name(model: SentenceTransformer) -> str | None:
+    """What a model calls itself: its base model's hub id, or where its first module came from."""
+    named = getattr(getattr(model[0], "auto_model", None), "name_or_path", None) or getattr(
+        model.model_card_data, "base_model", None
+    )
+    return _short(str(named)) if named else type(model[0]).__name__
+
+
+def _short(name: str) -> str:
+    """A hub id as it is; of a folder, which lies elsewhere on another machine, its last two parts."""
+    return "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name
+
+
+def _revision(model: SentenceTransformer) -> str | None:
+    """The hub revision of a model, where it has one."""
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    return getattr(config, "_commit_hash", None)

@@ -1,0 +1,347 @@
+"""`SemanticIndex`: documents on disk, found by meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from typing_extensions import Self
+
+from ssmoe_embed.search.creating import create_files
+from ssmoe_embed.search.documents import AddCounts, Document, Hit
+from ssmoe_embed.search.errors import DamagedIndexError
+from ssmoe_embed.search.explanation import Explanation, explain
+from ssmoe_embed.search.feeding import Given, chunks, paired
+from ssmoe_embed.search.fingerprint import check_model, model_fingerprint
+from ssmoe_embed.search.kinds import IndexKind
+from ssmoe_embed.search.manifest import Manifest
+from ssmoe_embed.search.nearest import dot
+from ssmoe_embed.search.searching import Generation
+from ssmoe_embed.search.snippets import with_snippets
+from ssmoe_embed.search.vectors import Array, VectorType, unit
+from ssmoe_embed.search.verification import verify
+from ssmoe_embed.search.writing import Writer, open_writer
+
+RECALL = 0.97
+"""Of the ten nearest documents, the share that an approximate search should find."""
+_CHUNK_BATCHES = 32
+"""Batches read ahead, so that texts of like length share a batch; what an interruption costs at most."""
+
+
+class SemanticIndex:
+    """Documents with their vectors in a folder: to be added to, changed and searched.
+
+    Every change makes a new generation, which replaces the last one at once; whatever is interrupted, at whatever moment,
+    leaves the last one. Readers and one writer may work at the same time, in any number of processes; an open index stays
+    at its generation until `refresh`. Threads may share one.
+    """
+
+    def __init__(self, folder: str | Path, model: SentenceTransformer | None = None) -> None:
+        """Use `create` or `open`."""
+        self.folder = Path(folder)
+        self.model = model
+        self._now = Generation.open(self.folder)
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        model: SentenceTransformer,
+        *,
+        kind: str = "auto",
+        dtype: str = "float32",
+        reference: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Make an empty index.
+
+        Args:
+            folder: Where; it may exist if there is no index in it.
+            model: Any sentence-transformers model; its fingerprint is kept.
+            kind: An `IndexKind`: auto, flat, hnsw, ivf, ivfpq, sq8 or binary.
+            dtype: How a number of a vector is stored: float32 or float16.
+            reference: How the model was loaded, kept for whoever opens the index: `name`, and `settings` for
+                `ssmoe_embed.load`.
+
+        Raises:
+            FileExistsError: There is an index in the folder already.
+            ValueError: `kind` or `dtype` is not known, or the model's vectors depend on their batch.
+        """
+        folder = Path(folder)
+        wanted, number = IndexKind.parse(kind, "kind"), VectorType.parse(dtype, "dtype")
+        create_files(folder, wanted, number, model_fingerprint(model), reference or {})
+        return cls(folder, model)
+
+    @classmethod
+    def open(cls, folder: str | Path, model: SentenceTransformer | None = None) -> Self:
+        """Open an index.
+
+        Args:
+            folder: Its folder.
+            model: The model it was made with; None to look at it, or to search it with vectors.
+
+        Raises:
+            FileNotFoundError: There is no index.
+            DamagedIndexError: A file is missing, cut short, or does not belong to the others.
+            WrongModelError: The model is another one.
+        """
+        index = cls(folder, model)
+        if model is not None:
+            check_model(model, index._now.manifest.model, index.folder)
+        return index
+
+    def refresh(self) -> bool:
+        """Go on to the newest generation; returns whether there was one."""
+        if Manifest.read(self.folder).generation == self._now.manifest.generation:
+            return False
+        self._now = Generation.open(self.folder)  # searches under way keep the old one
+        return True
+
+    # --- what is in it --------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self._now.manifest.documents
+
+    def __contains__(self, id: str) -> bool:  # noqa: A002 (a document's own word)
+        return bool(self._now.by_ids([id]))
+
+    def __getitem__(self, id: str) -> Document:  # noqa: A002
+        return self._now.one(id)[1]
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the model it was made with."""
+        return dict(self._now.manifest.model)
+
+    def documents(self, offset: int = 0, limit: int | None = None) -> list[Document]:
+        """Documents in the order in which they were added."""
+        return self._now.documents(offset, limit)
+
+    def vectors(self, which: Sequence[str] | slice | None = None) -> Array:
+        """Unit vectors of documents `[n,D]`, float32.
+
+        Args:
+            which: Ids, or a slice of the documents in the order of `documents`; None for all.
+
+        Raises:
+            KeyError: An id is not there.
+        """
+        return self._now.vectors_of(which)
+
+    def info(self) -> dict[str, Any]:
+        """What the manifest says, with what the files take."""
+        return self._now.info()
+
+    def filter_keys(self) -> list[str]:
+        """What `search` can filter by."""
+        return self._now.store.facet_keys()
+
+    def verify(self) -> list[str]:
+        """Read everything on disk and compare it with its checksums; returns what is wrong, in words."""
+        return verify(self.folder, self._now.manifest, self._now.store)
+
+    # --- changing it ----------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        documents: Iterable[Document],
+        *,
+        batch_size: int = 32,
+        progress: bool = True,
+        recall: float = RECALL,
+        prune: bool = False,
+    ) -> AddCounts:
+        """Encode and add documents; those of an id that is there replace it.
+
+        Memory does not grow with their number. Interrupted, it leaves the index as it was; called again, it does not encode
+        again what it has encoded. A text that is there already, under whatever id, is not encoded either.
+
+        Args:
+            documents: The documents; one that has `size` and `position`, as `read_documents` gives, fills the bar.
+            batch_size: Texts a forward pass.
+            progress: Show progress bars.
+            recall: What an approximate index is to reach.
+            prune: Remove all documents that are not among these.
+
+        Raises:
+            BusyIndexError: Somebody else is writing.
+            TypeError: One of them is no `Document`.
+            ValueError: The index was opened without a model.
+        """
+        encode = self._encoder(batch_size)
+
+        def added(writer: Writer) -> AddCounts:
+            counts = AddCounts()
+            for chunk in chunks(documents, batch_size * _CHUNK_BATCHES, progress):
+                counts += writer.add(chunk, encode)
+            return replace(counts, removed=writer.prune()) if prune else counts
+
+        return self._written(added, recall, progress)
+
+    def add_vectors(
+        self,
+        documents: Iterable[Document],
+        vectors: Iterable[Any],
+        *,
+        progress: bool = False,
+        recall: float = RECALL,
+        prune: bool = False,
+    ) -> AddCounts:
+        """Add documents whose vectors were made elsewhere, by the same model.
+
+        Args:
+            documents: The documents.
+            vectors: A vector for each, in their order, of any length but 0.
+            progress: Show progress bars.
+            recall: What an approximate index is to reach.
+            prune: Remove all documents that are not among these.
+
+        Raises:
+            TypeError: A document is no `Document`.
+            ValueError: There are fewer vectors than documents or more, or they are not of the index's dimension.
+        """
+        pairs = paired(documents, vectors)
+
+        def added(writer: Writer) -> AddCounts:
+            counts = AddCounts()
+            while chunk := list(islice(pairs, 1024)):
+                counts += writer.add([document for document, _ in chunk], Given(chunk))
+            return replace(counts, removed=writer.prune()) if prune else counts
+
+        return self._written(added, recall, progress)
+
+    def delete(self, ids: Iterable[str], *, progress: bool = False, recall: float = RECALL) -> int:
+        """Remove documents; ids that are not there are passed over. Returns how many there were."""
+        return self._written(lambda writer: writer.delete(list(ids)), recall, progress)
+
+    def rebuild(self, *, kind: str | None = None, progress: bool = True, recall: float = RECALL) -> None:
+        """Throw out what no document uses and make the approximate index anew.
+
+        Args:
+            kind: Another `IndexKind` from now on.
+            progress: Show a progress bar.
+            recall: What it is to reach.
+        """
+        wanted = None if kind is None else IndexKind.parse(kind, "kind")
+        with open_writer(self.folder) as writer:
+            writer.compact(kind=wanted)
+            writer.publish(recall=recall, progress=progress, rebuild=True)
+        self.refresh()
+
+    def _written(self, change: Callable[[Writer], Any], recall: float, progress: bool) -> Any:
+        """Make a change and publish it."""
+        with open_writer(self.folder) as writer:
+            if writer.manifest.model != self._now.manifest.model:
+                raise DamagedIndexError(f"{self.folder} holds another index by now; open it again.")
+            result = change(writer)
+            writer.publish(recall=recall, progress=progress)
+        self.refresh()
+        return result
+
+    def _encoder(self, batch_size: int) -> Callable[[Sequence[Document]], Array]:
+        model = self._model()
+
+        def encode(documents: Sequence[Document]) -> Array:
+            texts = [document.full_text for document in documents]
+            return model.encode_document(texts, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
+
+        return encode
+
+    def _model(self) -> SentenceTransformer:
+        if self.model is None:
+            raise ValueError(
+                f"The index in {self.folder} was opened without a model; open it with "
+                "SemanticIndex.open(folder, model) to encode texts."
+            )
+        return self.model
+
+    # --- searching ------------------------------------------------------------------------------------------------------
+
+    @overload
+    def search(
+        self,
+        query: str,
+        top: int = 10,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        hybrid: bool = False,
+        snippets: bool = False,
+    ) -> list[Hit]: ...
+
+    @overload
+    def search(
+        self,
+        query: list[str] | tuple[str, ...],
+        top: int = 10,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        hybrid: bool = False,
+        snippets: bool = False,
+    ) -> list[list[Hit]]: ...
+
+    def search(
+        self,
+        query: str | list[str] | tuple[str, ...],
+        top: int = 10,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        hybrid: bool = False,
+        snippets: bool = False,
+    ) -> list[Hit] | list[list[Hit]]:
+        """The documents nearest in meaning to a query, best first.
+
+        Args:
+            query: One query, or a list of them.
+            top: How many documents.
+            filters: For each key of the metadata (or `source`) the value that a document must have, or a list of values of
+                which it must have one.
+            hybrid: Also search by words (BM25), and fuse the two rankings.
+            snippets: Find the best sentence of each hit, which encodes its sentences.
+
+        Returns:
+            Hits of the query, or such a list for each query.
+
+        Raises:
+            ValueError: A query is blank, `top` is less than 1, or a filter names a key that no document has.
+        """
+        queries = [query] if isinstance(query, str) else list(query)
+        if not queries:
+            return []
+        vectors = self.encode_queries(queries)
+        found = self._now.search(vectors, top, filters=filters, texts=queries if hybrid else None)
+        if snippets:
+            found = [with_snippets(self._model(), vector, hits) for vector, hits in zip(vectors, found, strict=True)]
+        return found[0] if isinstance(query, str) else found
+
+    def search_vectors(
+        self, vectors: Any, top: int = 10, *, filters: Mapping[str, Any] | None = None
+    ) -> list[list[Hit]]:
+        """The nearest documents to each of the vectors `[Q,D]`, which need not be of unit length."""
+        return self._now.search(unit(np.atleast_2d(vectors)), top, filters=filters)
+
+    def encode_queries(self, queries: Sequence[str]) -> Array:
+        """Unit vectors of queries, float32 `[Q,D]`.
+
+        Raises:
+            ValueError: A query is blank, or the index was opened without a model.
+        """
+        if any(not text.strip() for text in queries):
+            raise ValueError("The query is empty; say in words what you are looking for.")
+        model = self._model()
+        return unit(model.encode_query(list(queries), show_progress_bar=False, convert_to_numpy=True))
+
+    def explain(self, query: str, id: str) -> Explanation:  # noqa: A002
+        """How much each block of the vector (hidden state, routing of each layer) contributes to a document's score.
+
+        Raises:
+            KeyError: There is no document of that id.
+            ValueError: The query is blank, or the model has no such blocks.
+        """
+        row, _ = self._now.one(id)
+        [vector] = self.encode_queries([query])
+        stored = np.asarray(self._now.vectors[row])
+        return explain(self._model(), vector, stored, id, float(dot(stored[None], vector)[0]))

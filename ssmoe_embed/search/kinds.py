@@ -1,0 +1,215 @@
+"""Index kinds of FAISS behind one setting."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ssmoe_embed.common.choices import Choice
+from ssmoe_embed.search.approximate import Approximate, FloatApproximate, Rungs, faiss_library
+from ssmoe_embed.search.vectors import Array
+
+_FLAT_UP_TO = 20_000
+_HNSW_UP_TO = 2_000_000
+_SEED = 1234
+
+
+class IndexKind(Choice):
+    """How the nearest vectors are looked for."""
+
+    AUTO = "auto"
+    """By the number of vectors: flat up to 20,000 and where there is no FAISS, HNSW up to 2 million, IVF-PQ beyond."""
+    FLAT = "flat"
+    """Every vector is looked at: exact, and needs no FAISS."""
+    HNSW = "hnsw"
+    """A graph of neighbours over 8-bit codes: the fastest, with the longest building."""
+    IVF = "ivf"
+    """Clusters of 8-bit codes, of which the nearest few are looked at."""
+    IVFPQ = "ivfpq"
+    """Clusters of product-quantised codes: the smallest of the fast ones."""
+    SQ8 = "sq8"
+    """All 8-bit codes are looked at: a quarter of the memory of flat."""
+    BINARY = "binary"
+    """All signs are compared: a 32nd of the memory of flat."""
+
+    def resolved(self, rows: int) -> IndexKind:
+        """The kind itself, or what `auto` means for so many vectors."""
+        if self is not IndexKind.AUTO:
+            return self
+        if rows <= _FLAT_UP_TO or find_spec("faiss") is None:
+            return IndexKind.FLAT
+        return IndexKind.HNSW if rows <= _HNSW_UP_TO else IndexKind.IVFPQ
+
+
+class HNSW(FloatApproximate):
+    """Hierarchical navigable small world graph over 8-bit codes; the width is `efSearch`."""
+
+    rungs: ClassVar[Rungs] = (
+        (24, 3),
+        (32, 3),
+        (48, 3),
+        (64, 4),
+        (96, 4),
+        (128, 4),
+        (192, 4),
+        (256, 4),
+        (512, 8),
+        (1024, 16),
+    )
+    _LINKS = 32
+    _CONSTRUCTION = 60
+
+    def _new(self, faiss: Any, rows: int, sample: int) -> Any:
+        del rows, sample
+        index = faiss.IndexHNSWSQ(
+            self.dimension, faiss.ScalarQuantizer.QT_8bit, self._LINKS, faiss.METRIC_INNER_PRODUCT
+        )
+        index.hnsw.efConstruction = self._CONSTRUCTION
+        return index
+
+    def _parameters(self, faiss: Any, width: int, count: int, chosen: Any) -> Any:
+        return faiss.SearchParametersHNSW(efSearch=max(width, count), sel=chosen)
+
+
+class IVF(FloatApproximate):
+    """Inverted lists of 8-bit codes; the width is `nprobe`."""
+
+    rungs: ClassVar[Rungs] = (
+        (4, 3),
+        (8, 3),
+        (12, 3),
+        (16, 3),
+        (24, 3),
+        (32, 3),
+        (48, 3),
+        (64, 4),
+        (128, 4),
+        (256, 4),
+        (512, 4),
+    )
+    _TRAINING_ROUNDS = 10
+    _POINTS_A_LIST = 40
+
+    def _new(self, faiss: Any, rows: int, sample: int) -> Any:
+        lists = self._lists(rows, sample)
+        quantizer = faiss.IndexFlatIP(self.dimension)
+        index = faiss.IndexIVFScalarQuantizer(
+            quantizer, self.dimension, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        )
+        return self._prepared(index)
+
+    def _lists(self, rows: int, sample: int) -> int:
+        """Number of clusters: about 2√R, and no more than the sample can tell apart."""
+        return max(1, min(int(2 * rows**0.5), sample // self._POINTS_A_LIST))
+
+    def _prepared(self, index: Any) -> Any:
+        faiss = faiss_library()
+        if faiss.get_num_gpus():  # faiss-gpu: finding the clusters is most of the work
+            self._clusters = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(index.d))  # the index does not keep it alive
+            index.clustering_index = self._clusters
+        index.cp.niter, index.cp.seed = self._TRAINING_ROUNDS, _SEED
+        index.cp.min_points_per_centroid = 1
+        index.cp.spherical = True
+        return index
+
+    def _parameters(self, faiss: Any, width: int, count: int, chosen: Any) -> Any:
+        del count
+        return faiss.SearchParametersIVF(nprobe=min(width, self.index.nlist), sel=chosen)
+
+
+class IVFPQ(IVF):
+    """Inverted lists of product-quantised codes of at most 96 bytes; the width is `nprobe`."""
+
+    rungs: ClassVar[Rungs] = (
+        (8, 10),
+        (16, 10),
+        (16, 20),
+        (32, 20),
+        (32, 40),
+        (64, 40),
+        (64, 80),
+        (128, 80),
+        (256, 100),
+        (512, 200),
+    )
+    _NUMBERS_A_BYTE = 4
+    _MOST_BYTES = 96
+    _CENTROIDS = 256
+    _POINTS_A_CENTROID = 100
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """Bytes a code, and numbers that each byte stands for."""
+        count = min(-(-self.dimension // self._NUMBERS_A_BYTE), self._MOST_BYTES)
+        return count, -(-self.dimension // count)
+
+    def _new(self, faiss: Any, rows: int, sample: int) -> Any:
+        count, numbers = self._shape
+        quantizer = faiss.IndexFlatIP(count * numbers)
+        bits = 8 if sample >= self._CENTROIDS else max(1, int(np.log2(max(2, sample))))
+        lists = self._lists(rows, sample)
+        index = faiss.IndexIVFPQ(quantizer, count * numbers, lists, count, bits, faiss.METRIC_INNER_PRODUCT)
+        index.pq.cp.niter, index.pq.cp.seed = self._TRAINING_ROUNDS, _SEED
+        index.pq.cp.min_points_per_centroid = 1
+        index.pq.cp.max_points_per_centroid = self._POINTS_A_CENTROID
+        return self._prepared(index)
+
+    def _coded(self, vectors: Array) -> Array:
+        """Vectors `[n,D]` filled up with zeros, so that all bytes stand for as many numbers."""
+        count, numbers = self._shape
+        filled = np.zeros((len(vectors), count * numbers), dtype=np.float32)
+        filled[:, : self.dimension] = vectors
+        return filled
+
+
+class SQ8(FloatApproximate):
+    """8-bit codes, all of which are looked at; the width means nothing."""
+
+    rungs: ClassVar[Rungs] = ((1, 2), (1, 4), (1, 8))
+
+    def _new(self, faiss: Any, rows: int, sample: int) -> Any:
+        del rows, sample
+        quantizer = faiss.ScalarQuantizer.QT_8bit
+        return faiss.IndexScalarQuantizer(self.dimension, quantizer, faiss.METRIC_INNER_PRODUCT)
+
+    def _parameters(self, faiss: Any, width: int, count: int, chosen: Any) -> Any:
+        del width, count
+        return faiss.SearchParameters(sel=chosen)
+
+
+class Binary(Approximate):
+    """One bit a number, whether it is above the sample's mean; the width means nothing."""
+
+    rungs: ClassVar[Rungs] = ((1, 8), (1, 16), (1, 32), (1, 64), (1, 128), (1, 256), (1, 512))
+
+    def train(self, sample: Array, rows: int) -> None:
+        """Take the mean of sample vectors `[n,D]` as the threshold of each number."""
+        del rows
+        self.state["threshold"] = [float(number) for number in sample.mean(axis=0, dtype=np.float64)]
+        self.index = faiss_library().IndexBinaryFlat(-(-self.dimension // 8) * 8)
+
+    def save(self, path: Path) -> None:
+        """Write the index."""
+        faiss_library().write_index_binary(self.index, str(path))
+
+    def _parameters(self, faiss: Any, width: int, count: int, chosen: Any) -> Any:
+        del width, count
+        return faiss.SearchParameters(sel=chosen)
+
+    def _coded(self, vectors: Array) -> Array:
+        return np.packbits(vectors > np.array(self.state["threshold"], dtype=np.float32), axis=1)
+
+    def _read(self, faiss: Any, path: str, flags: int) -> Any:
+        return faiss.read_index_binary(path, flags)
+
+
+APPROXIMATE: dict[IndexKind, type[Approximate]] = {
+    IndexKind.HNSW: HNSW,
+    IndexKind.IVF: IVF,
+    IndexKind.IVFPQ: IVFPQ,
+    IndexKind.SQ8: SQ8,
+    IndexKind.BINARY: Binary,
+}

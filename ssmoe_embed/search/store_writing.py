@@ -1,0 +1,154 @@
+"""Changing the database of an index."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ssmoe_embed.search.documents import Document
+from ssmoe_embed.search.store import FIELDS, NEVER, Store, document_of, facet_value, parts
+
+_FILTERED = ("source",)
+"""Fields of a document that can be filtered by like metadata."""
+_ERASED_AT_ONCE = 1_000
+
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS vectors (content BLOB PRIMARY KEY, row INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS chunks (first INTEGER PRIMARY KEY, rows INTEGER NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS documents (
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL, row INTEGER NOT NULL, added INTEGER NOT NULL, removed INTEGER NOT NULL,
+    title TEXT, source TEXT, text TEXT NOT NULL, metadata TEXT NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS current ON documents (id) WHERE removed = {NEVER};
+CREATE INDEX IF NOT EXISTS by_id ON documents (id);
+CREATE INDEX IF NOT EXISTS by_row ON documents (row);
+CREATE INDEX IF NOT EXISTS visible ON documents (removed, added, row);
+CREATE TABLE IF NOT EXISTS facets (
+    key TEXT NOT NULL, value TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (key, value, seq)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS generations (generation INTEGER PRIMARY KEY, documents INTEGER NOT NULL, rows INTEGER NOT NULL);
+"""
+
+
+class WritableStore(Store):
+    """The writer's connection; it makes the database if it is not there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, writable=True)
+        with self.errors():
+            self.db.execute("PRAGMA journal_mode = WAL")
+            self.db.execute("PRAGMA synchronous = FULL")
+            self.db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Let go of the file, with everything in it: what is in SQLite's log cannot be read where nothing may be written."""
+        with (
+            self.lock,
+            suppress(sqlite3.Error),
+        ):  # a full disk, say; the log is as good, and the next writer tries again
+            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        super().close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block's changes or none."""
+        with self.lock, self.errors():
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                if self.db.in_transaction:  # a full disk ends it by itself
+                    self.db.execute("ROLLBACK")
+                raise
+            self.db.execute("COMMIT")
+
+    def take_back(self, generation: int) -> None:
+        """Undo what an interrupted writer did after the published generation; its vectors stay."""
+        with self.transaction():
+            # what was both added and removed since then is gone already
+            self._erase(f"WHERE removed = {NEVER} AND added > ?", (generation,))
+            query = f"UPDATE documents SET removed = {NEVER} WHERE removed > ? AND removed < {NEVER}"
+            self.db.execute(query, (generation,))
+            self.db.execute("DELETE FROM generations WHERE generation > ?", (generation,))
+
+    def next_row(self) -> int:
+        """Where the next vector goes."""
+        return int(self._one("SELECT coalesce(max(first + rows), 0) FROM chunks", ())[0])
+
+    def known(self, contents: Sequence[bytes]) -> dict[bytes, int]:
+        """Rows of the texts that have a vector."""
+        return dict(self._many("SELECT content, row FROM vectors WHERE content IN (%s)", (), contents))
+
+    def add_vectors(self, contents: Sequence[bytes], first: int, crc: int) -> None:
+        """Note which rows hold the vectors of new texts; within a transaction."""
+        rows = [(content, first + offset) for offset, content in enumerate(contents)]
+        self.db.executemany("INSERT INTO vectors (content, row) VALUES (?, ?)", rows)
+        self.db.execute("INSERT INTO chunks (first, rows, crc) VALUES (?, ?, ?)", (first, len(contents), crc))
+
+    def insert(self, generation: int, documents: Iterable[tuple[Document, int]]) -> None:
+        """Add documents with their rows; within a transaction, after those of the same id were removed."""
+        query = f"INSERT INTO documents (row, added, removed, {FIELDS}) VALUES (?, ?, {NEVER}, ?, ?, ?, ?, ?)"
+        facets: list[tuple[str, str, int]] = []
+        for document, row in documents:
+            metadata = json.dumps(dict(document.metadata), ensure_ascii=False, sort_keys=True)
+            fields = (document.id, document.text, metadata, document.title, document.source)
+            seq = self.db.execute(query, (row, generation, *fields)).lastrowid or 0
+            facets += [(key, value, seq) for key, value in _facets(document)]
+        self.db.executemany("INSERT OR IGNORE INTO facets (key, value, seq) VALUES (?, ?, ?)", facets)
+
+    def remove(self, generation: int, ids: Sequence[str]) -> int:
+        """Remove documents; within a transaction. Returns how many there were."""
+        count = 0
+        for part in parts(ids):
+            marks = ",".join("?" * len(part))
+            wanted = f"removed = {NEVER} AND id IN ({marks})"
+            # left to itself SQLite would look through all documents; those of this very generation nobody has seen
+            count += self._erase(f"INDEXED BY current WHERE {wanted} AND added = {generation}", part)
+            query = f"UPDATE documents INDEXED BY current SET removed = {generation} WHERE {wanted}"
+            count += self.db.execute(query, part).rowcount
+        return count
+
+    def _erase(self, which: str, values: Sequence[Any]) -> int:
+        """Delete documents with their facets; returns how many there were.
+
+        Facets are deleted by their whole key: they have no index by document, and looking through all of them would make
+        adding slower with every document that is there.
+        """
+        count = 0
+        query = f"SELECT seq, {FIELDS} FROM documents {which} LIMIT {_ERASED_AT_ONCE}"
+        while found := self.db.execute(query, values).fetchall():
+            facets = [(*facet, seq) for seq, *fields in found for facet in _facets(document_of(fields))]
+            self.db.executemany("DELETE FROM facets WHERE key = ? AND value = ? AND seq = ?", facets)
+            self.db.executemany("DELETE FROM documents WHERE seq = ?", [(seq,) for seq, *_ in found])
+            count += len(found)
+        return count
+
+    def see(self, ids: Iterable[str]) -> None:
+        """Note that these ids are still wanted, for `remove_unseen`; within a transaction."""
+        self.db.execute("CREATE TEMP TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+        self.db.executemany("INSERT OR IGNORE INTO seen (id) VALUES (?)", ((name,) for name in ids))
+
+    def remove_unseen(self, generation: int) -> int:
+        """Remove all documents whose ids were not seen; within a transaction. Returns how many there were."""
+        self.see(())
+        query = (
+            f"UPDATE documents SET removed = {generation} WHERE removed = {NEVER} AND id NOT IN (SELECT id FROM seen)"
+        )
+        return self.db.execute(query).rowcount
+
+    def publish(self, generation: int, documents: int, rows: int) -> None:
+        """Note what the generation consists of, for readers to compare with the manifest."""
+        with self.transaction():
+            query = "INSERT OR REPLACE INTO generations (generation, documents, rows) VALUES (?, ?, ?)"
+            self.db.execute(query, (generation, documents, rows))
+
+
+def _facets(document: Document) -> Iterator[tuple[str, str]]:
+    """Keys and values that the document can be filtered by; each element of a list is one."""
+    fields = {name: getattr(document, name) for name in _FILTERED}
+    for key, value in {**fields, **document.metadata}.items():
+        for single in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(single, str | int | float):
+                yield key, facet_value(single)

@@ -1,0 +1,221 @@
+"""Changing an index: one writer, whose changes nobody sees before the whole new generation is on disk."""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ssmoe_embed.search.building import build, up_to_date
+from ssmoe_embed.search.documents import AddCounts, Document
+from ssmoe_embed.search.kinds import IndexKind
+from ssmoe_embed.search.locking import writing
+from ssmoe_embed.search.manifest import Manifest, StoredFile
+from ssmoe_embed.search.store_writing import WritableStore
+from ssmoe_embed.search.vectors import Array, append_rows, map_rows, unit
+
+_OWN_FILES = (
+    "store-*",
+    "vectors-*",
+    "approximate-*",
+    "keywords-*",
+    ".approximate-*",
+    ".keywords-*",
+    ".manifest.json.*",
+    ".writer.json.*",
+)
+_WASTE = 0.5
+"""Vectors of removed texts are thrown out when they are more than this share of all, …"""
+_WASTED = 1_000
+"""… and more than so many; and so are removed documents."""
+
+Encode = Callable[[Sequence[Document]], Array]
+"""Documents → their vectors `[n,D]`."""
+
+
+class Writer:
+    """Holds the lock of an index and works on its next generation. Made by `open_writer`."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.next = manifest.generation + 1
+        self.store = WritableStore(folder / manifest.store)
+        self.store.take_back(manifest.generation)
+
+    def add(self, documents: Sequence[Document], encode: Encode) -> AddCounts:
+        """Add or replace documents; on return they are on disk, but not published.
+
+        Args:
+            documents: Some documents; of several of one id the last counts.
+            encode: Makes the vectors of those whose texts have none yet.
+        """
+        latest = {document.id: document for document in documents}
+        there = {name: document for name, (_, document) in self.store.by_ids(self.next, list(latest)).items()}
+        changed = [document for document in latest.values() if there.get(document.id) != document]
+        firsts: dict[bytes, Document] = {}
+        for document in changed:
+            firsts.setdefault(document.content, document)
+        known = self.store.known(list(firsts))
+        new = [document for content, document in firsts.items() if content not in known]
+        with self._appended(encode(new) if new else None, [document.content for document in new]) as first:
+            rows = known | {document.content: first + offset for offset, document in enumerate(new)}
+            self.store.remove(self.next, [document.id for document in changed])
+            self.store.insert(self.next, [(document, rows[document.content]) for document in changed])
+            self.store.see(latest)
+        return replace(_counted(documents, there), encoded=len(new))
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove documents; returns how many there were."""
+        with self.store.transaction():
+            return self.store.remove(self.next, ids)
+
+    def prune(self) -> int:
+        """Remove the documents that this writer was not given; returns how many there were."""
+        with self.store.transaction():
+            return self.store.remove_unseen(self.next)
+
+    @contextmanager
+    def _appended(self, vectors: Array | None, contents: Sequence[bytes]) -> Iterator[int]:
+        """New vectors put on disk, then a transaction that takes them in; gives their first row."""
+        first = self.store.next_row()
+        if vectors is not None:
+            rows = unit(vectors).astype(self.manifest.dtype)
+            self._check(rows, len(contents))
+            append_rows(self.folder / self.manifest.vectors, first, rows)
+        with self.store.transaction():
+            if vectors is not None:
+                self.store.add_vectors(contents, first, zlib.crc32(rows.tobytes()))
+            yield first
+
+    def _check(self, rows: Array, count: int) -> None:
+        if rows.shape != (count, self.manifest.dimension):
+            raise ValueError(
+                f"The vectors have shape {rows.shape} and the index takes {(count, self.manifest.dimension)}; "
+                "give one vector of the index's dimension for each document."
+            )
+
+    def publish(self, *, recall: float, progress: bool, rebuild: bool = False) -> Manifest:
+        """Make everything that was added and deleted the current generation.
+
+        Args:
+            recall: What the approximate index is to reach.
+            progress: Show a progress bar where it is built.
+            rebuild: Build it from nothing.
+        """
+        live = self.store.live_rows(self.next)
+        rows, documents = self.store.next_row(), self.store.count(self.next)
+        manifest = self.manifest
+        if _wasteful(len(live), rows) or _wasteful(documents, self.store.held()):
+            manifest, live = self._compacted(live)
+            rows = len(live)
+        vectors = map_rows(self.folder / manifest.vectors, rows, manifest.dimension, manifest.dtype)
+        kind = IndexKind.parse(manifest.kind, "kind")
+        if rebuild:
+            manifest = replace(manifest, approximate=None, search={})
+        if rebuild or not manifest.search or not up_to_date(manifest, rows, len(live), kind):
+            name = f"approximate-{self.next}.faiss"
+            built = build(self.folder, manifest, vectors, live, name=name, recall=recall, progress=progress)
+            manifest = replace(manifest, approximate=built.file, search=built.search)
+        self.store.publish(self.next, documents, rows)
+        published = replace(manifest, generation=self.next, documents=documents, rows=rows, live=len(live))
+        published.write(self.folder)
+        self.manifest = published
+        self.next += 1
+        return published
+
+    def _compacted(self, live: Array) -> tuple[Manifest, Array]:
+        """Copy what is still used into new files, whose rows are counted anew."""
+        old = map_rows(
+            self.folder / self.manifest.vectors, self.store.next_row(), self.manifest.dimension, self.manifest.dtype
+        )
+        manifest = replace(
+            self.manifest,
+            store=f"store-{self.next}.sqlite",
+            vectors=f"vectors-{self.next}.bin",
+            approximate=None,
+            search={},
+        )
+        for name in (manifest.store, manifest.vectors):
+            (self.folder / name).unlink(missing_ok=True)
+        store = WritableStore(self.folder / manifest.store)
+        placed: dict[int, int] = {}
+        for part in self.store.stream(self.next):
+            fresh: dict[int, bytes] = {row: document.content for _, row, document in part if row not in placed}
+            first = len(placed)
+            vectors = np.asarray(old[list(fresh)])
+            with store.transaction():
+                if fresh:
+                    append_rows(self.folder / manifest.vectors, first, vectors)
+                    store.add_vectors(list(fresh.values()), first, zlib.crc32(vectors.tobytes()))
+                    placed |= {row: first + offset for offset, row in enumerate(fresh)}
+                store.insert(self.next, [(document, placed[row]) for _, row, document in part])
+        self.store.close()
+        self.store = store
+        return manifest, np.arange(len(live), dtype=np.int64)
+
+    def compact(self, kind: IndexKind | None = None) -> None:
+        """Throw out what no document uses any more, and change the kind, when the next generation is published."""
+        live = self.store.live_rows(self.next)
+        if len(live) < self.store.next_row():
+            self.manifest, _ = self._compacted(live)
+        if kind is not None:
+            self.manifest = replace(self.manifest, kind=str(kind))
+
+    def tidy(self) -> None:
+        """Remove files that belong to no generation; those that are open elsewhere go when they are closed."""
+        manifest = self.manifest
+        kept = {manifest.vectors, *(f"{manifest.store}{end}" for end in ("", "-wal", "-shm", "-journal"))}
+        if isinstance(manifest.approximate, StoredFile):
+            kept.add(manifest.approximate.name)
+        for pattern in _OWN_FILES:
+            for path in self.folder.glob(pattern):
+                if path.name not in kept and path.name != f"keywords-{manifest.generation}":
+                    _remove(path)
+
+
+@contextmanager
+def open_writer(folder: Path) -> Iterator[Writer]:
+    """A writer of the current generation.
+
+    Raises:
+        BusyIndexError: Somebody else is writing.
+        DamagedIndexError: The index is broken.
+    """
+    with writing(folder):
+        writer = Writer(folder, Manifest.read(folder))
+        try:
+            writer.tidy()
+            yield writer
+            writer.tidy()
+        finally:
+            writer.store.close()
+
+
+def _counted(documents: Sequence[Document], there: Mapping[str, Document]) -> AddCounts:
+    """What becomes of documents, one after the other, beside those of the same ids that are there."""
+    now, counts = dict(there), Counter[str]()
+    for document in documents:
+        before = now.get(document.id)
+        counts["added" if before is None else "unchanged" if before == document else "updated"] += 1
+        now[document.id] = document
+    return AddCounts(**counts)
+
+
+def _wasteful(used: int, held: int) -> bool:
+    return held - used > max(_WASTED, _WASTE * held)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder, if that is possible now."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):  # open in another process on a system that forbids it; the next writer tries again
+        path.unlink(missing_ok=True)

@@ -1,0 +1,162 @@
+"""`ssmoe evaluate`, as a user types it."""
+
+import csv
+import json
+import logging
+import sys
+
+import pytest
+from evaluation_tasks import failing
+from mteb.mocks import MockMultilingualSTSTask, MockRetrievalTask, MockSTSTask
+
+import ssmoe_embed.evaluation.tasks.finding as task_names
+from ssmoe_embed.cli.app import main
+from ssmoe_embed.cli.lists import expand_lists
+
+FLAGS = ["--tasks", "--methods", "-m"]
+
+
+@pytest.fixture
+def ssmoe(monkeypatch, capfd):
+    """Run the command; returns its exit status, standard output and standard error."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ssmoe", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        output = capfd.readouterr()
+        return status, output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def mock_tasks(monkeypatch):
+    """Lets the command find mteb's mock tasks, which mteb itself does not list, by name."""
+    mocks = (MockSTSTask, MockRetrievalTask, MockMultilingualSTSTask)
+    known, find = {mock.__name__: mock for mock in mocks} | {"Failing": failing}, task_names._named
+    monkeypatch.setattr(task_names, "_named", lambda name: [known[name]()] if name in known else find(name))
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("MODEL --tasks a b --methods x", "MODEL --tasks a --tasks b --methods x"),
+        ("--tasks=a b -o out MODEL", "--tasks a --tasks b -o out MODEL"),
+        ("--tasks a -- MODEL b", "--tasks a -- MODEL b"),
+        ("-m -1 -2.5 -.5 --quiet", "-m -1 -m -2.5 -m -.5 --quiet"),
+        ("--tasks --methods x", "--tasks --methods x"),
+        ("--batch-size 3 M", "--batch-size 3 M"),
+        ("--tasks a --tasks b c", "--tasks a --tasks b --tasks c"),
+        ("--tasks a --tasks", "--tasks a --tasks"),
+    ],
+)
+def test_a_flag_is_repeated_before_each_of_its_values(typed, meant):
+    assert expand_lists(typed.split(), FLAGS) == meant.split()
+
+
+def test_a_value_with_blanks_and_commas_stays_one_value():
+    assert expand_lists(["--tasks", "MTEB(eng, v1)", "b"], FLAGS) == ["--tasks", "MTEB(eng, v1)", "--tasks", "b"]
+
+
+def test_methods_and_corruptions_make_tables_files_and_pictures(ssmoe, built, mock_tasks, tmp_path):
+    arguments = (
+        "--tasks",
+        "MockSTSTask",
+        "MockRetrievalTask",
+        "--methods",
+        "smoe",
+        "ev",
+        "--corrupt",
+        "none",
+        "insert@0.5",
+    )
+    command = ("evaluate", built, *arguments, "--peers", "chance", "-o", tmp_path, "--quiet")
+    status, out, err = ssmoe(*command)
+    assert status == 0
+    assert "clean, points of 100" in out
+    assert "insert@0.5, points of 100" in out
+    assert "12 measured, 0 kept" in err
+    with (tmp_path / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["method"], row["corruption"], row["task"]) for row in rows} == {
+        (method, corruption, task)
+        for method in ("smoe", "ev", "")
+        for corruption in ("clean", "insert@0.5")
+        for task in ("MockSTSTask", "MockRetrievalTask")
+    }
+    assert {path.name for path in tmp_path.glob("*.*")} >= {"summary.md", "summary.csv", "heatmap.png", "slopes.png"}
+    status, _, err = ssmoe(*command)
+    assert (status, "0 measured, 12 kept" in err) == (0, True)
+
+
+def test_settings_are_part_of_a_runs_name(ssmoe, built, mock_tasks, tmp_path):
+    options = ("--settings", "alpha=0.25", "calibration=none", "--prompts", "prompteol", "--quiet", "-o", tmp_path)
+    status, out, _ = ssmoe("evaluate", built, "--tasks", "MockSTSTask", *options)
+    assert status == 0
+    assert "prompt prompteol, alpha=0.25, calibration=none" in out
+    [folder] = [path.parent for path in tmp_path.rglob("results/**/MockSTSTask.json")]
+    assert folder.name == "alpha_0.25__calibration_none__method_ssmoe__prompt_prompteol"
+
+
+def test_a_failing_task_ends_with_status_1_after_the_others(ssmoe, built, mock_tasks, tmp_path):
+    status, out, err = ssmoe("evaluate", built, "--tasks", "Failing", "MockSTSTask", "-o", tmp_path, "--quiet")
+    assert status == 1
+    assert "1 measured" in err
+    assert "Failed: Failing, local/model: RuntimeError: the metric is broken" in err
+    assert "Traceback" not in err
+    assert "STS (1)" in out
+    assert list(tmp_path.rglob("results/**/MockSTSTask.json"))
+
+
+def test_what_failed_without_ending_the_command_has_its_traceback_on_request(
+    ssmoe, built, mock_tasks, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SSMOE_DEBUG", "1")
+    package, root = logging.getLogger("ssmoe_embed"), logging.getLogger()
+    monkeypatch.setattr(package, "level", package.level)
+    monkeypatch.setattr(root, "handlers", [])
+    _, _, err = ssmoe("evaluate", built, "--tasks", "Failing", "-o", tmp_path, "--quiet")
+    assert "Traceback" in err
+    assert 'raise RuntimeError("the metric is broken")' in err
+
+
+def test_a_result_that_lacks_a_part_is_named_as_it_has_no_place_in_the_tables(ssmoe, built, mock_tasks, tmp_path):
+    command = ("evaluate", built, "--tasks", "MockMultilingualSTSTask", "-o", tmp_path, "--quiet")
+    assert "Not in the tables" not in ssmoe(*command)[2]
+    [path] = tmp_path.rglob("results/**/MockMultilingualSTSTask.json")
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"scores": {split: found[:1] for split, found in result["scores"].items()}}))
+    status, _, err = ssmoe("evaluate", built, "--tasks", "MockSTSTask", "-o", tmp_path, "--quiet")
+    assert status == 0
+    assert "Not in the tables: 1 results" in err
+    assert str(path) in err
+    assert "Not in the tables" not in ssmoe(*command)[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tasks", "STS122"), "or 'STS12'"),
+        (("--methods", "routr"), "Did you mean 'router'"),
+        (("--corrupt", "replce@0.1"), "is not known"),
+        (("--settings", "alpha"), "name=value"),
+        (("--peers", "chanse", "--tasks", "STS12"), "peer='chanse' is not known"),
+        (("--dtype", "float17"), "choose one of 'float32', 'bfloat16', 'float16'"),
+    ],
+)
+def test_a_bad_input_is_one_message_and_measures_nothing(ssmoe, built, tmp_path, arguments, message):
+    status, _, err = ssmoe("evaluate", built, *arguments, "-o", tmp_path, "--quiet")
+    assert status == 1
+    assert message in " ".join(err.split())
+    assert not list(tmp_path.rglob("results"))
+
+
+def test_nothing_to_evaluate_is_said(ssmoe):
+    status, _, err = ssmoe("evaluate")
+    assert status == 1
+    assert "name a MODEL" in err

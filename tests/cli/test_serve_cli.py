@@ -1,0 +1,69 @@
+"""`ssmoe serve`, as a user types it."""
+
+import re
+import signal
+import subprocess
+import sys
+
+import httpx
+import numpy as np
+import pytest
+
+import ssmoe_embed
+
+pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
+pytest.importorskip("uvicorn", reason="the server needs the extra `serve`")
+
+from serving import URL, vectors_of
+
+from ssmoe_embed.serving.server import listen
+
+
+@pytest.fixture(scope="module")
+def model(built):
+    return ssmoe_embed.load(built, progress=False)
+
+
+def test_the_command_serves_an_index_until_it_is_stopped(model, built, environment, tmp_path):
+    pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
+    from ssmoe_embed.search.documents import Document
+    from ssmoe_embed.search.index import SemanticIndex
+
+    index = SemanticIndex.create(tmp_path / "index", model, reference={"name": str(built), "settings": {}})
+    index.add([Document("a", "the cat"), Document("b", "a soup")], progress=False)
+    main = "from ssmoe_embed.cli import main; main()"
+    command = [sys.executable, "-c", main, "serve", str(tmp_path / "index"), "--port", "0", "--name", "mine", "--quiet"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            [address] = re.findall(r"^Serving mine on (http://127\.0\.0\.1:\d+)$", process.stderr.readline())
+            with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
+                answer = client.post(URL, json={"model": "mine", "input": "hello"})
+                np.testing.assert_allclose(vectors_of(answer), model.encode(["hello"]), atol=1e-5)
+                hits = client.get("/api/search", params={"q": "soup", "top": 2}).json()["hits"]
+                assert [hit["id"] for hit in hits] == [hit.document.id for hit in index.search("soup", 2)]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+
+
+def test_an_address_that_is_taken_is_told_before_anything_is_loaded(monkeypatch, capsys):
+    from ssmoe_embed.cli.app import main
+
+    with listen("127.0.0.1", 0) as taken:
+        taken.listen()
+        arguments = ["ssmoe", "serve", "--model", "no/such/model", "--port", str(taken.getsockname()[1])]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit):
+            main()
+    assert "choose another with --host and --port" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_package_does_not_import_what_only_serving_or_a_cluster_need(environment):
+    code = "import sys, ssmoe_embed, ssmoe_embed.cli; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ["fastapi", "starlette", "uvicorn", "ray", "faiss", "umap"]
+    found = subprocess.run(
+        [sys.executable, "-c", code, *heavy], env=environment, check=True, capture_output=True, text=True
+    )
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,130 @@
+"""Tables, CSV and pictures of results."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from matplotlib.image import imread
+
+from ssmoe_embed.evaluation.results.folder import Rate, Score
+from ssmoe_embed.evaluation.results.plots import heatmap, slopes
+from ssmoe_embed.evaluation.results.summary import csv_text, markdown, mean_cells, mean_columns
+from ssmoe_embed.evaluation.results.tables import labels, tables
+
+TASKS = {"A": "STS", "B": "STS", "C": "Clustering", "D": "Odd"}
+METRICS = {"STS": "cosine_spearman", "Clustering": "v_measure", "Odd": "m"}
+
+
+def score(task="A", value=0.5, **changes):
+    fields = {
+        "model": "ssmoe/x",
+        "revision": "0123456789abcdef",
+        "method": "smoe",
+        "prompt": "none",
+        "settings": {},
+        "corruption": "clean",
+        "task_type": TASKS[task],
+        "metric": METRICS[TASKS[task]],
+        "seconds": 1.5,
+        "mteb_version": "2.0",
+        "path": Path("clean/results/x/r/A.json"),
+    }
+    return Score(task=task, score=value, **(fields | changes))
+
+
+def column(text, header, row):
+    """A cell of the Markdown table that has that column, by the row's first cells."""
+    lines = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("|")
+    ]
+    head = next(i for i, line in enumerate(lines) if any(header in cell for cell in line))
+    place = next(i for i, cell in enumerate(lines[head]) if header in cell)
+    return next(line[place] for line in lines[head + 2 :] if line[: len(row)] == list(row))
+
+
+@pytest.fixture
+def scores():
+    values = {"A": 0.1, "B": 0.4, "C": 0.9, "D": 0.6}
+    complete = [score(task, value) for task, value in values.items()]
+    partial = [score(task, value + 0.05, method="ssmoe") for task, value in values.items() if task != "B"]
+    corrupt = [score(task, value / 2, corruption="replace@0.2") for task, value in values.items()]
+    peer = [score(task, value / 3, model="peer/chance", method="", prompt="") for task, value in values.items()]
+    return [*peer, *partial, *corrupt, *complete]
+
+
+def test_means_are_of_types_and_of_all_tasks_and_only_of_what_is_complete(scores):
+    [clean, _] = tables(scores)
+    rows = {row.method or row.model: row for row in clean.cells}
+    assert list(rows) == ["smoe", "ssmoe", "peer/chance"]
+    assert mean_columns(clean) == ["Clustering (1)", "STS (2)", "Odd (1)", "mean of types", "mean of tasks (4)"]
+    values = [90, fmean([10, 40]), 60, fmean([90, 25, 60]), fmean([10, 40, 90, 60])]
+    assert mean_cells(clean, rows["smoe"]) == [f"{value:.1f}" for value in values]
+    assert mean_cells(clean, rows["ssmoe"]) == ["95.0", "–", "65.0", "–", "–"]
+
+
+def test_the_markdown_names_metrics_corruptions_and_their_realised_rate(scores):
+    text = markdown(scores, [Rate("replace@0.2", "A", 0.2, 100, 25), Rate("replace@0.2", "B", 0.2, 100, 17)])
+    clean, corrupt = text.split("## replace@0.2")
+    assert column(clean, "C (v_measure)", ["ssmoe/x", "smoe"]) == "90.0"
+    assert column(clean, "B (cosine_spearman)", ["ssmoe/x", "ssmoe"]) == "–"
+    assert column(corrupt, "C (v_measure)", ["ssmoe/x", "smoe"]) == "45.0"
+    assert "realised 0.2100 (42 of 200 words)" in corrupt
+    assert "realised" not in clean
+
+
+def test_revisions_are_named_only_where_there_are_several():
+    one, two = score(), score(revision="fedcba9876543210")
+    assert [row.model for row in tables([one])[0].cells] == ["ssmoe/x"]
+    assert [row.model for row in tables([one, two])[0].cells] == ["ssmoe/x@0123456", "ssmoe/x@fedcba9"]
+
+
+def test_names_of_rows_leave_out_what_all_models_have_in_common():
+    both = [
+        score(settings={"alpha": 0.7}),
+        score(settings={"alpha": 0.7}, method="ev"),
+        score(model="peer/x", method=""),
+    ]
+    names, common = labels(list(tables(both)[0].cells))
+    assert list(names.values()) == ["ssmoe/x · smoe", "ssmoe/x · ev", "peer/x"]
+    assert common == "prompt none, alpha=0.7"
+
+
+def test_a_prompt_with_a_bar_does_not_break_the_table():
+    text = markdown([score(prompt="a|{text}")])
+    header, _, row = next(part for part in text.split("\n\n") if "{text}" in part).strip().splitlines()
+    assert "a\\|{text}" in row
+    assert row.replace("\\|", "").count("|") == header.count("|")
+
+
+def test_the_csv_has_one_score_a_line_with_all_fields(scores):
+    rows = list(csv.DictReader(io.StringIO(csv_text(scores))))
+    assert len(rows) == len(scores)
+    for row, one in zip(rows, scores, strict=True):
+        assert float(row["score"]) == one.score
+        assert json.loads(row["settings"]) == one.settings
+        assert {row[name] for name in ("model", "task", "metric")} == {one.model, one.task, one.metric}
+
+
+def test_corruptions_are_ordered_by_operation_and_rate():
+    names = ["insert@0.05", "replace@0.4", "clean", "replace@0.05", "insert@1", "replace@0.05,seed=1"]
+    ordered = [table.corruption for table in tables([score(corruption=name) for name in names])]
+    assert ordered == ["clean", "replace@0.05", "replace@0.05,seed=1", "replace@0.4", "insert@0.05", "insert@1"]
+
+
+def test_the_pictures_are_drawn_also_of_many_tasks_and_of_gaps(scores):
+    many = [replace(score(), task=f"Task{i}", task_type=f"T{i % 9}") for i in range(80)]
+    for table in (tables(scores)[0], tables(many)[0]):
+        image = imread(io.BytesIO(heatmap(table)))
+        assert image.shape[0] > 100
+        assert image[..., :3].std() > 0.01
+    drawn = slopes(tables(scores))
+    assert imread(io.BytesIO(drawn))[..., :3].std() > 0.01
+
+
+def test_there_are_no_slopes_without_clean_and_corrupted_texts():
+    assert slopes(tables([score()])) is None
+    assert slopes(tables([score(corruption="replace@0.1")])) is None

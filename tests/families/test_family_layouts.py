@@ -1,0 +1,264 @@
+"""What holds for every family: each promise, checked against the description of that family in tests/support/layouts/."""
+
+import copy
+
+import pytest
+import torch
+from layouts import LAYOUTS
+from layouts.base import EXPERTS, HIDDEN, VOCABULARY
+from reference import spectral_weights, stored_tensors
+from tiny import TOP_C
+from transformers import AutoModelForCausalLM
+
+from ssmoe_embed import SpectralRouters, SpectralRouting, SSMoE, reroute
+from ssmoe_embed.checkpoints.shards import Checkpoint
+from ssmoe_embed.families import family_of, load_config, register_families, supported_types
+
+METHODS = ("router", "smoe", "moee", "ev", "ssmoe")
+TEXTS = ("a", "How do I undo the last commit?", "She sold her old bicycle, and bought a newer one from the shop.")
+
+
+@pytest.fixture(scope="module", params=sorted(LAYOUTS))
+def layout(request):
+    return LAYOUTS[request.param]
+
+
+@pytest.fixture(scope="module")
+def folder(layout, model_folder):
+    return model_folder(layout.model_type)
+
+
+@pytest.fixture(scope="module")
+def tensors(folder):
+    return stored_tensors(folder)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    """The language model, loaded from its checkpoint; never change it."""
+    register_families()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def adapter(model):
+    return family_of(model)
+
+
+@pytest.fixture(scope="module")
+def routers(folder):
+    return SpectralRouters.from_checkpoint(folder, top_c=TOP_C, scale="router", progress=False)
+
+
+@pytest.fixture(scope="module")
+def module(folder):
+    return SSMoE.from_base(folder, top_c=TOP_C, calibration="none", progress=False)
+
+
+BATCH = {
+    "input_ids": torch.randint(3, VOCABULARY, (3, 17), generator=torch.Generator().manual_seed(3)),
+    "attention_mask": torch.tensor([[1] * 17, [1] * 9 + [0] * 8, [1] * 17]),
+}
+
+
+@torch.no_grad()
+def run(model):
+    return model(**BATCH, use_cache=False).logits
+
+
+def decisions(layout, model):
+    """What entered each live router, `[N,H]`, and what it returned, by layer."""
+    seen = {}
+
+    def watch(index):
+        def hook(_router, args, output):
+            seen[index] = (args[0].detach().clone().reshape(-1, HIDDEN), output)
+
+        return hook
+
+    handles = [router.register_forward_hook(watch(index)) for index, router in layout.routers(model).items()]
+    try:
+        run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def spread(weights, index):
+    """Weights and indices `[N,k]` as weights of all experts `[N,E]`, in which the order of the chosen does not matter."""
+    return torch.zeros(len(weights), EXPERTS, dtype=torch.float64).scatter_(1, index, weights.double())
+
+
+def embed(module, texts):
+    with torch.inference_mode():
+        return module.forward(module.preprocess(texts))["sentence_embedding"]
+
+
+# --- where things are -------------------------------------------------------------------------------------------------
+
+
+def test_it_has_an_adapter_with_notes(layout):
+    assert layout.model_type in supported_types()
+    notes = family_of(layout.make_config()).notes
+    assert all(isinstance(text, str) and text for text in vars(notes).values())
+
+
+def test_the_sparse_layers_are_found_in_memory_and_on_disk(layout, adapter, model, folder):
+    layers = adapter.layers(model)
+    assert {layer.index: layer.router for layer in layers} == layout.routers(model)
+    assert adapter.layers(layout.decoder(model)) == layers
+    assert [layer.index for layer in layers] == list(layout.sparse)
+    checkpoint, depth = Checkpoint.open(folder), len(layout.decoder(model).layers)
+    for stored in (adapter.stored_layers(checkpoint), adapter.stored_expert_layers(checkpoint)):
+        assert [index for index in sorted(stored) if index < depth] == list(layout.sparse)
+
+
+def test_routers_and_experts_are_slices_of_the_checkpoint_with_rows_in_hidden_space(
+    layout, adapter, model, tensors, folder
+):
+    checkpoint = Checkpoint.open(folder)
+    prefixes = adapter.stored_layers(checkpoint)
+    for layer in adapter.layers(model):
+        expected = layout.router(tensors, layer.index)
+        assert expected.shape == (EXPERTS, HIDDEN)
+        assert adapter.expert_count(layer) == EXPERTS
+        for found in (
+            adapter.router_weight(layer.router),
+            adapter.stored_router(checkpoint, prefixes[layer.index], layer.index),
+        ):
+            assert torch.equal(found.double(), expected)
+        for expert in (0, 3, EXPERTS - 1):
+            live = adapter.expert_matrices(layer.experts, expert)
+            stored = adapter.stored_matrices(checkpoint, prefixes[layer.index], layer.index, expert)
+            for one, two, same in zip(live, stored, layout.matrices(tensors, layer.index, expert), strict=True):
+                assert same.shape[1] == HIDDEN
+                assert torch.equal(one.double(), same)
+                assert torch.equal(two.double(), same)
+
+
+def test_spectral_routers_equal_the_recomputation_from_memory_and_streamed_from_disk(layout, model, folder):
+    expected = spectral_weights(folder, layout.model_type, TOP_C)
+    assert list(expected) == list(layout.sparse)
+    live = SpectralRouters.from_model(model, top_c=TOP_C, progress=False)
+    streamed = SpectralRouters.from_checkpoint(folder, top_c=TOP_C, progress=False)
+    for made in (live, streamed):
+        assert list(made.weights) == list(expected)
+        for index, weight in made.weights.items():
+            torch.testing.assert_close(weight.double(), expected[index], rtol=0, atol=1e-5)
+    for index, weight in live.weights.items():
+        torch.testing.assert_close(weight, streamed.weights[index], rtol=0, atol=1e-5)
+
+
+# --- routing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_router_logits_are_the_models_own_and_alpha_zero_changes_no_bit(dtype, layout, adapter, model, routers):
+    model = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+    untouched = run(model)
+    for layer in adapter.layers(model):
+        x, output = decisions(layout, model)[layer.index]
+        found = adapter.router_logits(layer.router, x)
+        torch.testing.assert_close(found.double(), layout.live_logits(output).double(), rtol=0, atol=1e-6)
+    with reroute(model, SpectralRouting(routers, alpha=0)):
+        assert torch.equal(run(model), untouched)
+    with reroute(model, SpectralRouting(routers, alpha=0.9)):
+        assert not torch.equal(run(model), untouched)
+    assert torch.equal(run(model), untouched)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_mixed_scores_go_through_the_familys_own_rules(alpha, layout, model, tensors, routers):
+    with reroute(model, SpectralRouting(routers, alpha=alpha)):
+        found = decisions(layout, model)
+    assert sorted(found) == list(layout.sparse)
+    for index, (x, output) in found.items():
+        x = x.double()
+        learned = x @ layout.router(tensors, index).T + layout.router_bias(tensors, index)
+        spectral = x @ routers.weights[index].double().T
+        p = (1 - alpha) * layout.scores(learned) + alpha * layout.scores(spectral)
+        logits = learned if alpha < 1 else spectral
+        expected = spread(*layout.route(p, logits, tensors, index, layout.decoder(model).config))
+        torch.testing.assert_close(spread(*layout.decided(output)), expected, rtol=0, atol=1e-5)
+
+
+def test_the_mix_changes_the_choice_of_experts(layout, model, routers):
+    before = decisions(layout, model)
+    with reroute(model, SpectralRouting(routers, alpha=0.9)):
+        after = decisions(layout, model)
+    first = layout.sparse[0]
+    chosen = [spread(*layout.decided(run_of[first][1])) > 0 for run_of in (before, after)]
+    assert not torch.equal(*chosen)
+
+
+@torch.no_grad()
+def test_what_no_router_chooses_is_added_as_before(layout, adapter, model, routers):
+    """A MoE block's output is that of the experts its router chose, and of shared experts, which re-routing leaves alone."""
+    x = torch.randn(1, 9, HIDDEN, generator=torch.Generator().manual_seed(7))
+    for layer in adapter.layers(model):
+        block = getattr(layout.decoder(model).layers[layer.index], layout.live_block)
+        beside = []
+        for alpha in (0.0, 0.5):
+            decided = []
+            handle = layer.router.register_forward_hook(
+                lambda _router, _args, output, seen=decided: seen.append(output)
+            )
+            with reroute(model, SpectralRouting(routers, alpha=alpha)):
+                whole = block(x.clone())
+            handle.remove()
+            whole = whole[0] if isinstance(whole, tuple) else whole
+            routed = layout.routed(layer.experts, x[0], *layout.decided(decided[0]))
+            beside.append(whole.reshape(9, HIDDEN) - routed)
+        torch.testing.assert_close(*beside, rtol=0, atol=1e-5)
+        assert (beside[0].abs().max() > 1e-3) == layout.shared
+
+
+# --- embedding --------------------------------------------------------------------------------------------------------
+
+
+def test_every_representation_is_finite_and_of_the_documented_width(layout, module):
+    routing = EXPERTS * len(layout.sparse)
+    widths = {"router": routing, "smoe": HIDDEN, "moee": HIDDEN + routing, "ev": routing, "ssmoe": HIDDEN + routing}
+    for method in METHODS:
+        module.configure(method=method)
+        vectors = embed(module, TEXTS)
+        assert vectors.shape == (len(TEXTS), widths[method])
+        assert module.get_embedding_dimension() == widths[method]
+        assert vectors.isfinite().all()
+        alone = torch.cat([embed(module, [text]) for text in TEXTS])
+        torch.testing.assert_close(vectors, alone, rtol=1e-4, atol=2e-5)
+    module.configure(method="ssmoe")
+
+
+def test_a_saved_module_gives_the_same_vectors_when_loaded(module, tmp_path):
+    module.save(str(tmp_path))
+    again = SSMoE.load(str(tmp_path))
+    assert torch.equal(embed(again, TEXTS), embed(module, TEXTS))
+
+
+def test_a_module_saved_with_its_base_model_gives_the_same_vectors_when_loaded(folder, tmp_path):
+    own = SSMoE.from_base(folder, top_c=TOP_C, calibration="none", embedded=True, progress=False)
+    own.save(str(tmp_path))
+    again = SSMoE.load(str(tmp_path))
+    assert again.source.is_local
+    torch.testing.assert_close(embed(again, TEXTS), embed(own, TEXTS), rtol=0, atol=1e-6)
+    streamed = SpectralRouters.from_checkpoint(tmp_path / "base", top_c=TOP_C, progress=False)
+    for index, weight in streamed.weights.items():
+        torch.testing.assert_close(weight, own.routers.weights[index], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("hidden_layer", [1, -1])
+def test_the_hidden_state_is_that_of_the_layer_asked_for(hidden_layer, layout, folder, model):
+    module = SSMoE.from_base(folder, method="smoe", calibration="none", hidden_layer=hidden_layer, progress=False)
+    features = module.preprocess(TEXTS)
+    with torch.no_grad():
+        states = layout.decoder(model)(**features, use_cache=False, output_hidden_states=True).hidden_states
+    last = features["attention_mask"].sum(dim=1) - 1
+    expected = states[hidden_layer][torch.arange(len(TEXTS)), last]
+    torch.testing.assert_close(embed(module, TEXTS), expected, rtol=1e-4, atol=1e-5)
+    assert len(module.model.layers) == (1 if hidden_layer == 1 else len(layout.decoder(model).layers))
+
+
+def test_its_configuration_is_read_from_disk(layout, folder):
+    assert load_config(folder).model_type == layout.model_type
