@@ -19,7 +19,7 @@ SCALE = 0.02
 
 
 def write_checkpoint(folder: Path, layers: int = LAYERS) -> Path:
-    """Write it under the names that the hub has, one layer a shard, with the embedded model's tokenizer.
+    """Write it under the names that the hub has, one layer a shard, with the bundled model's tokenizer.
 
     Args:
         folder: Where to.

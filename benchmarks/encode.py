@@ -47,7 +47,7 @@ def mixed_texts(count: int) -> list[str]:
 
 
 def base_folder(shape: str, work: Path) -> Path:
-    """A base model of that shape: the embedded one, or random weights with OLMoE's vocabulary size."""
+    """A base model of that shape: the bundled one, or random weights with OLMoE's vocabulary size."""
     tiny = tiny_folder() / "base"
     sizes = SHAPES[shape]
     if sizes is None:

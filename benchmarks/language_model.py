@@ -54,7 +54,7 @@ class FewestOperations(SpectralRouting):
 
 
 def make_model(shape: str) -> Any:
-    """The embedded model in float32, or one of random weights."""
+    """The bundled model in float32, or one of random weights."""
     sizes = SHAPES[shape]
     if sizes is None:
         return load("ssmoe/tiny", dtype="float32")

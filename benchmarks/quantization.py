@@ -4,7 +4,7 @@
     python benchmarks/quantization.py make-checkpoint /tmp/olmoe-7b-shape
     python benchmarks/quantization.py large /tmp/olmoe-7b-shape --output benchmarks/results/quantization.md
 
-`tiny` measures the embedded model; `large` a checkpoint of OLMoE-7B's shape with random weights, which needs 17 GB of free
+`tiny` measures the bundled model; `large` a checkpoint of OLMoE-7B's shape with random weights, which needs 17 GB of free
 memory for its 16-bit and float32 rows. Every system runs in a process of its own; the float32 vectors that the cosines
 refer to are computed from the same checkpoint a layer at a time. Speed is by CPU time, so that other programs on the
 machine do not count; with `make-checkpoint --layers 2` it is measured in minutes.
@@ -68,13 +68,13 @@ def make_checkpoint(
 
 @app.command()
 def tiny(texts: Annotated[int, typer.Option(help="How many texts.")] = 64, output: Output = None) -> None:
-    """Measure the embedded model, with its own spectral routers and calibration."""
+    """Measure the bundled model, with its own spectral routers and calibration."""
     note = (
-        f"The embedded model with its own W_EV and calibration; {texts} texts of mixed length in batches of 32 after one "
+        f"The bundled model with its own W_EV and calibration; {texts} texts of mixed length in batches of 32 after one "
         "round that is not measured"
     )
     _measure_all(
-        "Embedded model",
+        "Bundled model",
         note,
         tiny_folder(),
         tiny_folder() / "base",

@@ -1,4 +1,4 @@
-"""The held-out rule, which the training of the embedded model follows too (``examples/train_tiny/holdout.py``)."""
+"""The held-out rule, which the training of the bundled model follows too (``examples/train_tiny/holdout.py``)."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Make the embedded model of a trained base: `ssmoe build` with its settings, and one card for both.
+"""Make the bundled model of a trained base: `ssmoe build` with its settings, and one card for both.
 
 python examples/train_tiny/package.py --base build/base --output ssmoe_embed/data/tiny
 """
@@ -30,7 +30,7 @@ CALIBRATION = "none"
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description="Make the embedded model of a trained base.")
+    parser = argparse.ArgumentParser(description="Make the bundled model of a trained base.")
     parser.add_argument("--base", type=Path, required=True, help="what export.py wrote")
     parser.add_argument("--output", type=Path, required=True, help="folder to make; an old one is replaced")
     parser.add_argument("--corpus-vectors", type=Path, default=search_folder(), help="where to put the search corpus's")
@@ -41,12 +41,12 @@ def main() -> None:
         prompts=ALSO_PROMPTS,
         dtype="float32",
         license="apache-2.0",
-        embed_base=True,
+        include_base=True,
         overwrite=True,
         **SETTINGS,
     )
     module = ssmoe_embed.load(options.output)[0].configure(calibration=CALIBRATION)
-    save_references(module, options.output, embedded=True)
+    save_references(module, options.output, included=True)
     write_card(module, options.output / "README.md")
     for old in options.corpus_vectors.glob("*.safetensors"):
         old.unlink()

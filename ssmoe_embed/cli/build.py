@@ -49,7 +49,7 @@ def build(
     ] = None,
     device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as auto or cuda.")] = None,
     license_: Annotated[str | None, typer.Option("--license", help="The base model's licence, for the card.")] = None,
-    embed_base: Annotated[bool, typer.Option("--embed-base", help="Copy the base model into the folder.")] = False,
+    include_base: Annotated[bool, typer.Option("--include-base", help="Copy the base model into the folder.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow code that comes with the base model.")
     ] = False,
@@ -90,7 +90,7 @@ def build(
         dtype=dtype,
         quantize=quantize,
         license=license_,
-        embed_base=embed_base,
+        include_base=include_base,
         trust_remote_code=trust_remote_code,
         model_kwargs=given(device_map=device_map) or None,
         batch_size=batch_size,

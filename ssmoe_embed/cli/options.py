@@ -8,7 +8,7 @@ import typer
 
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.hub.recipes import EMBEDDED
+from ssmoe_embed.hub.recipes import BUNDLED
 from ssmoe_embed.quantization.memory import memory_by_component
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -84,7 +84,7 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="Models at once with --engine ray; by default one a GPU, or one a CPU core.")
 ]
 
-DEFAULT_MODEL = EMBEDDED
+DEFAULT_MODEL = BUNDLED
 
 
 def memory_lines(module: SSMoE) -> str:

@@ -1,4 +1,4 @@
-"""Data that ships with the package: the calibration sample, the search corpus, the embedded model's folder."""
+"""Data that ships with the package: the calibration sample, the search corpus, the bundled model's folder."""
 
 import json
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def search_folder() -> Path:
 
 
 def tiny_folder() -> Path:
-    """Folder of the embedded model ``ssmoe/tiny``.
+    """Folder of the bundled model ``ssmoe/tiny``.
 
     A wheel is always unpacked by its installer, so the folder is a real one.
     """

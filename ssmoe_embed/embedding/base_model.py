@@ -37,7 +37,7 @@ class BaseModelSource:
         dtype: The dtype it is loaded in unless `model_kwargs` names one; None for the checkpoint's own.
         quantization: A name of `Quantization` to load it in 4 bits, unless `model_kwargs` says otherwise; None for not.
         license: Its licence, as the model card tells it.
-        embedded: It is part of the embedding model's own repository.
+        included: It is part of the embedding model's own repository.
         token: Hub token.
         cache_folder: Hub cache.
         local_files_only: Never ask the hub.
@@ -52,7 +52,7 @@ class BaseModelSource:
     dtype: str | None = None
     quantization: str | None = None
     license: str | None = None
-    embedded: bool = False
+    included: bool = False
     token: bool | str | None = None
     cache_folder: str | None = None
     local_files_only: bool = False

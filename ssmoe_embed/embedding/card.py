@@ -81,25 +81,25 @@ def model_card(module: SSMoE) -> str:
     rows = {"base revision": module.get_config_dict()["base_revision"] or "not pinned"} | settings.as_dict() | spectral
     if source.quantization is not None:
         rows |= {"base model's weights": source.quantization}
-    name = OWN_BASE if source.embedded else source.name_or_path.rstrip("/").rsplit("/", 1)[-1]
+    name = OWN_BASE if source.included else source.name_or_path.rstrip("/").rsplit("/", 1)[-1]
     front_matter = ModelCardData(
         license=source.license,
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
-        base_model=None if source.embedded or source.is_local else source.name_or_path,
+        base_model=None if source.included or source.is_local else source.name_or_path,
         tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "mixture-of-experts", "ssmoe"],
     )
     return _TEXT.format(
         front_matter=front_matter.to_yaml(),
         generated=GENERATED,
-        base_name="The enclosed model" if source.embedded else name,
-        base="in the folder `base`" if source.embedded else f"`{name}`",
+        base_name="The enclosed model" if source.included else name,
+        base="in the folder `base`" if source.included else f"`{name}`",
         version=__version__,
         dimension=module.get_embedding_dimension(),
         representation=_REPRESENTATION[settings.method],
         contents=(
             "The base model is part of this repository."
-            if source.embedded
+            if source.included
             else "The base model is not part of this repository; it is loaded from where it is."
         ),
         settings="\n".join(f"| {key} | `{_cell(value)}` |" for key, value in rows.items()),

@@ -104,7 +104,7 @@ class SSMoE(InputModule):
         dtype: str | None = None,
         quantize: str | None = None,
         license: str | None = None,  # noqa: A002 (the model card's own word)
-        embedded: bool = False,
+        included: bool = False,
         token: bool | str | None = None,
         cache_folder: str | None = None,
         local_files_only: bool = False,
@@ -133,7 +133,7 @@ class SSMoE(InputModule):
             quantize: Keep its weights in 4 bits, experts included, also when the saved model is loaded again: `nf4`,
                 `nf4-experts` or `paper-nf4`, see `Quantization`.
             license: The base model's licence, for the model card.
-            embedded: Save the base model with the module instead of pointing to it.
+            included: Save the base model with the module instead of pointing to it.
             token: Hub token.
             cache_folder: Hub cache.
             local_files_only: Never ask the hub.
@@ -155,7 +155,7 @@ class SSMoE(InputModule):
             dtype=dtype,
             quantization=None if quantize is None else str(Quantization.parse(quantize, "quantize")),
             license=license,
-            embedded=embedded,
+            included=included,
             token=token,
             cache_folder=cache_folder,
             local_files_only=local_files_only,

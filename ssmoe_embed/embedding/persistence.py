@@ -31,12 +31,12 @@ def save_module(module: SSMoE, folder: Path) -> None:
     Raises:
         ValueError: The base model would have to be written and is in 4 bits.
     """
-    embedded = module.source.embedded or module.is_trained
-    if embedded:
+    included = module.source.included or module.is_trained
+    if included:
         _refuse_packed(module)
         module.model.save_pretrained(folder / OWN_BASE)
         module.tokenizer.save_pretrained(folder / OWN_BASE)
-    save_references(module, folder, embedded=embedded)
+    save_references(module, folder, included=included)
     _require_this_package(folder / "config_sentence_transformers.json")
 
 
@@ -46,23 +46,23 @@ def _refuse_packed(module: SSMoE) -> None:
         raise ValueError(
             "This model carries its base model with it, which was rounded to 4 bits as it was loaded: saving it would lose "
             "the trained weights. Load it without 4-bit (model_kwargs={'load_in_4bit': False}) and save that; for a model "
-            "that is loaded in 4 bits each time: `ssmoe build BASE --embed-base --quantize nf4`."
+            "that is loaded in 4 bits each time: `ssmoe build BASE --include-base --quantize nf4`."
         )
 
 
-def save_references(module: SSMoE, folder: Path, *, embedded: bool) -> None:
+def save_references(module: SSMoE, folder: Path, *, included: bool) -> None:
     """Write everything but the base model.
 
     Args:
         module: The module.
         folder: Where to.
-        embedded: Point to the base model in the folder itself, not to where it came from.
+        included: Point to the base model in the folder itself, not to where it came from.
     """
     config = module.get_config_dict()
-    if embedded:
+    if included:
         config |= {"base_model_name_or_path": OWN_BASE, "base_revision": None}
     routers = module.routers
-    if routers and embedded:
+    if routers and included:
         routers = routers.adopted_by(module.model)  # training may have moved the learned routers beside them
     tensors = calibration_tensors(module.calibrations) | (routers.tensors() if routers else {})
     reference = {"base_model": config["base_model_name_or_path"], "base_revision": config["base_revision"]}
@@ -109,8 +109,8 @@ def load_module(
     overrides = ({} if longest is None else {"max_seq_length": longest}) | overrides
     saved = {name: value for name, value in config.items() if name not in _REFERENCE_KEYS}
     settings = EmbeddingSettings.of(**saved).changed(**overrides)
-    base, embedded = config["base_model_name_or_path"], config["base_model_name_or_path"] == OWN_BASE
-    if embedded:
+    base, included = config["base_model_name_or_path"], config["base_model_name_or_path"] == OWN_BASE
+    if included:
         base = cls.load_dir_path(model_name_or_path, **place | {"subfolder": str(Path(subfolder) / OWN_BASE)})
         if base is None:
             raise FileNotFoundError(
@@ -118,11 +118,11 @@ def load_module(
             )
     source = BaseModelSource(
         name_or_path=base,
-        revision=None if embedded else config.get("base_revision"),
+        revision=None if included else config.get("base_revision"),
         dtype=config.get("dtype"),
         quantization=config.get("quantization"),
         license=config.get("base_license"),
-        embedded=embedded,
+        included=included,
         token=token,
         cache_folder=cache_folder,
         local_files_only=local_files_only,

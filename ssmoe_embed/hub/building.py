@@ -37,7 +37,7 @@ def build(
     dtype: str | None = None,
     quantize: str | None = None,
     license: str | None = None,  # noqa: A002 (the model card's own word)
-    embed_base: bool = False,
+    include_base: bool = False,
     batch_size: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -64,7 +64,7 @@ def build(
         quantize: Keep the base model's weights in 4 bits, experts included, now and when the built model is loaded: `nf4`,
             `nf4-experts` or `paper-nf4`, see `Quantization`.
         license: The base model's licence, for the model card.
-        embed_base: Copy the base model, a local folder, into the repository instead of pointing to it.
+        include_base: Copy the base model, a local folder, into the repository instead of pointing to it.
         batch_size: Texts a forward pass; by default 32, or what `quantize` stands for.
         overwrite: Replace what is under `output`.
         progress: Show progress bars.
@@ -91,7 +91,7 @@ def build(
     variants = _variants(chosen, prompts)
     if calibration_texts is not None:
         check_sample(calibration_texts)
-    _check_places(Path(base), Path(output), embed_base)
+    _check_places(Path(base), Path(output), include_base)
     hub: dict[str, Any] = {"revision": revision, "token": token, "local_files_only": local_files_only}
     with atomic_folder(output, overwrite=overwrite) as folder:
         routers = SpectralRouters.from_checkpoint(
@@ -115,19 +115,21 @@ def build(
         size = batch_size or module.default_batch_size or 32
         module.fit_calibration(calibration_texts, variants=variants, batch_size=size, progress=progress)
         EmbeddingModel(modules=[module]).save_pretrained(str(folder))
-        if embed_base:
+        if include_base:
             shutil.copytree(base, folder / OWN_BASE)
-            module.source = replace(module.source, embedded=True)
-            save_references(module, folder, embedded=True)
+            module.source = replace(module.source, included=True)
+            save_references(module, folder, included=True)
             (folder / "README.md").write_text(model_card(module), encoding="utf-8")
     return Path(output)
 
 
-def _check_places(base: Path, output: Path, embed_base: bool) -> None:
+def _check_places(base: Path, output: Path, include_base: bool) -> None:
     """Make sure that writing the output cannot touch the base model."""
     if not base.is_dir():
-        if embed_base:
-            raise ValueError(f"embed_base copies a local folder, and {str(base)!r} is none; download the model first.")
+        if include_base:
+            raise ValueError(
+                f"include_base copies a local folder, and {str(base)!r} is none; download the model first."
+            )
         return
     source, target = base.resolve(), output.resolve()
     if source == target or target in source.parents or source in target.parents:

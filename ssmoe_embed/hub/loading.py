@@ -19,7 +19,7 @@ from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.hub.building import build
-from ssmoe_embed.hub.recipes import EMBEDDED, RECIPES, recipe
+from ssmoe_embed.hub.recipes import BUNDLED, RECIPES, recipe
 from ssmoe_embed.quantization.settings import Quantization
 from ssmoe_embed.spectral.settings import SpectralSettings
 
@@ -29,7 +29,7 @@ _TIMEOUT = 10.0
 
 
 def load(
-    name: str | Path = EMBEDDED,
+    name: str | Path = BUNDLED,
     *,
     device: str | None = None,
     revision: str | None = None,
@@ -126,7 +126,7 @@ def _resolve(name: str, revision: str | None, hub: dict[str, Any]) -> tuple[str,
         raise FileNotFoundError(
             f"The folder {name} holds neither {_MODULES} (an embedding model) nor config.json (a language model)."
         )
-    if name == EMBEDDED:
+    if name == BUNDLED:
         return str(tiny_folder()), _Found.EMBEDDING
     files, reason = _hub_files(name, revision, hub)
     if _MODULES in files:
@@ -137,7 +137,7 @@ def _resolve(name: str, revision: str | None, hub: dict[str, Any]) -> tuple[str,
         return name, _Found.RECIPE
     raise FileNotFoundError(
         f"There is no model {name!r}: no such folder, nothing usable on the hub ({reason}), and no recipe of that name. "
-        f"Recipes: {', '.join([EMBEDDED, *RECIPES])}. To make an embedding model of a language model: `ssmoe build BASE`."
+        f"Recipes: {', '.join([BUNDLED, *RECIPES])}. To make an embedding model of a language model: `ssmoe build BASE`."
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ssmoe_embed.common.choices import unknown
 
-EMBEDDED = "ssmoe/tiny"
+BUNDLED = "ssmoe/tiny"
 """The model that comes with the package."""
 
 
@@ -65,5 +65,5 @@ def recipe(name: str) -> Recipe:
         ValueError: There is none; the message lists them.
     """
     if name not in RECIPES:
-        raise ValueError(unknown("recipe", name, [EMBEDDED, *RECIPES]))
+        raise ValueError(unknown("recipe", name, [BUNDLED, *RECIPES]))
     return RECIPES[name]

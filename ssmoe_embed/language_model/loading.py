@@ -15,7 +15,7 @@ from ssmoe_embed.common.devices import check_device_map
 from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.families import family_of, load_config
-from ssmoe_embed.hub.recipes import EMBEDDED, RECIPES
+from ssmoe_embed.hub.recipes import BUNDLED, RECIPES
 from ssmoe_embed.language_model.routings import Routing, RoutingSettings, policy_of
 from ssmoe_embed.quantization.loading import forget_unpacking, unpacked_mxfp4
 from ssmoe_embed.routing import RoutingPolicy, reroute
@@ -94,7 +94,7 @@ def base_of(name: str | Path) -> str:
     """The folder or hub id of the language model that a name stands for."""
     if Path(name).is_dir():
         return str(name)
-    if str(name) == EMBEDDED:
+    if str(name) == BUNDLED:
         return str(tiny_folder() / "base")
     return RECIPES[str(name)].base if str(name) in RECIPES else str(name)
 
@@ -137,7 +137,7 @@ def _config(base: str, kwargs: dict[str, Any]) -> Any:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
             f"There is no language model {base!r}: no folder with a config.json, no recipe, nothing usable on the hub "
-            f"({reason}). Recipes: {', '.join([EMBEDDED, *RECIPES])}."
+            f"({reason}). Recipes: {', '.join([BUNDLED, *RECIPES])}."
         ) from error
     family_of(config)
     return config

@@ -112,7 +112,7 @@ def test_every_question_names_documents_of_the_corpus_in_other_words_than_the_ti
         assert all(question["query"].casefold() != titles[identifier] for identifier in question["relevant"])
 
 
-def test_the_embedded_models_folder_lies_with_the_data():
+def test_the_bundled_models_folder_lies_with_the_data():
     assert tiny_folder() == DATA / "tiny"
 
 

@@ -1,4 +1,4 @@
-"""The training of the embedded model: its fast forward pass, its held-out rule, its resuming."""
+"""The training of the bundled model: its fast forward pass, its held-out rule, its resuming."""
 
 import hashlib
 import sys

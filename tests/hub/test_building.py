@@ -133,11 +133,11 @@ def test_the_dtype_of_a_build_is_the_dtype_it_is_loaded_in(olmoe, texts, tmp_pat
     assert str(full[0].model.dtype) == "torch.float32"
 
 
-def test_an_embedded_base_makes_a_folder_that_can_be_moved(olmoe, texts, tmp_path):
+def test_an_included_base_makes_a_folder_that_can_be_moved(olmoe, texts, tmp_path):
     shutil.copytree(olmoe, tmp_path / "base")
     expected = ssmoe_embed.load(build(tmp_path / "base", tmp_path / "pointing", texts), progress=False)
     expected = expected.encode(PROBES, **QUIET)
-    build(tmp_path / "base", tmp_path / "whole", texts, embed_base=True)
+    build(tmp_path / "base", tmp_path / "whole", texts, include_base=True)
     shutil.rmtree(tmp_path / "base")
     shutil.move(tmp_path / "whole", tmp_path / "deep" / "er")
     for model in (
@@ -149,8 +149,8 @@ def test_an_embedded_base_makes_a_folder_that_can_be_moved(olmoe, texts, tmp_pat
         assert str(tmp_path).encode() not in content, name
 
 
-def test_an_embedded_model_saved_again_is_still_whole(olmoe, texts, tmp_path):
-    build(olmoe, tmp_path / "whole", texts, embed_base=True)
+def test_a_model_that_includes_its_base_saved_again_is_still_whole(olmoe, texts, tmp_path):
+    build(olmoe, tmp_path / "whole", texts, include_base=True)
     model = ssmoe_embed.load(tmp_path / "whole", progress=False)
     expected = model.encode(PROBES, **QUIET)
     model.save_pretrained(str(tmp_path / "again"))
@@ -159,9 +159,9 @@ def test_an_embedded_model_saved_again_is_still_whole(olmoe, texts, tmp_path):
     np.testing.assert_allclose(again, expected, rtol=0, atol=1e-6)
 
 
-def test_two_builds_with_an_embedded_base_give_identical_bytes(olmoe, texts, tmp_path):
+def test_two_builds_with_an_included_base_give_identical_bytes(olmoe, texts, tmp_path):
     for name in ("first", "second"):
-        build(olmoe, tmp_path / name, texts[:5], embed_base=True)
+        build(olmoe, tmp_path / name, texts[:5], include_base=True)
     assert files(tmp_path / "first") == files(tmp_path / "second")
 
 
@@ -190,9 +190,9 @@ def test_without_progress_nothing_is_shown(quantize, olmoe, texts, tmp_path, env
     assert "Loading" not in shown.stdout + shown.stderr
 
 
-def test_only_a_local_base_can_be_embedded(tmp_path, texts):
+def test_only_a_local_base_can_be_included(tmp_path, texts):
     with pytest.raises(ValueError, match="'some/model' is none"):
-        build("some/model", tmp_path / "out", texts, embed_base=True)
+        build("some/model", tmp_path / "out", texts, include_base=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -222,7 +222,7 @@ STEPS = [
 def test_an_interrupted_build_leaves_nothing_behind(where, step, how, *, olmoe, texts, tmp_path, monkeypatch):
     monkeypatch.setattr(where, step, how)
     with pytest.raises((KeyboardInterrupt, OSError)):
-        build(olmoe, tmp_path / "deep" / "out", texts, embed_base=True)
+        build(olmoe, tmp_path / "deep" / "out", texts, include_base=True)
     assert [path for path in tmp_path.rglob("*") if path.name != "deep"] == []
 
 
@@ -262,7 +262,7 @@ def test_a_failed_overwrite_keeps_what_was_there(where, step, *, built, olmoe, t
     shutil.copytree(built, tmp_path / "out")
     monkeypatch.setattr(where, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        build(olmoe, tmp_path / "out", texts, overwrite=True, embed_base=True)
+        build(olmoe, tmp_path / "out", texts, overwrite=True, include_base=True)
     assert files(tmp_path / "out") == files(built)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -298,11 +298,11 @@ def test_a_folder_that_holds_the_base_model_is_not_overwritten(olmoe, texts, tmp
     assert files(tmp_path / "models/base") == files(olmoe)
 
 
-def test_a_base_is_embedded_into_a_folder_inside_itself_without_the_folder_being_copied_too(olmoe, texts, tmp_path):
+def test_a_base_is_copied_into_a_folder_inside_itself_without_the_folder_being_copied_too(olmoe, texts, tmp_path):
     shutil.copytree(olmoe, tmp_path / "base")
     before = set(files(tmp_path / "base"))
     try:
-        build(tmp_path / "base", tmp_path / "base/embedder", texts[:5], embed_base=True)
+        build(tmp_path / "base", tmp_path / "base/embedder", texts[:5], include_base=True)
     except ValueError:
         assert set(files(tmp_path / "base")) == before
     except shutil.Error:
@@ -426,7 +426,7 @@ def test_a_relative_folder_wins_over_a_recipe_of_that_name(built, tmp_path, monk
     assert ssmoe_embed.load(name, progress=False).encode(PROBES, **QUIET).shape == (3, 56)
 
 
-def test_a_relative_folder_wins_over_the_embedded_model(built, tmp_path, monkeypatch):
+def test_a_relative_folder_wins_over_the_bundled_model(built, tmp_path, monkeypatch):
     shutil.copytree(built, tmp_path / "ssmoe/tiny")
     monkeypatch.chdir(tmp_path)
     assert ssmoe_embed.load("ssmoe/tiny", progress=False).get_embedding_dimension() == 56

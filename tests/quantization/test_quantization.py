@@ -213,7 +213,7 @@ def test_while_it_is_loaded_no_more_than_one_expert_is_unpacked_in_memory(model_
     assert set(seen) == {1}
 
 
-def test_the_embedded_model_keeps_its_vectors_where_attention_is_left_alone(texts):
+def test_the_bundled_model_keeps_its_vectors_where_attention_is_left_alone(texts):
     """With attention rounded too its cosine is 0.97: benchmarks/results/quantization.md."""
     base, chosen = tiny_folder() / "base", {"method": "ssmoe", "calibration": "standardize"}
     vectors = [
@@ -397,7 +397,7 @@ def test_transformers_own_saving_is_refused_too(olmoe, tmp_path):
 
 def test_a_base_that_is_carried_can_be_built_to_be_4_bit_each_time(olmoe, texts, tmp_path):
     folder = ssmoe_embed.build(
-        olmoe, tmp_path / "own", quantize="nf4", embed_base=True, top_c=TOP_C, calibration_texts=texts, progress=False
+        olmoe, tmp_path / "own", quantize="nf4", include_base=True, top_c=TOP_C, calibration_texts=texts, progress=False
     )
     model = ssmoe_embed.load(folder, progress=False)
     assert is_packed(model)

@@ -1,4 +1,4 @@
-"""Texts that the embedded model never saw, of two kinds, and texts of one's own."""
+"""Texts that the bundled model never saw, of two kinds, and texts of one's own."""
 
 from __future__ import annotations
 

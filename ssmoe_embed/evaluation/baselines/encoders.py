@@ -85,7 +85,7 @@ def chance() -> Any:
 
 
 def random_weights() -> Any:
-    """The embedded model's architecture, tokenizer and template with freshly initialised weights; its last hidden state."""
+    """The bundled model's architecture, tokenizer and template with freshly initialised weights; its last hidden state."""
     import torch
     from transformers import AutoModel
 

@@ -12,7 +12,7 @@ from mteb.models.model_meta import ScoringFunction
 
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.families import family_of
-from ssmoe_embed.hub.recipes import EMBEDDED, RECIPES
+from ssmoe_embed.hub.recipes import BUNDLED, RECIPES
 
 _MIB = 2**20
 
@@ -73,15 +73,15 @@ def origin(name: str, model: EmbeddingModel) -> dict[str, Any]:
     license_ = recipe.license if recipe else source.license
     return {
         "release_date": recipe.released if recipe else None,
-        "languages": list(recipe.languages) if recipe else ["eng-Latn"] if name == EMBEDDED else None,
+        "languages": list(recipe.languages) if recipe else ["eng-Latn"] if name == BUNDLED else None,
         "license": license_ if license_ in _licenses() else None,
         "open_weights": None if local else True,
         "public_training_code": None,
         "public_training_data": None,
         "framework": ["Sentence Transformers", "PyTorch"],
-        "reference": None if local or name == EMBEDDED else f"https://huggingface.co/{recipe.base if recipe else name}",
+        "reference": None if local or name == BUNDLED else f"https://huggingface.co/{recipe.base if recipe else name}",
         "use_instructions": False,
-        # recipes train nothing; the embedded model learned from another model's vectors, whose data count but are unknown
+        # recipes train nothing; the bundled model learned from another model's vectors, whose data count but are unknown
         "training_datasets": set() if recipe else None,
         "adapted_from": recipe.base if recipe else None if source.is_local else source.name_or_path,
         "citation": None,

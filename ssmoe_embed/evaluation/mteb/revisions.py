@@ -14,7 +14,7 @@ from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.persistence import TENSORS
 from ssmoe_embed.embedding.settings import EmbeddingSettings
-from ssmoe_embed.hub.recipes import EMBEDDED
+from ssmoe_embed.hub.recipes import BUNDLED
 
 _WHOLE = 64 * 2**20
 """Files up to this size are digested whole; of larger ones the start, which describes the tensors, and samples."""
@@ -48,7 +48,7 @@ def revision_of(
     source = module.source
     if name == source.name_or_path:
         revision, cache_folder = revision or source.revision, cache_folder or source.cache_folder
-    folder = tiny_folder() if name == EMBEDDED else Path(name)
+    folder = tiny_folder() if name == BUNDLED else Path(name)
     if not folder.is_dir():
         commit = _commit(name, revision, cache_folder)
         if commit is not None:

@@ -122,7 +122,7 @@ def test_bm25_is_for_ranking_only():
     assert does(peer("chance"), "STS")
 
 
-def test_random_weights_are_the_embedded_architecture_and_always_the_same():
+def test_random_weights_are_the_bundled_architecture_and_always_the_same():
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
     first, second = peer("random-weights"), peer("random-weights")

@@ -1,4 +1,4 @@
-"""The README's table of offline results: it is the report's, and the embedded model scores so when it is measured again."""
+"""The README's table of offline results: it is the report's, and the bundled model scores so when it is measured again."""
 
 import re
 from pathlib import Path

@@ -21,7 +21,7 @@ WORDNET = {
     "sample_creation": "created",
     "bibtex_citation": "",
 }
-"""Of the tasks made of WordNet entries; the embedded model's training saw none of these entries."""
+"""Of the tasks made of WordNet entries; the bundled model's training saw none of these entries."""
 
 
 class Shipped(ABC):

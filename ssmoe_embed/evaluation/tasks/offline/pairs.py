@@ -76,7 +76,7 @@ class WordRelatednessSTS(_RatedPairs):
         "STS",
         "cosine_spearman",
         "The 352 pairs of different words of WordSim-353 (as gensim 4.4.0 ships it), each rated by 13 to 16 people. Single "
-        "words, some of which the embedded model's training saw.",
+        "words, some of which the bundled model's training saw.",
         file,
         reference="https://gabrilovich.com/resources/data/wordsim353/wordsim353.html",
         date=("1965-01-01", "2002-02-10"),

@@ -41,7 +41,7 @@ _added: dict[str, AbsTask] = {}
 def offline_tasks() -> list[AbsTask]:
     """New objects of all shipped tasks, in the order of a table's columns: at least one of each of six types.
 
-    The embedded model's training saw none of the WordNet entries, reviews and verses; it may have seen single words of
+    The bundled model's training saw none of the WordNet entries, reviews and verses; it may have seen single words of
     `WordRelatednessSTS`, and sections of manuals among the documents of `HowToRetrieval`.
     """
     return [kind() for kind in OFFLINE]

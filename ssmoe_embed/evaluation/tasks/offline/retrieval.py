@@ -95,7 +95,7 @@ class HowToRetrieval(RetrievalOnRecords):
         "Retrieval",
         "ndcg_at_10",
         "Questions in a person's own words, to be answered from 600 documents of the package's search corpus: short answers "
-        "written for the project, which the embedded model never saw, and sections of manuals, of which it saw some.",
+        "written for the project, which the bundled model never saw, and sections of manuals, of which it saw some.",
         file,
         reference="https://docs.python.org/3.11/",
         date=("2022-08-11", "2026-11-22"),
