@@ -14,11 +14,14 @@ from ssmoe_embed.families.table import COLUMNS, markdown, rows
 def families(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the text of docs/families.md.")] = False,
 ) -> None:
-    """List the families of MoE models that are supported, and what is not supported of each."""
+    """List the families of MoE models that are supported, and what is refused of each; --markdown tells more of each."""
     if as_markdown:
         typer.echo(markdown(), nl=False)
         return
-    table = Table(*COLUMNS, show_lines=True)
+    shown = (0, 1, -1)  # what fits a terminal
+    table = Table(show_lines=True)
+    for place in shown:
+        table.add_column(COLUMNS[place], overflow="fold")
     for row in rows():
-        table.add_row(*(cell.replace("`", "") for cell in row))
+        table.add_row(*(row[place].replace("`", "") for place in shown))
     Console().print(table)

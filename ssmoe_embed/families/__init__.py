@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import AutoConfig
 
-from ssmoe_embed.families.base import FamilyNotes, MoEFamily, MoELayer, Score, TensorSource
+from ssmoe_embed.families.base import FamilyNotes, MoEFamily, MoELayer, Score
 from ssmoe_embed.families.refused import REFUSED
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "MoEFamily",
     "MoELayer",
     "Score",
-    "TensorSource",
     "UnsupportedModelError",
     "families",
     "family_of",
@@ -27,6 +27,15 @@ __all__ = [
     "register_families",
     "supported_types",
 ]
+
+
+_DENSE = "its config.json names no experts, so there is nothing to route to. Choose a Mixture-of-Experts model"
+_UNKNOWN = (
+    "it has experts, but no adapter yet. A new family is one short file in ssmoe_embed/families/ (see ARCHITECTURE.md), its "
+    "twin one line there"
+)
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""What configurations call the number of experts."""
 
 
 class UnsupportedModelError(ValueError):
@@ -38,7 +47,15 @@ def families() -> tuple[MoEFamily, ...]:
     """One instance of every adapter."""
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
-    return tuple(family() for family in sorted(MoEFamily.__subclasses__(), key=lambda family: family.model_types))
+    return tuple(family() for family in sorted(_adapters(MoEFamily), key=lambda family: min(family.models)))
+
+
+def _adapters(family: type[MoEFamily]) -> Iterator[type[MoEFamily]]:
+    """The classes below a class that name models of their own."""
+    for kind in family.__subclasses__():
+        if "models" in vars(kind):
+            yield kind
+        yield from _adapters(kind)
 
 
 @cache
@@ -82,19 +99,26 @@ def family_of(subject: Any) -> MoEFamily:
     """
     model = subject if isinstance(subject, nn.Module) else None
     config: Any = subject if model is None else model.config
-    model_type = getattr(config, "model_type", None)
-    family = _registry().get(str(model_type))
+    text = _text_part(config)
+    kinds = [getattr(part, "model_type", None) for part in ((config,) if text is config else (config, text))]
+    named = f"model_type={kinds[0]!r}" + f" with a text part of model_type={kinds[-1]!r}" * (len(kinds) > 1)
+    known = next((str(kind) for kind in kinds if kind in _registry() or kind in REFUSED), None)
+    family = _registry().get(str(known))
     if family is None:
-        reason = REFUSED.get(
-            str(model_type),
-            "it has no experts to route to, or no adapter yet. A new family is one short file in ssmoe_embed/families/ "
-            "(see ARCHITECTURE.md)",
-        )
+        has_experts = any(getattr(text, name, None) for name in _EXPERTS)
+        reason = REFUSED[known] if known else _UNKNOWN if has_experts else _DENSE
         raise UnsupportedModelError(
-            f"model_type={model_type!r} is not a supported Mixture-of-Experts family: {reason}. "
-            f"Supported: {', '.join(supported_types())}."
+            f"{named} is not a supported Mixture-of-Experts family: {reason}. Supported: {', '.join(supported_types())}."
         )
-    refusal = family.refusal(config, model)
+    refusal = family.refusal(text, model)
     if refusal is not None:
-        raise UnsupportedModelError(f"This {model_type!r} model is not supported: {refusal}")
+        raise UnsupportedModelError(f"This model ({named}) is not supported: {refusal}")
     return family
+
+
+def _text_part(config: Any) -> Any:
+    """The decoder's part of a configuration: all of it, unless the model does more than read text."""
+    try:
+        return config.get_text_config()
+    except (AttributeError, ValueError):  # no configuration of transformers', or one with several decoders
+        return config

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -43,14 +44,16 @@ class MoELayer:
 class FamilyNotes:
     """What people want to know of a family before they use it; `ssmoe families` prints it."""
 
-    models: str
-    """Well-known models."""
     weights: str
     """How scores become expert weights."""
     beside: str = "–"
     """What no router chooses: shared experts and dense layers."""
     layout: str = "`gate_proj`, `up_proj`, `down_proj` of each expert"
     """How a checkpoint keeps its experts."""
+    four_bit: str = "yes"
+    """Whether it can be loaded in 4 bits."""
+    from_disk: str = "16 bits, FP8"
+    """Number formats from which its experts are read without loading the model."""
     unsupported: str = "–"
     """What is refused; `MoEFamily.refusal` does it."""
 
@@ -61,8 +64,8 @@ class MoEFamily(ABC):
     Shapes: `E` experts, `H` hidden size, `I` expert size, `N` tokens.
     """
 
-    model_types: ClassVar[tuple[str, ...]]
-    """The `config.model_type` values it covers: the whole model's, and its text part's where that has its own."""
+    models: ClassVar[Mapping[str, str]]
+    """The `config.model_type` values that it covers, each with well-known models; a twin is one more line."""
     notes: ClassVar[FamilyNotes]
     score: ClassVar[Score] = Score.SOFTMAX
     float32_router: ClassVar[bool] = False
@@ -86,6 +89,11 @@ class MoEFamily(ABC):
     layer_lists: ClassVar[tuple[str, ...]] = ("layer_types", "mlp_layer_types")
     """Names in the configuration of lists with one entry a decoder layer."""
 
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        """The `config.model_type` values that it covers: the whole model's, and its text part's where that has its own."""
+        return tuple(self.models)
+
     # --- its configuration --------------------------------------------------------------------------------------------
 
     def register(self) -> None:  # noqa: B027 (most families have nothing to do)
@@ -95,7 +103,7 @@ class MoEFamily(ABC):
         """Why a model of this family is not supported, and the way out; None if it is.
 
         Args:
-            config: Its configuration.
+            config: Its configuration, see `text_config`.
             model: The live model, if there is one.
         """
         del config, model

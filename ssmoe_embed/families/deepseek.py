@@ -13,9 +13,8 @@ from ssmoe_embed.families.deepseek_v2 import ignored_settings
 class Deepseek(MoEFamily):
     """The common layout; the model's classes are in `missing/deepseek.py`, since transformers has none."""
 
-    model_types = ("deepseek",)
+    models = {"deepseek": "DeepSeekMoE-16B"}
     notes = FamilyNotes(
-        models="DeepSeekMoE-16B",
         weights="softmax → top-k",
         beside="shared experts; dense layers by `first_k_dense_replace`, `moe_layer_freq`",
         unsupported="`norm_topk_prob=true`, `rope_scaling`, no shared experts, scores other than softmax",

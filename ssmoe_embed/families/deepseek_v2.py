@@ -12,9 +12,8 @@ from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 class DeepseekV2(MoEFamily):
     """The common layout; the router works in float32 and may choose within groups of experts."""
 
-    model_types = ("deepseek_v2",)
+    models = {"deepseek_v2": "DeepSeek-V2, DeepSeek-V2-Lite, DeepSeek-Coder-V2"}
     notes = FamilyNotes(
-        models="DeepSeek-V2, DeepSeek-V2-Lite, DeepSeek-Coder-V2",
         weights="softmax → top-k, on request within the best groups → × `routed_scaling_factor`",
         beside="shared experts; the first `first_k_dense_replace` layers are dense",
         unsupported="`norm_topk_prob=true`, `moe_layer_freq` ≠ 1 and scores other than softmax, which transformers ignores",

@@ -8,17 +8,19 @@ import torch
 from torch import nn
 
 from ssmoe_embed.checkpoints.mxfp4 import unpack_mxfp4
-from ssmoe_embed.families.base import FamilyNotes, MoEFamily, TensorSource
+from ssmoe_embed.checkpoints.source import TensorSource
+from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 
 
 class GptOss(MoEFamily):
     """All experts of a layer in one tensor, gate and up columns interleaved; the router has a bias."""
 
-    model_types = ("gpt_oss",)
+    models = {"gpt_oss": "gpt-oss-20b, gpt-oss-120b"}
     notes = FamilyNotes(
-        models="gpt-oss-20b, gpt-oss-120b",
         weights="top-k of the logits, with the router's bias → softmax of the chosen",
         layout="all experts in one tensor, gate and up columns interleaved; in MXFP4 on the hub",
+        four_bit="yes, also as the checkpoint's MXFP4",
+        from_disk="16 bits, MXFP4",
         unsupported="MXFP4 kernels on a GPU, which bypass the router (it is unpacked instead)",
     )
     router_attribute = "router"

@@ -12,9 +12,12 @@ from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 class GraniteMoe(MoEFamily):
     """Router and experts have names of their own on disk."""
 
-    model_types = ("granitemoe", "granitemoeshared", "granitemoehybrid")
+    models = {
+        "granitemoe": "granite-3.1-1b-a400m, granite-3.1-3b-a800m",
+        "granitemoeshared": "moe-7b-1b-active-shared-experts",
+        "granitemoehybrid": "granite-4.0-h-tiny, granite-4.0-h-small",
+    }
     notes = FamilyNotes(
-        models="granite-3.1-1b-a400m, granite-3.1-3b-a800m, granite-4.0-h-tiny, granite-4.0-h-small",
         weights="top-k of the logits → softmax of the chosen",
         beside="a shared expert in `granitemoeshared` and `granitemoehybrid`",
         layout="all experts in one tensor, gate rows before up rows",
@@ -43,9 +46,8 @@ class GraniteMoe(MoEFamily):
 class GraniteMoeSwa(MoEFamily):
     """Saved under the names that it has in memory."""
 
-    model_types = ("granitemoe_swa",)
+    models = {"granitemoe_swa": "none published yet"}
     notes = FamilyNotes(
-        models="none published yet",
         weights="top-k of the logits → softmax of the chosen",
         beside="a shared expert where `shared_intermediate_size` > 0",
         layout="all experts in one tensor, gate rows before up rows",

@@ -14,9 +14,8 @@ from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 class HunyuanMoe(MoEFamily):
     """The router's matrix sits in a linear layer of its own, which computes in the matrix's dtype."""
 
-    model_types = ("hunyuan_v1_moe",)
+    models = {"hunyuan_v1_moe": "Hunyuan-A13B"}
     notes = FamilyNotes(
-        models="Hunyuan-A13B",
         weights="softmax → top-k → ÷ sum",
         beside="a shared expert",
         unsupported="dense layers, no or several shared experts, attention shared by layers: transformers cannot build them",

@@ -12,9 +12,8 @@ from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 class Jamba(MoEFamily):
     """Mamba and attention layers, every second one sparse."""
 
-    model_types = ("jamba",)
+    models = {"jamba": "Jamba-v0.1, AI21-Jamba-1.5-Mini, AI21-Jamba-1.5-Large"}
     notes = FamilyNotes(
-        models="Jamba-v0.1, AI21-Jamba-1.5-Mini, AI21-Jamba-1.5-Large",
         weights="softmax → top-k, never ÷ sum",
         beside="dense layers by `expert_layer_period`, `expert_layer_offset`",
         unsupported="dense Jambas (`num_experts` 1)",

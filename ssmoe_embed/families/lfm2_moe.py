@@ -6,9 +6,8 @@ from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score
 class Lfm2Moe(MoEFamily):
     """Short convolutions and attention. A bias helps to choose the experts, but does not weigh them."""
 
-    model_types = ("lfm2_moe",)
+    models = {"lfm2_moe": "LFM2-8B-A1B"}
     notes = FamilyNotes(
-        models="LFM2-8B-A1B",
         weights="sigmoid; chosen by score + `expert_bias`; weight = score, ÷ sum if `norm_topk_prob`, × scaling factor",
         beside="the first `num_dense_layers` layers are dense",
         layout="`w1`, `w3`, `w2` of each expert",

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 
 from ssmoe_embed.checkpoints.float8 import read_row
-from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score, TensorSource
+from ssmoe_embed.checkpoints.source import TensorSource
+from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score
 
 
 class Llama4(MoEFamily):
     """All experts of a layer in one tensor; an expert's score scales what enters it, not what comes out."""
 
-    model_types = ("llama4", "llama4_text")
+    models = {"llama4": "Llama-4-Scout, Llama-4-Maverick", "llama4_text": "its text part"}
     notes = FamilyNotes(
-        models="Llama-4-Scout, Llama-4-Maverick",
         weights="top-k of the logits → sigmoid, applied to the expert's input",
         beside="a shared expert; dense layers by `interleave_moe_layer_step`; the vision model is not used",
         layout="all experts in one tensor, gate columns before up columns; or `gate_proj`, `up_proj`, `down_proj` of each",

@@ -13,9 +13,8 @@ from ssmoe_embed.families.deepseek_v2 import ignored_settings
 class MiniMaxM2(MoEFamily):
     """Mixtral's names, sigmoid scores. The correction bias belongs to the block, chooses, and does not weigh."""
 
-    model_types = ("minimax_m2",)
+    models = {"minimax_m2": "MiniMax-M2"}
     notes = FamilyNotes(
-        models="MiniMax-M2",
         weights="sigmoid; top-k of score + correction bias; weight = score ÷ sum",
         layout="`w1`, `w3`, `w2` of each expert, in `block_sparse_moe`, as published in block-wise FP8",
         unsupported="shared experts and scores other than sigmoid, which transformers ignores",

@@ -6,9 +6,8 @@ from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 class Mixtral(MoEFamily):
     """The common layout in memory; older names on disk."""
 
-    model_types = ("mixtral",)
+    models = {"mixtral": "Mixtral-8x7B, Mixtral-8x22B"}
     notes = FamilyNotes(
-        models="Mixtral-8x7B, Mixtral-8x22B",
         weights="softmax → top-k ÷ sum",
         layout="`w1`, `w3`, `w2` of each expert, in `block_sparse_moe`",
     )

@@ -1,4 +1,4 @@
-"""OLMoE (arXiv 2409.02060)."""
+"""OLMoE (arXiv 2409.02060), and FlexOlmo (arXiv 2507.07024), whose experts were trained apart, on different data."""
 
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 
@@ -6,5 +6,5 @@ from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 class Olmoe(MoEFamily):
     """The most common layout as it is."""
 
-    model_types = ("olmoe",)
-    notes = FamilyNotes(models="OLMoE-1B-7B", weights="softmax → top-k; ÷ sum if `norm_topk_prob`")
+    models = {"olmoe": "OLMoE-1B-7B", "flex_olmo": "FlexOlmo-7x7B-1T"}
+    notes = FamilyNotes(weights="softmax → top-k; ÷ sum if `norm_topk_prob`")

@@ -15,9 +15,8 @@ class PhiMoe(MoEFamily):
     How close is judged relative to the logits' size, so the mix has to keep their offset, which it does.
     """
 
-    model_types = ("phimoe",)
+    models = {"phimoe": "Phi-3.5-MoE, Phi-mini-MoE, Phi-tiny-MoE, GRIN-MoE"}
     notes = FamilyNotes(
-        models="Phi-3.5-MoE, Phi-mini-MoE, Phi-tiny-MoE, GRIN-MoE",
         weights="sparsemixer: the two largest logits, each ÷ the sum over those near it; they need not add up to 1",
         layout="`w1`, `w3`, `w2` of each expert, in `block_sparse_moe`",
         unsupported="`num_experts_per_tok` ≠ 2",

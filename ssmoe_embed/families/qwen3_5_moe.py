@@ -8,9 +8,11 @@ from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 class Qwen35Moe(MoEFamily):
     """The text model alone or inside a vision-language model, whose vision part is neither loaded nor used."""
 
-    model_types = ("qwen3_5_moe", "qwen3_5_moe_text")
+    models = {
+        "qwen3_5_moe": "Qwen3.5-35B-A3B, Qwen3.5-122B-A10B, Qwen3.5-397B-A17B; Qwen3.6 and 3.8 use the same class",
+        "qwen3_5_moe_text": "its text part",
+    }
     notes = FamilyNotes(
-        models="Qwen3.5-35B-A3B, Qwen3.5-122B-A10B, Qwen3.5-397B-A17B",
         weights="softmax → top-k → ÷ sum",
         beside="a shared expert with a sigmoid gate of its own",
         layout="all experts in one tensor, gate rows before up rows; or `gate_proj`, `up_proj`, `down_proj` of each expert",

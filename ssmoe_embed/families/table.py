@@ -5,14 +5,27 @@ from __future__ import annotations
 from ssmoe_embed.families import families
 from ssmoe_embed.families.refused import REFUSED
 
-COLUMNS = ("model_type", "models", "scores → weights", "beside the routed experts", "on disk", "not supported")
+COLUMNS = (
+    "model_type: models",
+    "score",
+    "scores → weights",
+    "beside the routed experts",
+    "layout on disk",
+    "4-bit",
+    "from disk",
+    "refused",
+)
 
 _HEAD = """# Families of MoE models
 
 Written by `ssmoe families --markdown > docs/families.md`; change the adapters in `ssmoe_embed/families/`, not this file.
 
-All of these can be embedded, re-routed and read from disk. What "not supported" names is refused, with a message that says
-why. A family is named by the `model_type` in a model's config.json.
+All of these can be embedded, re-routed and read from disk. "From disk" names the number formats from which spectral routers
+are made without loading the model. What "refused" names is refused with a message that says why.
+
+A family is named by the `model_type` in a model's config.json. A model that also sees or hears goes by its own `model_type`
+where it has a row, else by that of its text part (`text_config`): Kimi-K2.5 by `deepseek_v3`, InternVL 3.5 by `qwen3_moe`.
+Only its text part is loaded into an embedding model.
 """
 _REFUSED = """
 ## Known and not supported
@@ -21,19 +34,20 @@ _REFUSED = """
 
 
 def rows() -> list[tuple[str, ...]]:
-    """One row a family, in the order of `COLUMNS`."""
+    """One row for each adapter, in the order of `COLUMNS`; its models are one line each."""
     found: list[tuple[str, ...]] = []
     for family in families():
         notes = family.notes
-        types = ", ".join(f"`{name}`" for name in family.model_types)
-        found.append((types, notes.models, notes.weights, notes.beside, notes.layout, notes.unsupported))
+        models = "\n".join(f"`{name}`: {models}" for name, models in family.models.items())
+        how = (notes.weights, notes.beside, notes.layout)
+        found.append((models, str(family.score), *how, notes.four_bit, notes.from_disk, notes.unsupported))
     return found
 
 
 def markdown() -> str:
     """The text of `docs/families.md`."""
     lines = [COLUMNS, ("---",) * len(COLUMNS), *rows()]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = "\n".join(f"| {' | '.join(line)} |".replace("\n", "<br>") for line in lines)
     reasons: dict[str, list[str]] = {}
     for name, reason in sorted(REFUSED.items()):
         reasons.setdefault(reason, []).append(f"`{name}`")
