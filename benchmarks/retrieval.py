@@ -31,8 +31,7 @@ import ssmoe_embed
 from ssmoe_embed.search import Document, IndexKind, SemanticIndex, building
 from ssmoe_embed.search.approximate import faiss_library
 from ssmoe_embed.search.building import recall
-from ssmoe_embed.search.index import RECALL
-from ssmoe_embed.search.manifest import Manifest, StoredFile
+from ssmoe_embed.search.manifest import RECALL, Manifest, StoredFile
 from ssmoe_embed.search.nearest import Nearest, exact_top
 from ssmoe_embed.search.reading import read_documents
 

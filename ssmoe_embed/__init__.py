@@ -1,14 +1,35 @@
 """Training-free sentence embeddings from Mixture-of-Experts language models."""
 
-from ssmoe_embed.common.version import __version__
-from ssmoe_embed.embedding.model import EmbeddingModel, register
-from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.embedding.settings import EmbeddingSettings
-from ssmoe_embed.families import UnsupportedModelError
-from ssmoe_embed.hub.building import build
-from ssmoe_embed.hub.loading import load
-from ssmoe_embed.routing import SpectralRouting, reroute
-from ssmoe_embed.spectral.routers import SpectralRouters
+from typing import TYPE_CHECKING
+
+from ssmoe_embed.common.lazy import after_import, lazy_names
+from ssmoe_embed.embedding.registration import register
+
+if TYPE_CHECKING:
+    from ssmoe_embed.common.version import __version__
+    from ssmoe_embed.embedding.model import EmbeddingModel
+    from ssmoe_embed.embedding.module import SSMoE
+    from ssmoe_embed.embedding.settings import EmbeddingSettings
+    from ssmoe_embed.families import UnsupportedModelError
+    from ssmoe_embed.hub.building import build
+    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.routing import SpectralRouting, reroute
+    from ssmoe_embed.spectral.routers import SpectralRouters
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "ssmoe_embed.common.version": ("__version__",),
+            "ssmoe_embed.embedding.model": ("EmbeddingModel",),
+            "ssmoe_embed.embedding.module": ("SSMoE",),
+            "ssmoe_embed.embedding.settings": ("EmbeddingSettings",),
+            "ssmoe_embed.families": ("UnsupportedModelError",),
+            "ssmoe_embed.hub.building": ("build",),
+            "ssmoe_embed.hub.loading": ("load",),
+            "ssmoe_embed.routing": ("SpectralRouting", "reroute"),
+            "ssmoe_embed.spectral.routers": ("SpectralRouters",),
+        },
+    )
 
 __all__ = [
     "EmbeddingModel",
@@ -23,4 +44,4 @@ __all__ = [
     "reroute",
 ]
 
-register()
+after_import("sentence_transformers", register)

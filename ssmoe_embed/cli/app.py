@@ -27,7 +27,6 @@ from ssmoe_embed.cli.search import search
 from ssmoe_embed.cli.serve import serve
 from ssmoe_embed.cli.submit import submit
 from ssmoe_embed.cli.sweep import sweep
-from ssmoe_embed.common.version import __version__
 
 app = typer.Typer(
     help="Sentence embeddings from Mixture-of-Experts language models, without training.",
@@ -45,6 +44,8 @@ for measure in (evaluate, compare, sweep, submit, ablate, lm_eval):
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from ssmoe_embed.common.version import __version__
+
         typer.echo(f"ssmoe-embed {__version__}")
         raise typer.Exit
 

@@ -9,7 +9,6 @@ import typer
 
 from ssmoe_embed.cli.encode import texts_of
 from ssmoe_embed.cli.options import Quiet, TopC, given, memory_lines
-from ssmoe_embed.hub import building
 
 
 def build(
@@ -63,6 +62,8 @@ def build(
 
     Example: ssmoe build allenai/OLMoE-1B-7B-0924 --output ssmoe/olmoe-7b
     """
+    from ssmoe_embed.hub import building
+
     settings = given(
         method=method,
         alpha=alpha,

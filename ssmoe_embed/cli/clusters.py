@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.common.files import atomic_file
-from ssmoe_embed.distributed.jobs import Encoding, ModelReference
-from ssmoe_embed.distributed.shards import Row, ShardFolder
-from ssmoe_embed.embedding.streaming import VectorFormat
-from ssmoe_embed.search.documents import AddCounts, Document
 
 if TYPE_CHECKING:
+    from ssmoe_embed.distributed.jobs import Encoding, ModelReference
+    from ssmoe_embed.distributed.shards import Row, ShardFolder
+    from ssmoe_embed.search.documents import AddCounts, Document
     from ssmoe_embed.search.index import SemanticIndex
 
 
@@ -55,6 +54,7 @@ def encode_file(
     """Encode rows into a folder of shards, or by way of one into one file; returns how many vectors there are."""
     from ssmoe_embed.distributed.engine import encode_on_ray
     from ssmoe_embed.distributed.joining import write_shards
+    from ssmoe_embed.embedding.streaming import VectorFormat
 
     whole = None if kind is None and not output.suffix else VectorFormat.parse(kind or output.suffix[1:], "format")
     folder = output if whole is None else output.with_name(f"{output.name}.shards")
@@ -87,7 +87,10 @@ class ClusterJob:
         The shards lie in the index's folder until they are part of it, so that an interrupted job goes on.
         """
         from ssmoe_embed.distributed.engine import encode_on_ray
+        from ssmoe_embed.distributed.jobs import Encoding
         from ssmoe_embed.distributed.joining import add_shards
+        from ssmoe_embed.distributed.shards import Row
+        from ssmoe_embed.search.documents import AddCounts
 
         new = (one for one in documents if one.id not in index or index[one.id] != one)
         first = next(new, None)
@@ -109,5 +112,7 @@ class ClusterJob:
 
 def shards_at(path: Path | None) -> ShardFolder | None:
     """The finished shards at a path, if that is what is there."""
+    from ssmoe_embed.distributed.shards import ShardFolder
+
     folder = None if path is None else ShardFolder(path)
     return folder if folder is not None and folder.is_complete else None

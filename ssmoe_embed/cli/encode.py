@@ -26,10 +26,6 @@ from ssmoe_embed.cli.options import (
     given,
 )
 from ssmoe_embed.common.files import atomic_file
-from ssmoe_embed.distributed.jobs import Encoding, ModelReference
-from ssmoe_embed.distributed.shards import Row
-from ssmoe_embed.embedding.streaming import VectorFormat, encode_stream
-from ssmoe_embed.hub.loading import load
 
 
 def encode(
@@ -67,12 +63,17 @@ def encode(
     Example: ssmoe encode --model ssmoe/tiny < texts.txt > vectors.npy
     """
     if on_ray(engine, workers):
+        from ssmoe_embed.distributed.jobs import Encoding, ModelReference
+
         reference = ModelReference(model, given(method=method, prompt=prompt, alpha=alpha), device)
         arguments = given(prompt_name=prompt_name, truncate_dim=truncate_dim, normalize_embeddings=normalize or None)
         arguments |= {} if precision == "float32" else {"precision": precision}
         encoding = Encoding(batch_size, arguments=arguments)
         _encode_on_ray(source, output, field, quiet, kind=kind, reference=reference, encoding=encoding, workers=workers)
         return
+    from ssmoe_embed.embedding.streaming import VectorFormat, encode_stream
+    from ssmoe_embed.hub.loading import load
+
     chosen = VectorFormat.parse(kind or _kind_of(output), "format")
     if output is None and sys.stdout.isatty():
         raise ValueError("The vectors are binary; redirect them (> vectors.npy) or pass --output FILE.")
@@ -105,6 +106,8 @@ def encode(
 
 def _encode_on_ray(source: Path | None, output: Path | None, field: str, quiet: bool, **job: Any) -> None:
     """Encode on a Ray cluster, into a folder of shards or, by way of one, into one file."""
+    from ssmoe_embed.distributed.shards import Row
+
     if source is None or output is None:
         raise ValueError(
             "--engine ray reads a FILE and writes to --output, so that it can go on after an interruption."
@@ -120,7 +123,7 @@ def _encode_on_ray(source: Path | None, output: Path | None, field: str, quiet: 
 
 def _kind_of(output: Path | None) -> str:
     """The format that the output's ending names, else npy."""
-    return output.suffix.lstrip(".") if output is not None and output.suffix else str(VectorFormat.NPY)
+    return output.suffix.lstrip(".") if output is not None and output.suffix else "npy"
 
 
 def texts_of(lines: IO[bytes], field: str | None = None) -> Iterator[str]:

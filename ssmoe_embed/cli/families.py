@@ -8,13 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ssmoe_embed.families.table import COLUMNS, markdown, rows
-
 
 def families(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the text of docs/families.md.")] = False,
 ) -> None:
     """List the families of MoE models that are supported, and what is refused of each; --markdown tells more of each."""
+    from ssmoe_embed.families.table import COLUMNS, markdown, rows
+
     if as_markdown:
         typer.echo(markdown(), nl=False)
         return

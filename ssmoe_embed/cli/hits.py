@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ssmoe_embed.search import Explanation, Hit
+if TYPE_CHECKING:
+    from ssmoe_embed.search import Explanation, Hit
 
 _WIDTH = 100
 _BAR = 24

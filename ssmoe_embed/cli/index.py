@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,16 +22,14 @@ from ssmoe_embed.cli.options import (
     Workers,
     given,
 )
-from ssmoe_embed.distributed.jobs import ModelReference
-from ssmoe_embed.distributed.joining import add_shards, check_shards
-from ssmoe_embed.distributed.shards import ShardFolder
-from ssmoe_embed.hub.loading import load
-from ssmoe_embed.search.documents import AddCounts
-from ssmoe_embed.search.fingerprint import model_fingerprint
-from ssmoe_embed.search.index import RECALL, SemanticIndex
-from ssmoe_embed.search.manifest import Manifest
+from ssmoe_embed.search.manifest import RECALL, Manifest
 from ssmoe_embed.search.passages import WORDS
-from ssmoe_embed.search.reading import Corpus, read_documents
+
+if TYPE_CHECKING:
+    from ssmoe_embed.distributed.jobs import ModelReference
+    from ssmoe_embed.distributed.shards import ShardFolder
+    from ssmoe_embed.search.index import SemanticIndex
+    from ssmoe_embed.search.reading import Corpus
 
 OwnModel = Annotated[
     str | None,
@@ -91,6 +89,9 @@ def index(
 
     Example: ssmoe index notes/ --output notes-index
     """
+    from ssmoe_embed.search.index import SemanticIndex
+    from ssmoe_embed.search.reading import read_documents
+
     if corpus is None:
         _check_idle(delete or rebuild or verify, prune, kind is not None and not rebuild)
     clustered = on_ray(engine, workers)
@@ -142,6 +143,13 @@ def _opened(
     quiet: bool,
 ) -> SemanticIndex:
     """The index with its model: the one that is there, or a new one."""
+    from ssmoe_embed.distributed.joining import check_shards
+    from ssmoe_embed.distributed.shards import ShardFolder
+    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.search.fingerprint import model_fingerprint
+    from ssmoe_embed.search.index import SemanticIndex
+    from ssmoe_embed.search.reading import Corpus
+
     if not Manifest.exists(output):
         if isinstance(source, Corpus):
             next(iter(source))  # a corpus without a document is told before there is an index without one
@@ -162,6 +170,8 @@ def _opened(
 
 def _reference(output: Path, model: str | None, settings: dict[str, Any], device: str | None) -> ModelReference:
     """How the workers of a cluster load the model."""
+    from ssmoe_embed.distributed.jobs import ModelReference
+
     own = Manifest.read(output).reference
     if model is None:
         settings = own.get("settings", {}) | settings
@@ -172,6 +182,9 @@ def open_with_model(
     folder: Path, model: str | None, settings: dict[str, Any], device: str | None, quiet: bool
 ) -> SemanticIndex:
     """An index with the model that was named, or else with the one it was made with."""
+    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.search.index import SemanticIndex
+
     reference = Manifest.read(folder).reference
     name = model or reference.get("name", DEFAULT_MODEL)
     if model is None:
@@ -189,6 +202,10 @@ def _change(
     quiet: bool,
 ) -> None:
     """Add the corpus, and say what became of it."""
+    from ssmoe_embed.distributed.joining import add_shards
+    from ssmoe_embed.distributed.shards import ShardFolder
+    from ssmoe_embed.search.documents import AddCounts
+
     if source is None:
         return
     made = "vectors taken over" if isinstance(source, ShardFolder) else "texts encoded"

@@ -6,13 +6,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ssmoe_embed.cli.options import DEFAULT_MODEL, Model, memory_lines
-from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.hub.loading import load
-from ssmoe_embed.quantization.memory import weight_count
 
 
 def info(model: Model = DEFAULT_MODEL) -> None:
     """Show a model's settings, size, and what its routers look like."""
+    from ssmoe_embed.embedding.module import SSMoE
+    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.quantization.memory import weight_count
+
     encoder = load(model, progress=False)
     module = encoder[0]
     if not isinstance(module, SSMoE):

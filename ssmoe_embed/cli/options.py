@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.hub.recipes import BUNDLED
-from ssmoe_embed.quantization.memory import memory_by_component
+
+if TYPE_CHECKING:
+    from ssmoe_embed.embedding.module import SSMoE
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -23,10 +24,12 @@ def _known_dtype(value: str | None) -> str | None:
 
 def _known_device(value: str | None) -> str | None:
     """A device's name; whether it is there only the machine that the model is loaded on can tell."""
+    if value is None:
+        return None
     import torch
 
     try:
-        torch.device(value or "cpu")
+        torch.device(value)
     except RuntimeError:
         raise ValueError(f"device={value!r} names no device; choose one such as cpu, cuda, cuda:1 or mps.") from None
     return value
@@ -89,6 +92,8 @@ DEFAULT_MODEL = BUNDLED
 
 def memory_lines(module: SSMoE) -> str:
     """What each part of a model takes in memory, a line a part."""
+    from ssmoe_embed.quantization.memory import memory_by_component
+
     sizes = {str(part): size for part, size in memory_by_component(module).items() if size}
     return "\n".join(f"{name}: {size / 1e6:,.2f} MB" for name, size in (sizes | {"all": sum(sizes.values())}).items())
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.padding import Padding
 from rich.text import Text
 
@@ -17,11 +16,10 @@ from ssmoe_embed.cli.hits import as_json as hit_as_json
 from ssmoe_embed.cli.hits import show
 from ssmoe_embed.cli.index import OwnModel, open_with_model
 from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Method, Prompt, Quiet, given
-from ssmoe_embed.hub.loading import load
-from ssmoe_embed.search.corpus import read_corpus
-from ssmoe_embed.search.exact import CorpusSearch, Hit
-from ssmoe_embed.search.filters import parse_filters
-from ssmoe_embed.search.index import SemanticIndex
+
+if TYPE_CHECKING:
+    from ssmoe_embed.search.exact import Hit
+    from ssmoe_embed.search.index import SemanticIndex
 
 _TOP = 5
 
@@ -71,6 +69,10 @@ def search(
                 raise ValueError(
                     f"--{name} needs an index; make one with `ssmoe index CORPUS` and name it with --index."
                 )
+        from ssmoe_embed.hub.loading import load
+        from ssmoe_embed.search.corpus import read_corpus
+        from ssmoe_embed.search.exact import CorpusSearch
+
         documents = read_corpus(corpus)
         encoder = load(model or DEFAULT_MODEL, device=device, progress=not quiet, **settings)
         found = CorpusSearch(encoder, documents, batch_size=batch_size, progress=not quiet)
@@ -78,6 +80,8 @@ def search(
         return
     if corpus is not None:
         raise ValueError("--corpus and --index exclude each other; add the corpus to the index with `ssmoe index`.")
+    from ssmoe_embed.search.filters import parse_filters
+
     filters = parse_filters(conditions or [])
     opened = open_with_model(index, model, settings, device, quiet)
     if not len(opened):
@@ -130,6 +134,8 @@ def _queries(first: str | None) -> Any:
 
 def _show(hits: list[Hit]) -> None:
     """Print hits for a person."""
+    from rich.markdown import Markdown
+
     console = Console(width=min(100, Console().width))
     for rank, hit in enumerate(hits, start=1):
         document = hit.document

@@ -10,7 +10,6 @@ import typer
 
 from ssmoe_embed.cli.index import OwnModel, open_with_model
 from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Method, Prompt, Quiet, given
-from ssmoe_embed.hub.loading import load
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -97,6 +96,7 @@ def _served(
         if encoder is None:
             raise ValueError(f"The index in {folder} was opened without a model.")
         return model or Manifest.read(folder).reference.get("name", DEFAULT_MODEL), encoder, IndexCorpus(index)
+    from ssmoe_embed.hub.loading import load
     from ssmoe_embed.search.corpus import read_corpus
     from ssmoe_embed.search.exact import CorpusSearch
     from ssmoe_embed.serving.shipped import ShippedCorpus

@@ -9,11 +9,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+if TYPE_CHECKING:
+    import torch
 
 _METADATA_KEY = "ssmoe_embed"
 """All metadata is one JSON value under this key: several keys would be written in an arbitrary order."""
@@ -69,6 +68,8 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
 
 def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
     """Write tensors and JSON metadata as one safetensors file, atomically; the same input gives the same bytes."""
+    from safetensors.torch import save
+
     packed = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     content = save(packed, metadata={_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
     with atomic_file(path) as file:
@@ -82,6 +83,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
         FileNotFoundError: There is no such file.
         ValueError: The file is truncated, corrupted or not one of this package's.
     """
+    from safetensors import SafetensorError, safe_open
+
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {path}; make it with `ssmoe build` or SpectralRouters.save.")
     try:

@@ -8,7 +8,6 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
-from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.tokenization import check_texts
 
 _BATCH_SIZE = list(signature(SentenceTransformer.encode).parameters).index("batch_size")
@@ -38,13 +37,3 @@ class EmbeddingModel(SentenceTransformer):
 
 
 update_wrapper(EmbeddingModel.encode, SentenceTransformer.encode)  # its signature and documentation
-
-
-def register() -> None:
-    """Let every `SentenceTransformer` load models that name `ssmoe_embed.SSMoE` as their module.
-
-    Sentence-transformers imports module classes of other packages only with `trust_remote_code=True`, to keep a model's
-    files from choosing what code runs. Whoever has imported this package has made that choice for this one class.
-    """
-    name = f"{SSMoE.__module__}.{SSMoE.__name__}"
-    SentenceTransformer._module_classes = {**SentenceTransformer._module_classes, name: SSMoE}  # no public registry

@@ -19,7 +19,7 @@ from ssmoe_embed.search.explanation import Explanation, explain
 from ssmoe_embed.search.feeding import Given, chunks, paired
 from ssmoe_embed.search.fingerprint import check_model, model_fingerprint
 from ssmoe_embed.search.kinds import IndexKind
-from ssmoe_embed.search.manifest import Manifest
+from ssmoe_embed.search.manifest import RECALL, Manifest
 from ssmoe_embed.search.nearest import dot
 from ssmoe_embed.search.searching import Generation
 from ssmoe_embed.search.snippets import with_snippets
@@ -27,8 +27,6 @@ from ssmoe_embed.search.vectors import Array, VectorType, unit
 from ssmoe_embed.search.verification import verify
 from ssmoe_embed.search.writing import Writer, open_writer
 
-RECALL = 0.97
-"""Of the ten nearest documents, the share that an approximate search should find."""
 _CHUNK_BATCHES = 32
 """Batches read ahead, so that texts of like length share a batch; what an interruption costs at most."""
 

@@ -14,6 +14,8 @@ from ssmoe_embed.search.errors import RECOVERY, DamagedIndexError
 
 NAME = "manifest.json"
 FORMAT = 1
+RECALL = 0.97
+"""Of the ten nearest documents, the share that an approximate search should find."""
 _BLOCK = 2**20
 
 

@@ -1,0 +1,40 @@
+"""Letting every `SentenceTransformer` load models that name a class of this package as their module.
+
+Sentence-transformers imports module classes of other packages only with `trust_remote_code=True`, to keep a model's
+files from choosing what code runs. Whoever has imported this package has made that choice for its own classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+_OWN = {"ssmoe_embed.SSMoE": "ssmoe_embed.embedding.module"}
+"""What a saved model's modules.json calls a class, and the module that defines it."""
+
+
+class _ModuleClasses(Mapping[str, Any]):
+    """Module classes by the name in modules.json: those that were known before, and this package's, imported on use."""
+
+    def __init__(self, others: Mapping[str, Any]) -> None:
+        self.others = others
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _OWN:
+            return self.others[name]
+        return getattr(import_module(_OWN[name]), name.rpartition(".")[2])
+
+    def __iter__(self) -> Iterator[str]:
+        yield from {**self.others, **_OWN}
+
+    def __len__(self) -> int:
+        return len({**self.others, **_OWN})
+
+
+def register(sentence_transformers: ModuleType) -> None:
+    """Make the classes known to an imported sentence-transformers; doing so twice does nothing."""
+    known = sentence_transformers.SentenceTransformer._module_classes  # there is no public registry
+    if not isinstance(known, _ModuleClasses):
+        sentence_transformers.SentenceTransformer._module_classes = _ModuleClasses(known)
