@@ -3,8 +3,8 @@
     python benchmarks/evaluation.py --shape small --output benchmarks/results/evaluation.md
 
 One model evaluates one mteb task by `ssmoe_embed.evaluation.mteb.runner.evaluate`, in one process: `smoe` alone, all five
-methods at once (four share a forward pass, `ssmoe` has its own), and the five one by one. They take turns within each round, and the
-ratios are medians over rounds. The calibration is fitted beforehand, as `ssmoe build` does once for a model.
+methods at once (four share a forward pass, `ssmoe` has its own), and the five one by one. They take turns within each
+round, and the ratios are medians over rounds. The calibration is fitted beforehand, as `ssmoe build` does once for a model.
 """
 
 from __future__ import annotations

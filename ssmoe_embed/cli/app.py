@@ -32,7 +32,6 @@ app = typer.Typer(
     help="Sentence embeddings from Mixture-of-Experts language models, without training.",
     epilog="Models are named by folder, hub id or recipe; ssmoe/tiny comes with the package and needs no network.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -64,16 +64,16 @@ def sweep(
     from ssmoe_embed.common.extras import require_mteb
 
     require_mteb()
-    from ssmoe_embed.evaluation import sweep as running
     from ssmoe_embed.evaluation.mteb.report import Options
     from ssmoe_embed.evaluation.mteb.runs import grid, parse_settings
     from ssmoe_embed.evaluation.sweep.report import write_report
+    from ssmoe_embed.evaluation.sweep.running import sweep as run
 
     runs = grid(corruptions=[corrupt])
     if len(runs) != 1:
         raise ValueError(f"corrupt={corrupt!r} is several corruptions; sweep over settings with one at a time.")
     loading: dict[str, Any] = given(device=device, model_kwargs=given(dtype=dtype, device_map=device_map) or None)
-    result = running.sweep(
+    result = run(
         model,
         axes,
         tasks or ["offline"],

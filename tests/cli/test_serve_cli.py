@@ -58,12 +58,3 @@ def test_an_address_that_is_taken_is_told_before_anything_is_loaded(monkeypatch,
         with pytest.raises(SystemExit):
             main()
     assert "choose another with --host and --port" in " ".join(capsys.readouterr().err.split())
-
-
-def test_the_package_does_not_import_what_only_serving_or_a_cluster_need(environment):
-    code = "import sys, ssmoe_embed, ssmoe_embed.cli; print([m for m in sys.argv[1:] if m in sys.modules])"
-    heavy = ["fastapi", "starlette", "uvicorn", "ray", "faiss", "umap"]
-    found = subprocess.run(
-        [sys.executable, "-c", code, *heavy], env=environment, check=True, capture_output=True, text=True
-    )
-    assert found.stdout.strip() == "[]"

@@ -642,28 +642,3 @@ def test_pushing_uploads_exactly_the_small_repository_and_a_card_with_its_name(l
     assert set(uploaded) == SMALL_REPOSITORY
     assert uploaded["ssmoe.safetensors"] == (built / "ssmoe.safetensors").read_bytes()
     assert b'SentenceTransformer("me/model")' in uploaded["README.md"]
-
-
-# --- the import -------------------------------------------------------------------------------------------------------
-
-IMPORTS = """
-import sys
-import sentence_transformers
-before = set(sys.modules)
-import ssmoe_embed
-heavy = {"mteb", "faiss", "matplotlib", "lm_eval", "bitsandbytes", "sklearn", "pandas", "nltk", "typer", "rich", "pyarrow"}
-print("HEAVY", sorted(heavy & ({name.split(".")[0] for name in set(sys.modules) - before} - {
-    name.split(".")[0] for name in before})))
-print("OTHER", sorted(name for name in sys.modules if name.split(".")[0] in {"mteb", "faiss", "matplotlib", "lm_eval",
-    "bitsandbytes"}))
-"""
-
-
-def test_the_import_loads_nothing_heavy(environment):
-    done = python(IMPORTS, environment=environment)
-    assert "HEAVY []" in done.stdout, done.stdout + done.stderr
-    assert "OTHER []" in done.stdout, done.stdout
-
-
-def test_every_public_name_is_there():
-    assert all(hasattr(ssmoe_embed, name) for name in ssmoe_embed.__all__)

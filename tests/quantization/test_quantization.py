@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 
-import bitsandbytes
 import pytest
 import torch
 from bitsandbytes.functional import quantize_4bit
@@ -557,10 +556,3 @@ def test_the_command_builds_and_prints_bytes_by_component(olmoe, texts, tmp_path
 def test_names_of_presets_are_what_the_documentation_says():
     assert [str(name) for name in Quantization] == ["nf4", "nf4-experts", "paper-nf4"]
     assert QuantizationSettings.of("paper-nf4") == QuantizationSettings(double=True, dtype="bfloat16", batch_size=128)
-
-
-def test_importing_the_package_does_not_import_bitsandbytes(environment):
-    code = "import sys, ssmoe_embed; print('bitsandbytes' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False"]
-    assert bitsandbytes.__version__

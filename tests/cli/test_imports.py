@@ -1,0 +1,92 @@
+"""What a command imports: nothing that takes seconds before it is known to be needed."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "safetensors",
+    "huggingface_hub",
+}
+EXTRAS = {"mteb", "faiss", "matplotlib", "lm_eval", "bitsandbytes", "fastapi", "uvicorn", "ray", "umap"}
+MAIN = "from ssmoe_embed.cli import main; main()"
+COMMANDS = (
+    *("search", "index", "encode", "build", "info", "inspect", "families", "serve", "drop"),
+    *("evaluate", "compare", "sweep", "submit", "ablate", "lm-eval"),
+)
+
+
+@pytest.fixture
+def imported(environment):
+    """Given Python code and a command line: the modules it imported, and what it printed."""
+
+    def run(code, *arguments, **variables):
+        note = "import atexit, sys; atexit.register(lambda: print('IMPORTED', *sys.modules))"
+        command = [sys.executable, "-c", f"{note}\n{code}", *map(str, arguments)]
+        done = subprocess.run(command, env=environment | variables, capture_output=True, text=True, check=False)
+        *printed, modules = done.stdout.splitlines()
+        return set(modules.split()), "\n".join([*printed, done.stderr])
+
+    return run
+
+
+def ssmoe_version():
+    from importlib.metadata import version
+
+    return version("ssmoe-embed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--help"], "Sentence embeddings from"),
+        (["--version"], f"ssmoe-embed {ssmoe_version()}"),
+        (["serach"], "No such command 'serach'"),
+        (["search", "--tpo", "3"], "No such option: --tpo"),
+        *(([command, "--help"], f"Usage: ssmoe {command}") for command in COMMANDS),
+    ],
+)
+def test_help_version_and_typos_import_nothing_heavy(imported, arguments, said):
+    modules, output = imported(MAIN, *arguments)
+    assert said in output
+    assert not modules & (HEAVY | EXTRAS)
+
+
+@pytest.mark.parametrize(("line", "completed"), [("ssmoe se", {"search", "serve"}), ("ssmoe search --h", {"--help"})])
+def test_the_shell_completes_commands_and_options_without_them_too(imported, line, completed):
+    variables = {"_SSMOE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    modules, output = imported(MAIN, **variables)
+    assert completed <= set(output.split())
+    assert not modules & (HEAVY | EXTRAS)
+
+
+def test_importing_the_package_imports_nothing_heavy_and_using_it_no_extra(imported):
+    modules, output = imported("import ssmoe_embed; print(dir(ssmoe_embed))")
+    assert "'SSMoE'" in output
+    assert not modules & (HEAVY | EXTRAS)
+    modules, _ = imported("from ssmoe_embed import *; from ssmoe_embed.search import *; load, SSMoE, SemanticIndex")
+    assert modules >= HEAVY
+    assert not modules & EXTRAS
+
+
+@pytest.mark.parametrize("package", ["ssmoe_embed", "ssmoe_embed.search"])
+def test_every_public_name_is_there_when_it_is_used(package):
+    module = __import__(package, fromlist=["__all__"])
+    assert {*module.__all__} <= {*dir(module)}
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'embedd'"):
+        module.embedd
+
+
+@pytest.mark.parametrize("order", ["ssmoe_embed, sentence_transformers", "sentence_transformers, ssmoe_embed"])
+def test_sentence_transformers_loads_our_models_whichever_is_imported_first(imported, built, order):
+    code = f"import {order}, sys; print(type(sentence_transformers.SentenceTransformer(sys.argv[1], device='cpu')[0]))"
+    _, output = imported(code, built)
+    assert "<class 'ssmoe_embed.SSMoE'>" in output
