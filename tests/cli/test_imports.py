@@ -82,7 +82,7 @@ def test_every_public_name_is_there_when_it_is_used(package):
     assert {*module.__all__} <= {*dir(module)}
     assert all(getattr(module, name) is not None for name in module.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'embedd'"):
-        module.embedd
+        assert module.embedd
 
 
 @pytest.mark.parametrize("order", ["ssmoe_embed, sentence_transformers", "sentence_transformers, ssmoe_embed"])

@@ -30,7 +30,7 @@ def test_a_name_is_imported_when_it_is_used_and_then_kept(package):
     assert vars(package)["one"] == 1
     assert "two" not in vars(package)
     with pytest.raises(AttributeError, match="'lazily' has no attribute 'three'"):
-        package.three
+        package.__getattr__("three")
 
 
 def test_a_call_follows_an_import_that_is_past_or_to_come(package):
