@@ -30,6 +30,34 @@ def read_row(source: TensorSource, name: str, row: int) -> torch.Tensor:
     return weight
 
 
+class StoredExperts:
+    """One layer's experts on disk, used as a live module's fused parameters are: `experts.down_proj[3]` reads a row."""
+
+    def __init__(self, source: TensorSource, path: str) -> None:
+        """Name them.
+
+        Args:
+            source: The checkpoint.
+            path: The module's name in it.
+        """
+        self._source = source
+        self._path = path
+
+    def __getattr__(self, name: str) -> _Rows:
+        return _Rows(self._source, f"{self._path}.{name}")
+
+
+class _Rows:
+    """A tensor `[E,R,C]` of a checkpoint, of which only what is indexed is read."""
+
+    def __init__(self, source: TensorSource, name: str) -> None:
+        self._source = source
+        self._name = name
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return read_row(self._source, self._name, row)
+
+
 def read_weight(source: TensorSource, name: str) -> torch.Tensor:
     """One matrix `[R,C]` of a checkpoint, in float32 if it is kept in eight bits, otherwise as it is.
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssmoe_embed.checkpoints.float8 import read_row, read_weight
+from ssmoe_embed.checkpoints.float8 import StoredExperts, read_row, read_weight
 from ssmoe_embed.checkpoints.source import TensorSource
 from ssmoe_embed.common.choices import Choice
 
@@ -83,7 +83,10 @@ class MoEFamily(ABC):
     )
     """On disk, below the model's prefix: gate `[I,H]`, up `[I,H]`, down `[H,I]`."""
     packed_names: ClassVar[tuple[str, ...]] = ()
-    """Instead or besides, all experts of a layer in one tensor: gate rows before up rows `[E,2I,H]`, down `[E,H,I]`."""
+    """Instead or besides, all experts of a layer in one tensor: gate rows before up rows `[E,2I,H]`, down `[E,H,I]`.
+
+    The names that transformers has in memory are not given here: every family may have those, see `stored_matrices`.
+    """
     final_norm_attribute: ClassVar[str] = "norm"
     """Attribute of the decoder that holds the norm after its last layer."""
     layer_lists: ClassVar[tuple[str, ...]] = ("layer_types", "mlp_layer_types")
@@ -181,7 +184,8 @@ class MoEFamily(ABC):
 
     def stored_layers(self, source: TensorSource) -> dict[int, str]:
         """The sparse layers' indices, each with the prefix that precedes `layers.` in its tensors' names."""
-        found = sorted(_stored(self.router_name, source))
+        names = (self.router_name, f"{self._live_block}.{self.router_attribute}.weight")
+        found = sorted({place for name in names for place in _stored(name, source)})
         layers = dict(found)
         if len(layers) < len(found):
             raise ValueError(
@@ -192,15 +196,25 @@ class MoEFamily(ABC):
 
     def stored_expert_layers(self, source: TensorSource) -> set[int]:
         """The indices of the layers that have expert matrices, which should be those that have routers."""
-        return {layer for name in (*self.matrix_names, *self.packed_names) for layer, _ in _stored(name, source)}
+        live = (f"{self._live_block}.experts.{name}" for name in ("gate_up_proj", "down_proj"))
+        return {layer for name in (*self.matrix_names, *self.packed_names, *live) for layer, _ in _stored(name, source)}
 
     def stored_router(self, source: TensorSource, prefix: str, layer: int) -> torch.Tensor:
         """`R [E,H]`."""
-        return source.read(prefix + self.router_name.format(layer=layer))
+        name = prefix + self.router_name.format(layer=layer)
+        live = f"{prefix}{self._live_block.format(layer=layer)}.{self.router_attribute}.weight"
+        return source.read(live if live in source else name)
 
     def stored_matrices(self, source: TensorSource, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
-        """The expert's matrices with rows in hidden space: gate, up, downᵀ, each `[I,H]`."""
+        """The expert's matrices with rows in hidden space: gate, up, downᵀ, each `[I,H]`.
+
+        transformers 5 saves in the family's published layout, or with `save_original_format=False` under the names and in
+        the shapes that the model has in memory; those are read by the same rule as the live model's.
+        """
+        live = f"{prefix}{self._live_block.format(layer=layer)}.experts"
         packed = [prefix + name.format(layer=layer) for name in self.packed_names]
+        if f"{live}.gate_up_proj" in source or not (packed or self.matrix_names):
+            return self.expert_matrices(StoredExperts(source, live), expert)
         if packed and (packed[0] in source or not self.matrix_names):
             gate_up, down = (read_row(source, name, expert) for name in packed)
             gate, up = gate_up.chunk(2, dim=0)  # [2I,H] → 2 × [I,H]
@@ -208,6 +222,11 @@ class MoEFamily(ABC):
         names = [prefix + name.format(layer=layer, expert=expert) for name in self.matrix_names]
         gate, up, down = (read_weight(source, name) for name in names)
         return gate, up, down.T
+
+    @property
+    def _live_block(self) -> str:
+        """The name of a layer's MoE block in memory, below the model's prefix."""
+        return f"layers.{{layer}}.{self.block_attribute}"
 
 
 def _stored(template: str, source: TensorSource) -> set[tuple[int, str]]:

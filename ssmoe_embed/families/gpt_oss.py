@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,17 +26,21 @@ class GptOss(MoEFamily):
     )
     router_attribute = "router"
     router_name = "layers.{layer}.mlp.router.weight"
-    matrix_names = ("layers.{layer}.mlp.experts.gate_up_proj", "layers.{layer}.mlp.experts.down_proj")
+    matrix_names = ()
     packed_names = ("layers.{layer}.mlp.experts.gate_up_proj_blocks", "layers.{layer}.mlp.experts.down_proj_blocks")
 
     def expert_matrices(self, experts: Any, expert: int) -> tuple[torch.Tensor, ...]:
         """See `MoEFamily.expert_matrices`."""
-        return _hidden_space(experts.gate_up_proj[expert], experts.down_proj[expert])
+        gate_up, down = experts.gate_up_proj[expert], experts.down_proj[expert]  # [H,2I], [I,H]
+        return gate_up[:, ::2].T, gate_up[:, 1::2].T, down
 
     def stored_matrices(self, source: TensorSource, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
-        """See `MoEFamily.stored_matrices`."""
-        gate_up, down = (prefix + name.format(layer=layer) for name in self.matrix_names)
-        return _hidden_space(_stored_expert(source, gate_up, expert), _stored_expert(source, down, expert))
+        """See `MoEFamily.stored_matrices`; in MXFP4, rows and columns are swapped."""
+        blocks = [prefix + name.format(layer=layer) for name in self.packed_names]
+        if blocks[0] not in source:
+            return super().stored_matrices(source, prefix, layer, expert)
+        gate_up, down = (_unpacked(source, name, expert) for name in blocks)
+        return self.expert_matrices(SimpleNamespace(gate_up_proj={expert: gate_up}, down_proj={expert: down}), expert)
 
     def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
         """See `MoEFamily.refusal`."""
@@ -49,13 +54,7 @@ class GptOss(MoEFamily):
         )
 
 
-def _stored_expert(source: TensorSource, name: str, expert: int) -> torch.Tensor:
-    """One expert's matrix `[in,out]`, also from a checkpoint that has it packed, with rows and columns swapped."""
-    if name in source:
-        return source.read_row(name, expert)
-    return unpack_mxfp4(source.read_row(f"{name}_blocks", expert), source.read_row(f"{name}_scales", expert)).T
-
-
-def _hidden_space(gate_up: torch.Tensor, down: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """One expert's `[H,2I]` with alternating gate and up columns, and `[I,H]`, as gate, up, downᵀ `[I,H]`."""
-    return gate_up[:, ::2].T, gate_up[:, 1::2].T, down
+def _unpacked(source: TensorSource, blocks: str, expert: int) -> torch.Tensor:
+    """One expert's matrix `[in,out]`."""
+    scales = f"{blocks.removesuffix('_blocks')}_scales"
+    return unpack_mxfp4(source.read_row(blocks, expert), source.read_row(scales, expert)).T

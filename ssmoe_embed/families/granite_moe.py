@@ -56,8 +56,4 @@ class GraniteMoeSwa(MoEFamily):
     router_attribute = "router"
     router_name = "layers.{layer}.block_sparse_moe.router.weight"
     matrix_names = ()
-    packed_names = (
-        "layers.{layer}.block_sparse_moe.experts.gate_up_proj",
-        "layers.{layer}.block_sparse_moe.experts.down_proj",
-    )
     layer_lists = ("layer_types", "layer_rope_theta")

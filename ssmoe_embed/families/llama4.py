@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 
-from ssmoe_embed.checkpoints.float8 import read_row
-from ssmoe_embed.checkpoints.source import TensorSource
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score
 
 
@@ -25,7 +23,6 @@ class Llama4(MoEFamily):
     block_attribute = "feed_forward"
     router_attribute = "router"
     router_name = "layers.{layer}.feed_forward.router.weight"
-    packed_names = ("layers.{layer}.feed_forward.experts.gate_up_proj", "layers.{layer}.feed_forward.experts.down_proj")
     matrix_names = (
         "layers.{layer}.feed_forward.experts.{expert}.gate_proj.weight",
         "layers.{layer}.feed_forward.experts.{expert}.up_proj.weight",
@@ -41,17 +38,5 @@ class Llama4(MoEFamily):
 
     def expert_matrices(self, experts: Any, expert: int) -> tuple[torch.Tensor, ...]:
         """See `MoEFamily.expert_matrices`."""
-        return _hidden_space(experts.gate_up_proj[expert], experts.down_proj[expert])
-
-    def stored_matrices(self, source: TensorSource, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
-        """See `MoEFamily.stored_matrices`."""
-        gate_up, down = (prefix + name.format(layer=layer) for name in self.packed_names)
-        if gate_up not in source:  # split up, as quantisers leave them
-            return super().stored_matrices(source, prefix, layer, expert)
-        return _hidden_space(read_row(source, gate_up, expert), read_row(source, down, expert))
-
-
-def _hidden_space(gate_up: torch.Tensor, down: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """One expert's `[H,2I]` and `[I,H]` as gate, up, downᵀ `[I,H]`."""
-    gate, up = gate_up.T.chunk(2, dim=0)  # [2I,H] → 2 × [I,H]
-    return gate, up, down
+        gate, up = experts.gate_up_proj[expert].T.chunk(2, dim=0)  # [H,2I] → 2 × [I,H]
+        return gate, up, experts.down_proj[expert]  # [I,H]

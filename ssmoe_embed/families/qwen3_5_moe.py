@@ -18,4 +18,3 @@ class Qwen35Moe(MoEFamily):
         layout="all experts in one tensor, gate rows before up rows; or `gate_proj`, `up_proj`, `down_proj` of each expert",
         unsupported="images and videos",
     )
-    packed_names = ("layers.{layer}.mlp.experts.gate_up_proj", "layers.{layer}.mlp.experts.down_proj")

@@ -8,7 +8,7 @@ from layouts import LAYOUTS
 from layouts.base import EXPERTS, HIDDEN, VOCABULARY
 from reference import spectral_weights, stored_tensors
 from tiny import TOP_C
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ssmoe_embed import SpectralRouters, SpectralRouting, SSMoE, reroute
 from ssmoe_embed.checkpoints.shards import Checkpoint
@@ -148,6 +148,37 @@ def test_spectral_routers_equal_the_recomputation_from_memory_and_streamed_from_
             torch.testing.assert_close(weight.double(), expected[index], rtol=0, atol=1e-5)
     for index, weight in live.weights.items():
         torch.testing.assert_close(weight, streamed.weights[index], rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def fused(model, folder, tmp_path_factory):
+    """The same weights under the names and in the shapes that transformers 5 has in memory, in several shards."""
+    target = tmp_path_factory.mktemp("fused")
+    model.save_pretrained(target, save_original_format=False, max_shard_size="30KB")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(target)
+    return target
+
+
+def test_a_checkpoint_in_the_models_own_layout_gives_the_same_spectral_routers(layout, adapter, fused, folder):
+    checkpoint = Checkpoint.open(fused)
+    assert len(set(checkpoint.shards.values())) > 1
+    assert any(name.endswith(f"{layout.live_block}.experts.gate_up_proj") for name in checkpoint.names())
+    assert sorted(adapter.stored_layers(checkpoint)) == list(layout.sparse)
+    assert sorted(adapter.stored_expert_layers(checkpoint)) == list(layout.sparse)
+    expected = spectral_weights(folder, layout.model_type, TOP_C)
+    found = SpectralRouters.from_checkpoint(fused, top_c=TOP_C, progress=False).weights
+    assert list(found) == list(expected)
+    for index, weight in found.items():
+        torch.testing.assert_close(weight.double(), expected[index], rtol=0, atol=1e-5)
+
+
+def test_a_model_of_that_layout_gives_the_same_vectors_in_4_bits_too(fused, folder):
+    for quantize in (None, "nf4"):
+        both = [
+            embed(SSMoE.from_base(place, top_c=TOP_C, calibration="none", quantize=quantize, progress=False), TEXTS)
+            for place in (folder, fused)
+        ]
+        torch.testing.assert_close(*both, rtol=0, atol=1e-5)
 
 
 # --- routing ----------------------------------------------------------------------------------------------------------
