@@ -29,6 +29,20 @@ def check_device(device: str, name: str = "device") -> None:
         raise ValueError(f"{name}={device!r} cannot be used here; this machine has {there}{built}.") from error
 
 
+def check_backend(backend: str) -> None:
+    """Refuse a backend of sentence-transformers that cannot run these models.
+
+    Raises:
+        ValueError: It is not torch.
+    """
+    if backend != "torch":
+        raise ValueError(
+            f"backend={backend!r} cannot be used: the routers are read, and re-routed, in the running torch model, which an "
+            "exported graph does not allow. Leave backend out; model_kwargs={'dtype': 'bfloat16'}, a GPU or "
+            "load_in_4bit=True make it faster or smaller."
+        )
+
+
 def check_device_map(device_map: Any) -> None:
     """Refuse a `device_map` that names a device which this machine does not have.
 

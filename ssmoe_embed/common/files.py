@@ -1,10 +1,9 @@
-"""Writing that never leaves half a file or half a folder, and reading that says what is wrong."""
+"""Writing that never leaves half a file, and reading that says what is wrong."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,36 +35,6 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
         raise
 
 
-@contextmanager
-def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to fill, which appears under `path` only when the block ends well; else nothing changes.
-
-    Args:
-        path: The folder's final place.
-        overwrite: Replace what is there.
-
-    Raises:
-        FileExistsError: Something is there and `overwrite` is false.
-    """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already; choose another output or pass overwrite=True (--overwrite).")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    new, old = work / "new", work / "old"
-    try:
-        new.mkdir()
-        yield new
-        _sync(new)
-        if path.exists():
-            path.replace(old)
-        new.replace(path)
-    finally:
-        if old.exists() and not path.exists():  # interrupted between the two renames
-            old.replace(path)
-        shutil.rmtree(work, ignore_errors=True)
-
-
 def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
     """Write tensors and JSON metadata as one safetensors file, atomically; the same input gives the same bytes."""
     from safetensors.torch import save
@@ -93,22 +62,14 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{path} is truncated or corrupted ({error}); copy or download it again, or build it anew with `ssmoe build`."
+            f"{path} is truncated or corrupted ({error}); copy or download it again, or rebuild it with `ssmoe build`."
         ) from error
     except (KeyError, json.JSONDecodeError):
         raise ValueError(
             f"{path} was not written by ssmoe_embed: its metadata lack {_METADATA_KEY!r}. "
-            "Build the file anew with `ssmoe build`."
+            "Rebuild the file with `ssmoe build`."
         ) from None
     return tensors, metadata
-
-
-def _sync(folder: Path) -> None:
-    """Flush every file below `folder` to disk."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
 
 
 def _umask() -> int:

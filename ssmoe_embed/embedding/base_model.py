@@ -21,6 +21,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ssmoe_embed.common.devices import check_device_map
+from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.families import MoEFamily, family_of, load_config
 from ssmoe_embed.quantization.loading import forget_unpacking, load_quantized, unpacked_mxfp4
 from ssmoe_embed.quantization.settings import QuantizationSettings, requested
@@ -60,6 +61,11 @@ class BaseModelSource:
     model_kwargs: dict[str, Any] | None = None
     processor_kwargs: dict[str, Any] | None = None
     config_kwargs: dict[str, Any] | None = None
+
+    @property
+    def hub(self) -> HubOptions:
+        """How its files are fetched."""
+        return HubOptions(self.revision, self.token, self.cache_folder, self.local_files_only, self.trust_remote_code)
 
     @property
     def hub_kwargs(self) -> dict[str, Any]:
@@ -120,8 +126,7 @@ def spectral_routers(model: PreTrainedModel, source: BaseModelSource, **settings
         **settings: See `SpectralRouters.from_model`.
     """
     if getattr(model, "is_quantized", False) or any(weight.is_meta for weight in model.parameters()):
-        trusted: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
-        return SpectralRouters.from_checkpoint(source.name_or_path, **trusted, **source.hub_kwargs, **settings)
+        return SpectralRouters.from_checkpoint(source.name_or_path, **source.hub.keywords, **settings)
     return SpectralRouters.from_model(model, **settings)
 
 

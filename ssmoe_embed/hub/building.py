@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.common.files import atomic_folder
+from ssmoe_embed.common.folders import size_of, workplace
+from ssmoe_embed.common.hub import HubOptions
+from ssmoe_embed.common.version import __version__
 from ssmoe_embed.embedding.card import model_card
 from ssmoe_embed.embedding.fitting import check_sample
 from ssmoe_embed.embedding.methods import Method
@@ -17,6 +23,9 @@ from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.persistence import OWN_BASE, save_references
 from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.families import family_of, load_config
+from ssmoe_embed.hub.names import MODULES, local
+from ssmoe_embed.hub.recipes import BUNDLED, RECIPES
 from ssmoe_embed.quantization.settings import QuantizationSettings
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.spectral.settings import SpectralSettings
@@ -28,11 +37,6 @@ def build(
     *,
     prompts: Sequence[str] = (),
     calibration_texts: Sequence[str] | None = None,
-    revision: str | None = None,
-    token: bool | str | None = None,
-    cache_folder: str | None = None,
-    local_files_only: bool = False,
-    trust_remote_code: bool = False,
     model_kwargs: dict[str, Any] | None = None,
     dtype: str | None = None,
     quantize: str | None = None,
@@ -42,85 +46,130 @@ def build(
     overwrite: bool = False,
     progress: bool = True,
     inspect: Callable[[SSMoE], None] | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> Path:
     """Build an embedding model from a MoE language model and save it as a small repository.
 
-    Nothing appears under `output` until all is done. The calibration is fitted for all five methods, so that the method
-    can be changed when the model is loaded.
+    Nothing appears under `output` until all is done, and an error or Ctrl-C leaves nothing. Where `kill -9` or a power
+    failure ended a build, the same call goes on: finished layers' spectral routers are not made again. The calibration is
+    fitted for all methods, so that the method can be changed when the model is loaded.
 
     Args:
-        base: Folder or hub id of the language model.
+        base: Folder or hub id of the language model; or a recipe's name, for that recipe's base model and settings.
         output: The new folder.
         prompts: Further prompts to fit the calibration for.
         calibration_texts: The texts to fit it on; by default the sample that comes with the package.
-        revision: Hub revision of the base model.
-        token: Hub token.
-        cache_folder: Hub cache.
-        local_files_only: Never ask the hub.
-        trust_remote_code: Allow code that comes with the base model.
         model_kwargs: For the base model: `dtype`, `device_map`, ….
         dtype: The dtype that the built model loads its base in; by default the checkpoint's own.
         quantize: Keep the base model's weights in 4 bits, experts included, now and when the built model is loaded: `nf4`,
             `nf4-experts` or `paper-nf4`, see `Quantization`.
         license: The base model's licence, for the model card.
         include_base: Copy the base model, a local folder, into the repository instead of pointing to it.
-        batch_size: Texts a forward pass; by default 32, or what `quantize` stands for.
+        batch_size: The batch size; by default 32, or what `quantize` says.
         overwrite: Replace what is under `output`.
         progress: Show progress bars.
         inspect: Called with the module once its base model is loaded.
-        **settings: Fields of `EmbeddingSettings` and `SpectralSettings`.
+        **options: Fields of `HubOptions` for the base model (`revision`, `token`, …), of `EmbeddingSettings` and of
+            `SpectralSettings`.
 
     Returns:
         The folder.
 
     Raises:
         FileExistsError: `output` exists and `overwrite` is false.
+        FileNotFoundError: `base` is a folder that does not exist.
+        OSError: `output` cannot be written to, or its disk has too little room.
         UnsupportedModelError: The base model is dense, or its family has no adapter.
-        ValueError: A setting is not known or has a value that is not allowed.
+        ValueError: An option is not known or has a value that is not allowed, or `base` is an embedding model already.
     """
-    spectral = {name: settings.pop(name) for name in SpectralSettings.__dataclass_fields__ if name in settings}
-    SpectralSettings(**spectral)
-    for name in settings:
-        if name not in EmbeddingSettings.__dataclass_fields__:
-            known = [*EmbeddingSettings.__dataclass_fields__, *SpectralSettings.__dataclass_fields__]
-            raise ValueError(unknown("setting", name, known))
-    chosen = EmbeddingSettings.of(**settings)
+    base, output = _base(base), Path(output).expanduser()
+    if base in RECIPES:
+        chosen = RECIPES[base]
+        base, license, options = chosen.base, license or chosen.license, chosen.settings | options  # noqa: A001
+    hub, spectral, settings = _choices(options)
     if quantize is not None:
         QuantizationSettings.of(quantize)
-    variants = _variants(chosen, prompts)
+    variants = _variants(settings, prompts)
     if calibration_texts is not None:
-        check_sample(calibration_texts)
-    _check_places(Path(base), Path(output), include_base)
-    hub: dict[str, Any] = {"revision": revision, "token": token, "local_files_only": local_files_only}
-    with atomic_folder(output, overwrite=overwrite) as folder:
-        routers = SpectralRouters.from_checkpoint(
-            base, **spectral, cache_dir=cache_folder, trust_remote_code=trust_remote_code, progress=progress, **hub
-        )
+        calibration_texts = check_sample(calibration_texts)
+    _check_places(Path(base), output, include_base)
+    loading: dict[str, Any] = {"dtype": dtype, "quantize": quantize, "license": license, "model_kwargs": model_kwargs}
+    config = load_config(base, **hub.loading)
+    family_of(config)
+    task = _task(
+        base, config, hub, [spectral, [one.as_dict() for one in variants], calibration_texts, batch_size, loading]
+    )
+    with workplace(output, overwrite=overwrite, room=_room(base, config, include_base), task=task) as work:
+        routers = SpectralRouters.from_checkpoint(base, **spectral, progress=progress, notes=work.notes, **hub.keywords)
         module = SSMoE.from_base(
             base,
             routers=routers,
-            dtype=dtype,
-            quantize=quantize,
-            license=license,
-            cache_folder=cache_folder,
-            trust_remote_code=trust_remote_code,
-            model_kwargs=model_kwargs,
             progress=progress,
-            **hub,
-            **(chosen.as_dict() | {"calibration": "none"}),
-        ).configure(calibration=chosen.calibration)
+            **loading,
+            **hub.keywords,
+            **(settings.as_dict() | {"calibration": "none"}),
+        ).configure(calibration=settings.calibration)
         if inspect is not None:
             inspect(module)
         size = batch_size or module.default_batch_size or 32
         module.fit_calibration(calibration_texts, variants=variants, batch_size=size, progress=progress)
-        EmbeddingModel(modules=[module]).save_pretrained(str(folder))
+        EmbeddingModel(modules=[module]).save_pretrained(str(work.new))
         if include_base:
-            shutil.copytree(base, folder / OWN_BASE)
+            shutil.copytree(base, work.new / OWN_BASE)
             module.source = replace(module.source, included=True)
-            save_references(module, folder, included=True)
-            (folder / "README.md").write_text(model_card(module), encoding="utf-8")
-    return Path(output)
+            save_references(module, work.new, included=True)
+            (work.new / "README.md").write_text(model_card(module), encoding="utf-8")
+    return output
+
+
+def _choices(options: dict[str, Any]) -> tuple[HubOptions, dict[str, Any], EmbeddingSettings]:
+    """Keywords as hub options, settings of spectral routers and settings of an embedding.
+
+    Raises:
+        ValueError: One is not known or has a value that is not allowed.
+    """
+    rest = dict(options)
+    hub = HubOptions.taken_from(rest)
+    spectral = {name: rest.pop(name) for name in SpectralSettings.__dataclass_fields__ if name in rest}
+    SpectralSettings(**spectral)
+    for name in rest:
+        if name not in EmbeddingSettings.__dataclass_fields__:
+            kinds = (EmbeddingSettings, SpectralSettings, HubOptions)
+            raise ValueError(unknown("setting", name, [field for kind in kinds for field in kind.__dataclass_fields__]))
+    return hub, spectral, EmbeddingSettings.of(**rest)
+
+
+def _base(name: str | Path) -> str:
+    """The folder, hub id or recipe name of a language model.
+
+    Raises:
+        FileNotFoundError: It is a folder that does not exist.
+        ValueError: It is an embedding model already.
+    """
+    base = local(name)
+    if base == BUNDLED or (Path(base) / MODULES).is_file():
+        raise ValueError(
+            f"{base} is an embedding model already: ssmoe_embed.load({base!r}) loads it, and takes other settings. `ssmoe "
+            "build` makes one of a language model, such as allenai/OLMoE-1B-7B-0924."
+        )
+    return base
+
+
+def _task(base: str, config: Any, hub: HubOptions, choices: list[Any]) -> str:
+    """What identifies a build: the same base model, choices and versions give the same bytes."""
+    weights = sorted(Path(base).glob("*.safetensors")) if Path(base).is_dir() else []
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in weights]
+    origin = [base, stats, config.to_dict(), getattr(config, "_commit_hash", None), hub.revision]
+    content = json.dumps([origin, choices, __version__, torch.__version__], default=repr, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _room(base: str, config: Any, include_base: bool) -> int:
+    """About how many bytes a build writes: spectral routers, once more as notes, and the base model if it is copied."""
+    text = family_of(config).text_config(config)
+    counts = [value for name, value in text.to_dict().items() if "expert" in name and isinstance(value, int)]
+    routers = 4 * text.num_hidden_layers * max(counts, default=0) * text.hidden_size  # float32 [L,E,H]
+    return 2 * routers + (size_of(base) if include_base else 0)
 
 
 def _check_places(base: Path, output: Path, include_base: bool) -> None:

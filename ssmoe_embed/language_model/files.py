@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ssmoe_embed.common.files import atomic_folder
+from ssmoe_embed.common.folders import atomic_folder
 from ssmoe_embed.language_model.routings import ROUTERS_FILE
 from ssmoe_embed.spectral.routers import SpectralRouters
 

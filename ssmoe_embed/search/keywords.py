@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ssmoe_embed.common.files import atomic_folder
+from ssmoe_embed.common.folders import atomic_folder
 from ssmoe_embed.search.store import Store
 from ssmoe_embed.search.vectors import Array
 

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 from tqdm.auto import tqdm
+from typing_extensions import Unpack
 
 from ssmoe_embed.checkpoints.shards import Checkpoint
 from ssmoe_embed.common.files import load_tensors, save_tensors
+from ssmoe_embed.common.hub import HubKeywords, HubOptions
 from ssmoe_embed.families import family_of, load_config
 from ssmoe_embed.spectral.eigenvectors import spectral_embeddings
 from ssmoe_embed.spectral.fingerprint import fingerprint, same_router
@@ -96,11 +98,8 @@ class SpectralRouters:
         *,
         workers: int | None = None,
         progress: bool = True,
-        trust_remote_code: bool = False,
-        revision: str | None = None,
-        token: bool | str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
+        notes: Path | None = None,
+        **hub: Unpack[HubKeywords],
     ) -> SpectralRouters:
         """Make the spectral routers from a checkpoint, expert by expert, without loading the model.
 
@@ -112,11 +111,9 @@ class SpectralRouters:
             scale: See `from_model`.
             workers: See `from_model`.
             progress: See `from_model`.
-            trust_remote_code: Allow a configuration class that comes with the checkpoint.
-            revision: Hub revision.
-            token: Hub token.
-            cache_dir: Hub cache.
-            local_files_only: Never ask the hub.
+            notes: A folder in which finished layers are kept, for a run that goes on where one with the same arguments was
+                killed.
+            **hub: Fields of `HubOptions`: `revision`, `token`, ….
 
         Raises:
             UnsupportedModelError: The model is dense or of a family without an adapter.
@@ -124,10 +121,11 @@ class SpectralRouters:
             ValueError: A setting has a value that is not allowed, or the checkpoint does not fit its configuration.
         """
         settings = SpectralSettings(top_c, select, sign, scale)  # type: ignore[arg-type]  # parsed there
-        hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        config = load_config(path_or_id, trust_remote_code=trust_remote_code, **hub)
+        options = HubOptions(**hub)
+        path_or_id = Path(path_or_id).expanduser() if str(path_or_id).startswith("~") else path_or_id
+        config = load_config(path_or_id, **options.loading)
         family = family_of(config)
-        checkpoint = Checkpoint.open(path_or_id, **hub)
+        checkpoint = Checkpoint.open(path_or_id, **options.files)
         depth = family.text_config(config).num_hidden_layers  # beyond it lie layers that predict tokens further ahead
         prefixes = {index: prefix for index, prefix in family.stored_layers(checkpoint).items() if index < depth}
         experts = {index for index in family.stored_expert_layers(checkpoint) if index < depth}
@@ -143,6 +141,7 @@ class SpectralRouters:
             settings,
             workers=workers,
             progress=progress,
+            notes=notes,
         )
         return cls(*made, settings, str(path_or_id), getattr(config, "_commit_hash", None))
 
@@ -239,18 +238,18 @@ class SpectralRouters:
             if name.startswith(_PREFIX):
                 index, _, part = name.removeprefix(_PREFIX).partition(".")
                 if part not in parts or not index.isdecimal():
-                    raise ValueError(f"{name!r} is no part of spectral routers; make them anew.")
+                    raise ValueError(f"{name!r} is no part of spectral routers; make them again.")
                 parts[part][int(index)] = tensor
         weights, fingerprints = (dict(sorted(part.items())) for part in parts.values())
         broken = [index for index, weight in weights.items() if not torch.isfinite(weight).all()]
         if broken or weights.keys() != fingerprints.keys():
             layers = broken or sorted(weights.keys() ^ fingerprints.keys())
-            raise ValueError(f"The spectral routers of layers {layers} are incomplete or not finite; make them anew.")
+            raise ValueError(f"The spectral routers of layers {layers} are incomplete or not finite; make them again.")
         try:
             settings = SpectralSettings(**metadata["spectral"])
         except TypeError as error:
             raise ValueError(
-                f"The settings of the spectral routers are not known here ({error}); make them anew."
+                f"The settings of the spectral routers are not known here ({error}); make them again."
             ) from None
         return cls(weights, fingerprints, settings, metadata.get("base_model"), metadata.get("base_revision"))
 
@@ -262,6 +261,7 @@ def _make(
     *,
     workers: int | None,
     progress: bool,
+    notes: Path | None = None,
 ) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
     """Steps 1 to 4 layer by layer: `W_EV [E,H]` and the fingerprint `[E]` of each.
 
@@ -271,6 +271,7 @@ def _make(
         settings: How to make them.
         workers: Experts worked on at once.
         progress: Show a progress bar.
+        notes: Where finished layers are kept.
     """
     if not routers:
         raise ValueError("The model has no MoE layer, so there is nothing to make spectral routers from.")
@@ -279,7 +280,14 @@ def _make(
     with tqdm(total=total, desc="Spectral routers", unit="expert", disable=not progress) as bar:
         for index, router in routers.items():
             router = router.detach().cpu()
-            weight = spectral_embeddings(experts_of(index), router, settings, workers=workers, on_expert=bar.update)
+            kept = None if notes is None else notes / f"{_PREFIX}{index}.safetensors"
+            if kept is not None and kept.is_file():
+                weight = load_tensors(kept)[0]["weight"]
+                bar.update(len(router))
+            else:
+                weight = spectral_embeddings(experts_of(index), router, settings, workers=workers, on_expert=bar.update)
+                if kept is not None:
+                    save_tensors(kept, {"weight": weight}, {})
             weights[index] = _scaled(weight, router, settings.scale)
             fingerprints[index] = fingerprint(router)
     return weights, fingerprints

@@ -1,9 +1,17 @@
 """Nothing half-written, nothing pickled, the same bytes twice."""
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from ssmoe_embed.common.files import atomic_file, atomic_folder, load_tensors, save_tensors
+from ssmoe_embed.common.files import atomic_file, load_tensors, save_tensors
+from ssmoe_embed.common.folders import atomic_folder, workplace
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -51,6 +59,96 @@ def test_an_existing_folder_is_replaced_only_on_request(tmp_path):
         (folder / "new").write_text("y")
     assert [file.name for file in path.iterdir()] == ["new"]
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ssmoe_embed.common.folders import workplace
+with workplace(sys.argv[1], overwrite=True, task="a task") as work:
+    (work.notes / "half").write_text("done")
+    (work.new / "part").write_text("x")
+    if sys.argv[2] == "renamed":
+        Path(sys.argv[1]).replace(work.new.parent / "old")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(path, when="filling"):
+    """Leave what a killed run leaves."""
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), when], check=False, env=dict(os.environ))
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_the_same_task_goes_on_with_the_notes_of_a_killed_one(tmp_path):
+    path = tmp_path / "model"
+    killed(path)
+    with workplace(path, task="a task") as work:
+        assert (work.notes / "half").read_text() == "done"
+        assert list(work.new.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("task", ["another", None])
+def test_another_task_begins_from_nothing_and_clears_up(task, tmp_path):
+    path = tmp_path / "model"
+    killed(path)
+    with workplace(path, task=task) as work:
+        assert list(work.notes.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "old").write_text("x")
+    killed(path, "renamed")
+    assert not path.exists()
+    with pytest.raises(FileExistsError), atomic_folder(path):
+        pass
+    assert (path / "old").read_text() == "x"
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_work_of_a_living_process_is_left_alone(tmp_path):
+    path = tmp_path / "model"
+    with workplace(path, task="a task") as first:
+        (first.notes / "mine").write_text("x")
+        with workplace(path, task="a task") as second:
+            assert second.new != first.new
+            assert list(second.notes.iterdir()) == []
+        assert (first.notes / "mine").exists()
+        path.rename(tmp_path / "seconds")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model", "seconds"]
+
+
+def test_folders_that_only_look_alike_are_left_alone(tmp_path):
+    for name in (".model.backup", ".models.unfinished-12345678", "model.unfinished-12345678"):
+        (tmp_path / name).mkdir()
+    with atomic_folder(tmp_path / "model"):
+        pass
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_errors_name_the_final_place(tmp_path):
+    path = tmp_path / "model"
+    with pytest.raises(FileNotFoundError) as error, atomic_folder(path) as folder:
+        (folder / "none" / "file").write_text("x")
+    assert error.value.filename == str(path / "none" / "file")
+    with pytest.raises(OSError, match=r"No space left.*model") as error, atomic_folder(path):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert (error.value.errno, error.value.filename) == (28, str(path))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match=r"/file"), atomic_folder(tmp_path / "file" / "model"):
+        pass
+
+
+def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=50_000_000))
+    with pytest.raises(OSError, match=r"1,008 MB are needed and 50 MB are free on its disk.*/model"):
+        atomic_folder(tmp_path / "model", room=1_000_000_000).__enter__()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_tensors_give_the_same_bytes(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
 import ssmoe_embed
 from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.hub import building, loading
-from ssmoe_embed.hub.recipes import RECIPES
+from ssmoe_embed.hub import building, loading, names
+from ssmoe_embed.hub.recipes import RECIPES, Recipe
+from ssmoe_embed.spectral import routers
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 QUIET = {"show_progress_bar": False}
@@ -385,6 +387,65 @@ def test_a_truncated_checkpoint_is_named(olmoe, texts, tmp_path):
         build(tmp_path / "base", tmp_path / "out", texts)
 
 
+# --- a run that was killed --------------------------------------------------------------------------------------------
+
+KILLED = """
+import json, os, signal, sys, torch, ssmoe_embed
+from ssmoe_embed.spectral import routers
+torch.set_num_threads(1)
+base, output, texts, place = sys.argv[1:]
+module, name = {"layer": (routers, "save_tensors"), "read": (ssmoe_embed.SSMoE, "read")}[place]
+before, calls = getattr(module, name), []
+
+def dying(*args, **kwargs):
+    calls.append(before(*args, **kwargs))
+    if len(calls) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return calls[-1]
+
+setattr(module, name, dying)
+ssmoe_embed.build(base, output, calibration_texts=json.loads(texts), top_c=5, license="apache-2.0", progress=False)
+"""
+
+
+def killed(olmoe, output, texts, place, environment):
+    """A build that got SIGKILL after its first layer or in its calibration."""
+    command = [sys.executable, "-c", KILLED, str(olmoe), str(output), json.dumps(texts), place]
+    assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert [path.name.startswith(".out.") for path in output.parent.iterdir()] == [True]
+
+
+@pytest.mark.parametrize("place", ["layer", "read"])
+def test_a_killed_build_goes_on_and_gives_the_same_bytes(
+    place, *, built, olmoe, texts, tmp_path, environment, monkeypatch
+):
+    killed(olmoe, tmp_path / "out", texts, place, environment)
+    made = []
+    embeddings = routers.spectral_embeddings
+    monkeypatch.setattr(routers, "spectral_embeddings", lambda *a, **k: made.append(1) or embeddings(*a, **k))
+    build(olmoe, tmp_path / "out", texts, license="apache-2.0")
+    assert len(made) == (2 if place == "layer" else 0)  # of three layers
+    assert files(tmp_path / "out") == files(built)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_another_build_takes_nothing_from_a_killed_one_and_removes_it(olmoe, texts, tmp_path, environment):
+    killed(olmoe, tmp_path / "out", texts, "layer", environment)
+    build(olmoe, tmp_path / "out", texts, top_c=4)
+    build(olmoe, tmp_path / "other", texts, top_c=4)
+    assert files(tmp_path / "out") == files(tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
+
+
+def test_room_and_rights_are_looked_at_before_the_work(olmoe, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(SpectralRouters, "from_checkpoint", no_network)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(OSError, match=r"MB are needed and 0 MB are free.*'/.*/out'$"):
+        build(olmoe, tmp_path / "out", texts)
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
@@ -421,7 +482,7 @@ def test_a_relative_folder_wins_over_a_recipe_of_that_name(built, tmp_path, monk
     [name, *_] = RECIPES
     shutil.copytree(built, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loading, "model_info", no_network)
+    monkeypatch.setattr(names, "model_info", no_network)
     monkeypatch.setattr(loading, "build", no_network)
     assert ssmoe_embed.load(name, progress=False).encode(PROBES, **QUIET).shape == (3, 56)
 
@@ -434,7 +495,7 @@ def test_a_relative_folder_wins_over_the_bundled_model(built, tmp_path, monkeypa
 
 def test_a_model_in_the_hub_cache_is_loaded_without_network(built, hub_cache, monkeypatch):
     cache = hub_cache("someone/some-embedder", built)
-    monkeypatch.setattr(loading, "model_info", no_network)
+    monkeypatch.setattr(names, "model_info", no_network)
     model = ssmoe_embed.load("someone/some-embedder", cache_folder=cache, local_files_only=True, progress=False)
     expected = ssmoe_embed.load(built, progress=False).encode(PROBES, **QUIET)
     np.testing.assert_array_equal(model.encode(PROBES, **QUIET), expected)
@@ -442,7 +503,7 @@ def test_a_model_in_the_hub_cache_is_loaded_without_network(built, hub_cache, mo
 
 def test_a_base_model_in_the_hub_cache_is_loaded_without_network(olmoe, hub_cache, monkeypatch):
     cache = hub_cache("someone/some-moe", olmoe)
-    monkeypatch.setattr(loading, "model_info", no_network)
+    monkeypatch.setattr(names, "model_info", no_network)
     options = {"cache_folder": cache, "local_files_only": True, "progress": False}
     model = ssmoe_embed.load("someone/some-moe", top_c=TOP_C, calibration="none", **options)
     assert model.encode(PROBES, **QUIET).shape == (3, 56)
@@ -461,7 +522,6 @@ def test_a_recipe_is_built_once_into_the_users_cache(olmoe, texts, tmp_path, mon
 
     def build_from_the_tiny_one(base, output, **options):
         built_models.append(base)
-        assert options["license"] == RECIPES[name].license
         return build(olmoe, output, texts, prompt="prompteol")
 
     monkeypatch.setattr(loading, "build", build_from_the_tiny_one)
@@ -469,17 +529,52 @@ def test_a_recipe_is_built_once_into_the_users_cache(olmoe, texts, tmp_path, mon
     for _ in range(2):
         model = ssmoe_embed.load(name, local_files_only=True, progress=False)
         assert model[0].settings.prompt == "prompteol"
-    assert built_models == [RECIPES[name].base]
+    assert built_models == [name]
 
 
-@pytest.mark.parametrize(
-    "name", ["no/such-model", "nosuchmodel", "ssmoe/olmo-7b", "a/b/c", "./no/folder", "with space"]
-)
-def test_an_unknown_name_lists_the_recipes(name, monkeypatch):
+@pytest.mark.parametrize("name", ["no/such-model", "nosuchmodel", "ssmoe/olmo-7b", "with space"])
+def test_an_unknown_name_lists_the_recipes(name):
     with pytest.raises(FileNotFoundError) as refusal:
         ssmoe_embed.load(name, local_files_only=True)
     for part in (repr(name), "ssmoe/tiny", *RECIPES, "ssmoe build"):
         assert part in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["/nope", "a/b/c", "./no/folder", "../none", "~/no-such-folder", Path("none")])
+def test_a_path_is_a_missing_folder_and_no_name_to_ask_the_hub_for(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(names, "model_info", no_network)
+    for use in (ssmoe_embed.load, lambda base: build(base, tmp_path / "out", None)):
+        with pytest.raises(FileNotFoundError, match=r"The folder .* does not exist"):
+            use(name)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("ssmoe/tinny", "ssmoe/tiny"), ("ssmoe/olmo-7b", "ssmoe/olmoe-7b")])
+def test_a_mistyped_name_suggests_the_nearest(typed, meant):
+    with pytest.raises(FileNotFoundError, match=f"Did you mean '{meant}'"):
+        ssmoe_embed.load(typed, local_files_only=True)
+
+
+@pytest.mark.parametrize("name", ["ssmoe/tiny", None])
+def test_an_embedding_model_is_not_built_again(name, built, tmp_path, texts):
+    with pytest.raises(ValueError, match="is an embedding model already"):
+        build(name or built, tmp_path / "out", texts)
+
+
+def test_a_home_folder_is_found(built, olmoe, texts, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(built, tmp_path / "model")
+    shutil.copytree(olmoe, tmp_path / "base")
+    assert ssmoe_embed.load("~/model", progress=False).get_embedding_dimension() == 56
+    assert build("~/base", "~/out", texts) == tmp_path / "out"
+    assert ssmoe_embed.load("~/out", progress=False).get_embedding_dimension() == 56
+
+
+def test_a_recipe_can_be_built_into_any_folder_with_settings_of_ones_own(olmoe, texts, tmp_path, monkeypatch):
+    recipe = Recipe(str(olmoe), "mit", "2024-01-01", settings={"prompt": "prompteol", "alpha": 0.7, "top_c": 3})
+    monkeypatch.setitem(RECIPES, "ssmoe/own", recipe)
+    module = ssmoe_embed.load(build("ssmoe/own", tmp_path / "out", texts, alpha=0.9), progress=False)[0]
+    assert (module.settings.prompt, module.settings.alpha) == ("prompteol", 0.9)
+    assert (module.routers.settings.top_c, module.source.license) == (TOP_C, "mit")
 
 
 def test_without_a_network_an_unknown_name_says_so(monkeypatch):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssmoe_embed.common.files import atomic_file, atomic_folder
+from ssmoe_embed.common.files import atomic_file
+from ssmoe_embed.common.folders import atomic_folder
 from ssmoe_embed.evaluation.leaderboard.checks import META, check_reproducible, find_measured, one_version, result_files
 from ssmoe_embed.evaluation.leaderboard.model_code import model_code, unknown_fields
 from ssmoe_embed.evaluation.results.folder import ResultFolder

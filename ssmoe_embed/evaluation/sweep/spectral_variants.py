@@ -72,9 +72,8 @@ class SpectralVariants:
             made = SpectralRouters.from_checkpoint(
                 source.name_or_path,
                 **settings.as_dict(),
-                trust_remote_code=source.trust_remote_code,
                 progress=self.progress,
-                **source.hub_kwargs,
+                **source.hub.keywords,
             )
             made.save(path)
         routers = SpectralRouters.load(path)
