@@ -15,8 +15,17 @@ class DeepseekV3(MoEFamily):
 
     models = {
         "deepseek_v3": "DeepSeek-V3, DeepSeek-R1, Moonlight-16B-A3B",
+        "deepseek_v32": "DeepSeek-V3.2",
+        "glm4_moe": "GLM-4.5, GLM-4.5-Air, GLM-4.6, GLM-4.7",
+        "glm4_moe_lite": "GLM-4.7-Flash",
+        "glm_moe_dsa": "GLM-5",
+        "bailing_hybrid": "Ling-3.0-Flash",
         "dots1": "dots.llm1",
-        "glm4_moe": "GLM-4.5, GLM-4.5-Air, GLM-4.6",
+        "exaone_moe": "K-EXAONE-236B-A23B",
+        "mimo_v2_flash": "MiMo-V2-Flash",
+        "sarvam_mla": "sarvam-105b",
+        "sarvam_moe": "sarvam-30b",
+        "solar_open": "Solar-Open-100B",
     }
     notes = FamilyNotes(
         weights=(
@@ -33,4 +42,8 @@ class DeepseekV3(MoEFamily):
     def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
         """See `MoEFamily.refusal`."""
         del model
-        return ignored_settings(config, {"moe_layer_freq": (1, None), "scoring_func": ("sigmoid", None)})
+        sparse = [int(kind == "sparse") for kind in getattr(config, "mlp_layer_types", None) or ()]
+        kept = {"moe_layer_freq": (1, None, sparse)} | dict.fromkeys(
+            ("scoring_func", "score_function"), ("sigmoid", None)
+        )
+        return ignored_settings(config, kept)

@@ -96,6 +96,8 @@ def test_an_expert_computed_from_its_matrices_equals_the_models_own(family, lang
         ("deepseek_v2", {"scoring_func": "sigmoid"}, r"scoring_func='sigmoid'"),
         ("deepseek_v3", {"moe_layer_freq": 2}, r"moe_layer_freq=2"),
         ("deepseek_v3", {"scoring_func": "softmax"}, r"scoring_func='softmax'.*scoring_func='sigmoid'"),
+        ("mimo_v2_flash", {"moe_layer_freq": [1, 1, 1]}, r"moe_layer_freq=\[1, 1, 1\]"),
+        ("sarvam_moe", {"score_function": "softmax"}, r"score_function='softmax'"),
         ("minimax_m2", {"scoring_func": "softmax"}, r"scoring_func='softmax'"),
         ("minimax_m2", {"shared_intermediate_size": 64}, r"shared_intermediate_size=64"),
         (
@@ -117,6 +119,7 @@ def test_settings_that_the_librarys_model_would_ignore_are_refused(model_type, c
     [
         ("deepseek_v2", {"norm_topk_prob": False, "moe_layer_freq": 1, "scoring_func": "softmax"}),
         ("deepseek_v3", {"moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc"}),
+        ("mimo_v2_flash", {"moe_layer_freq": [0, 1, 1], "scoring_func": "sigmoid"}),
         ("minimax_m2", {"scoring_func": "sigmoid", "shared_intermediate_size": 0}),
     ],
 )

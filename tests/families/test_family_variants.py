@@ -7,8 +7,8 @@ import torch
 from layouts import LAYOUTS
 from layouts.base import EXPERTS, HIDDEN
 from reference import stored_tensors
+from routed import TEXTS, decisions, embed, run, spread
 from safetensors.torch import save_file
-from test_family_layouts import TEXTS, decisions, embed, run, spread
 from tiny import TOP_C
 from transformers import AutoModel
 

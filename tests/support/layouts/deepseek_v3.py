@@ -31,6 +31,8 @@ class DeepseekV3(Layout):
     }
     sparse = (1, 2)
     score = "sigmoid"
+    bias = "gate.e_score_correction_bias"
+    """The correction bias's name in the MoE block."""
 
     def save(self, model, folder):
         model.save_pretrained(folder)
@@ -40,7 +42,7 @@ class DeepseekV3(Layout):
         save_file(tensors | extra, folder / "model.safetensors", {"format": "pt"})
 
     def correction_bias(self, tensors, layer):
-        return tensors[self.start(layer) + "gate.e_score_correction_bias"].double()
+        return tensors[self.start(layer) + self.bias].double()
 
     def route(self, p, learned, tensors, layer, config):
         bias = self.correction_bias(tensors, layer)

@@ -23,3 +23,14 @@ class Glm4Moe(DeepseekV3):
         "use_qk_norm": True,
         "head_dim": 8,
     }
+
+
+class Glm4MoeLite(DeepseekV3):
+    """DeepSeek-V3's attention as well, the first layer dense."""
+
+    model_type = "glm4_moe_lite"
+    config: ClassVar = {name: value for name, value in DeepseekV3.config.items() if name != "first_k_dense_replace"} | {
+        "n_group": 1,
+        "topk_group": 1,
+        "routed_scaling_factor": 1.8,
+    }
