@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import command
 import pytest
 import torch
 from tiny import FAMILIES, TOP_C, save_model
@@ -28,8 +29,33 @@ def model_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_environment(tmp_path_factory):
+    """Tests do not see how their terminal is set up, and neither read nor fill the cache of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (
+            "FORCE_COLOR",
+            "NO_COLOR",
+            "PY_COLORS",
+            "TTY_COMPATIBLE",
+            "GITHUB_ACTIONS",
+            "LINES",
+            "SSMOE_DEBUG",
+        ):
+            patch.delenv(name, raising=False)
+        patch.setenv("COLUMNS", "200")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
-def environment():
+def ssmoe():
+    """Run the command line in this process; returns its exit status, standard output and standard error."""
+    return command.ssmoe
+
+
+@pytest.fixture(scope="session")
+def environment(own_environment):
     """The environment of a subprocess."""
     return dict(os.environ)
 

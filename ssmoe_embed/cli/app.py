@@ -68,7 +68,9 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("SSMOE_DEBUG"):
             raise
-        Console(stderr=True).print(Text("Error: ", style="bold red") + Text(str(error)))
+        console = Console(stderr=True)
+        text = Text("Error: ", style="bold red") + Text(str(error))
+        console.print(text, soft_wrap=not console.is_terminal)  # a log or another program gets the message in one line
         sys.exit(1)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted; nothing was left half-written.")

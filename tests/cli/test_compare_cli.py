@@ -7,10 +7,8 @@ import mteb
 import pytest
 from evaluation_tasks import rated_pairs
 from mteb.results import TaskResult
-from typer.testing import CliRunner
 
 import ssmoe_embed
-from ssmoe_embed.cli.app import app
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.report import Options
 from ssmoe_embed.evaluation.mteb.runner import evaluate
@@ -27,13 +25,13 @@ def measured(built, tmp_path_factory):
     return report.folder.path
 
 
-def test_the_command_compares_two_methods_and_writes_the_table(measured, tmp_path, monkeypatch):
+def test_the_command_compares_two_methods_and_writes_the_table(ssmoe, measured, tmp_path, monkeypatch):
     monkeypatch.setattr("ssmoe_embed.evaluation.tasks.finding.find_tasks", lambda names: [rated_pairs()])
-    args = ["compare", str(measured), "--methods", "ssmoe", "smoe", "--tasks", "MockSTSTask", "--resamples", "200"]
-    ran = CliRunner().invoke(app, [*args, "-o", str(tmp_path / "out.csv")])
-    assert ran.exit_code == 0, ran.output
-    assert "local/model, clean, prompt none" in ran.output
-    assert "cosine_spearman" in ran.output
+    args = ["compare", measured, "--methods", "ssmoe", "smoe", "--tasks", "MockSTSTask", "--resamples", 200]
+    ran = ssmoe(*args, "-o", tmp_path / "out.csv")
+    assert ran.status == 0, ran.err
+    assert "local/model, clean, prompt none" in ran.out
+    assert "cosine_spearman" in ran.out
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 2
 
 
@@ -49,23 +47,23 @@ def test_the_command_compares_two_methods_and_writes_the_table(measured, tmp_pat
         (["--with", "paper", "-o", "table.xlsx"], "neither a .md nor a .csv"),
     ],
 )
-def test_the_command_refuses_what_it_cannot_do(measured, args, message):
-    ran = CliRunner().invoke(app, ["compare", str(measured), *args])
-    assert ran.exit_code == 1
-    assert re.search(message, str(ran.exception))
+def test_the_command_refuses_what_it_cannot_do(ssmoe, measured, args, message):
+    ran = ssmoe("compare", measured, *args)
+    assert ran.status == 1
+    assert re.search(message, ran.err)
 
 
-def test_the_command_compares_a_named_model_with_the_paper_and_keeps_an_existing_file(measured, tmp_path):
+def test_the_command_compares_a_named_model_with_the_paper_and_keeps_an_existing_file(ssmoe, measured, tmp_path):
     out = tmp_path / "out.md"
     named = ["--model", "local/model", "--as", "OLMoE-7B"]
-    args = ["compare", str(measured), "--with", "paper", *named, "-o", str(out)]
-    ran = CliRunner().invoke(app, args)
-    assert ran.exit_code == 0, ran.output
+    args = ["compare", measured, "--with", "paper", *named, "-o", out]
+    ran = ssmoe(*args)
+    assert ran.status == 0, ran.err
     assert "None of the paper's 19 tasks was measured" in out.read_text()
-    assert "exists already" in str(CliRunner().invoke(app, args).exception)
+    assert "exists already" in ssmoe(*args).err
 
 
-def test_the_command_shows_a_result_file_of_mteb_beside_the_papers_score(built, tmp_path):
+def test_the_command_shows_a_result_file_of_mteb_beside_the_papers_score(ssmoe, built, tmp_path):
     model = EvaluatedModel.of(ssmoe_embed.load(built, progress=False))
     meta = replace(model, name="ssmoe/olmoe-7b").meta(Run(method="ssmoe", prompt="none"))
     task = mteb.get_task("EmotionClassification")
@@ -73,8 +71,8 @@ def test_the_command_shows_a_result_file_of_mteb_beside_the_papers_score(built, 
     measured_once = TaskResult.from_task_results(task, {"test": {"default": entry}}, evaluation_time=1.0)
     ResultFolder(tmp_path).cache().save_to_cache(measured_once, meta)
     out = tmp_path / "table.md"
-    ran = CliRunner().invoke(app, ["compare", str(tmp_path), "--with", "paper", "--methods", "ssmoe", "-o", str(out)])
-    assert ran.exit_code == 0, ran.output
+    ran = ssmoe("compare", tmp_path, "--with", "paper", "--methods", "ssmoe", "-o", out)
+    assert ran.status == 0, ran.err
     assert "| EmotionClassification | 50.0 (37.4, +12.6) |" in out.read_text()
     assert "| **Classification mean** | **50.0 (37.4, +12.6)** |" in out.read_text()
     assert "tasks measured of 19: ssmoe 1" in out.read_text().lower()

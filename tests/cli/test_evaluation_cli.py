@@ -3,35 +3,15 @@
 import csv
 import json
 import logging
-import sys
 
 import pytest
 from evaluation_tasks import failing
 from mteb.mocks import MockMultilingualSTSTask, MockRetrievalTask, MockSTSTask
 
 import ssmoe_embed.evaluation.tasks.finding as task_names
-from ssmoe_embed.cli.app import main
 from ssmoe_embed.cli.lists import expand_lists
 
 FLAGS = ["--tasks", "--methods", "-m"]
-
-
-@pytest.fixture
-def ssmoe(monkeypatch, capfd):
-    """Run the command; returns its exit status, standard output and standard error."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ssmoe", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        output = capfd.readouterr()
-        return status, output.out, output.err
-
-    return run
 
 
 @pytest.fixture

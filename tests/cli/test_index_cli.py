@@ -1,14 +1,11 @@
 """`ssmoe index` and `ssmoe search --index`, as a user types them."""
 
-import io
 import json
-import sys
 
 import pytest
 from indexing import static_model
 
 import ssmoe_embed
-from ssmoe_embed.cli.app import main
 from ssmoe_embed.search import Document, SemanticIndex
 
 RECORDS = [
@@ -16,25 +13,6 @@ RECORDS = [
     {"id": "soup", "text": "How to make a soup with beans.", "lang": "en"},
     {"id": "git", "text": "Undo a commit with git reset.", "lang": "sh"},
 ]
-
-
-@pytest.fixture
-def ssmoe(monkeypatch, capsysbinary):
-    """Run the command; returns its exit status, standard output and standard error."""
-    monkeypatch.setenv("COLUMNS", "500")  # or a long path would be broken
-
-    def run(*arguments, stdin=b""):
-        monkeypatch.setattr(sys, "argv", ["ssmoe", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        output = capsysbinary.readouterr()
-        return status, output.out.decode(), " ".join(output.err.decode().split())
-
-    return run
 
 
 @pytest.fixture

@@ -48,13 +48,9 @@ def test_the_command_serves_an_index_until_it_is_stopped(model, built, environme
             process.kill()
 
 
-def test_an_address_that_is_taken_is_told_before_anything_is_loaded(monkeypatch, capsys):
-    from ssmoe_embed.cli.app import main
-
+def test_an_address_that_is_taken_is_told_before_anything_is_loaded(ssmoe):
     with listen("127.0.0.1", 0) as taken:
         taken.listen()
-        arguments = ["ssmoe", "serve", "--model", "no/such/model", "--port", str(taken.getsockname()[1])]
-        monkeypatch.setattr(sys, "argv", arguments)
-        with pytest.raises(SystemExit):
-            main()
-    assert "choose another with --host and --port" in " ".join(capsys.readouterr().err.split())
+        ran = ssmoe("serve", "--model", "no/such/model", "--port", taken.getsockname()[1])
+    assert ran.status == 1
+    assert "choose another with --host and --port" in ran.err

@@ -1,12 +1,9 @@
 """Encoding on a cluster: the vectors of a single process, and nothing encoded twice."""
 
-import sys
-
 import numpy as np
 import pytest
 
 import ssmoe_embed
-from ssmoe_embed.cli.app import main
 from ssmoe_embed.distributed.jobs import Encoding, ModelReference
 from ssmoe_embed.distributed.joining import add_shards, write_shards
 from ssmoe_embed.distributed.shards import Row, ShardFolder
@@ -40,22 +37,6 @@ def cluster():
     )
     yield ray
     ray.shutdown()
-
-
-@pytest.fixture
-def ssmoe(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ssmoe", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        return status, capsys.readouterr().err
-
-    return run
 
 
 SMALL = Encoding(batch_size=2)
@@ -138,7 +119,7 @@ def test_an_index_takes_shards_of_its_own_model_only(model, built, texts, tmp_pa
 def test_shards_of_another_model_make_no_index(ssmoe, built, texts, tmp_path):
     encoded_here(tmp_path / "s", rows_of(texts), ssmoe_embed.load(built, method="ev", progress=False), 10)
     command = ("index", tmp_path / "s", "-o", tmp_path / "index", "--model", built)
-    status, err = ssmoe(*command)
+    status, _, err = ssmoe(*command)
     assert status == 1
     assert "Index them with the model that made them" in " ".join(err.split())
     assert not (tmp_path / "index").exists()
@@ -168,10 +149,10 @@ def test_int8_is_refused_before_anything_runs():
 def test_workers_need_a_cluster(ssmoe, tmp_path):
     (tmp_path / "in.txt").write_text("a\n")
     for arguments in (("encode", tmp_path / "in.txt"), ("index", tmp_path / "in.txt")):
-        status, err = ssmoe(*arguments, "-o", tmp_path / "x.npy", "--workers", 2)
+        status, _, err = ssmoe(*arguments, "-o", tmp_path / "x.npy", "--workers", 2)
         assert status == 1
         assert "--engine ray" in err
-    status, err = ssmoe("encode", tmp_path / "in.txt", "-o", tmp_path / "x.npy", "--engine", "rey")
+    status, _, err = ssmoe("encode", tmp_path / "in.txt", "-o", tmp_path / "x.npy", "--engine", "rey")
     assert status == 1
     assert "Did you mean 'ray'" in " ".join(err.split())
 
@@ -208,9 +189,9 @@ def test_a_cluster_gives_the_vectors_of_one_process(ssmoe, built, texts, tmp_pat
     """To the bit: the same texts share a forward pass, with the same number of threads."""
     (tmp_path / "in.txt").write_text("\n".join(["", *texts]))
     arguments = ("encode", tmp_path / "in.txt", "--model", built, "--batch-size", 1)
-    status, err = ssmoe(*arguments, "-o", tmp_path / "here.npy")
+    status, _, err = ssmoe(*arguments, "-o", tmp_path / "here.npy")
     assert status == 0, err
-    status, err = ssmoe(*arguments, "-o", tmp_path / "shards", "--engine", "ray", "--workers", 2)
+    status, _, err = ssmoe(*arguments, "-o", tmp_path / "shards", "--engine", "ray", "--workers", 2)
     assert status == 0, err
     assert f"{len(texts) + 1} vectors" in err
     shards = ShardFolder(tmp_path / "shards")
@@ -225,7 +206,7 @@ def test_an_index_made_on_a_cluster_is_that_of_one_process(ssmoe, built, model, 
     arguments = ("index", lines, "--model", built, "--batch-size", 1)
     clustered = (*arguments, "-o", tmp_path / "there", "--engine", "ray", "--workers", 1)
     for command in ((*arguments, "-o", tmp_path / "here"), clustered):
-        status, err = ssmoe(*command)
+        status, _, err = ssmoe(*command)
         assert status == 0, err
     here, there = (SemanticIndex.open(tmp_path / name, model) for name in ("here", "there"))
     assert there.documents() == here.documents()
@@ -233,7 +214,7 @@ def test_an_index_made_on_a_cluster_is_that_of_one_process(ssmoe, built, model, 
     assert there.verify() == []
     assert not (tmp_path / "there" / "shards").exists()
     lines.write_text(corpus.split("\n", 1)[1])  # nothing new: no worker is started, what is gone is removed
-    status, err = ssmoe(*clustered, "--prune")
+    status, _, err = ssmoe(*clustered, "--prune")
     assert status == 0, err
     there.refresh()
     assert len(there) == len(here) - 1

@@ -10,10 +10,8 @@ import transformers
 from layouts import LAYOUTS
 from packaging.version import Version
 from transformers import PretrainedConfig, PreTrainedModel
-from typer.testing import CliRunner
 
 from ssmoe_embed import UnsupportedModelError
-from ssmoe_embed.cli.app import app
 from ssmoe_embed.families import families, family_of, supported_types
 from ssmoe_embed.families.refused import CHECKED_WITH, REFUSED
 from ssmoe_embed.families.table import markdown
@@ -119,11 +117,9 @@ def test_the_table_names_every_supported_and_every_refused_model_type():
         assert f"`{name}`" in markdown()
 
 
-def test_the_command_prints_the_table():
-    printed = CliRunner().invoke(app, ["families", "--markdown"])
-    assert printed.exit_code == 0
-    assert printed.stdout == markdown()
-    table = CliRunner().invoke(app, ["families"], env={"COLUMNS": "300"})
-    assert table.exit_code == 0
+def test_the_command_prints_the_table(ssmoe):
+    assert ssmoe("families", "--markdown") == (0, markdown(), "")
+    table = ssmoe("families")
+    assert table.status == 0
     for name in supported_types():
-        assert name in table.stdout
+        assert name in table.out

@@ -13,10 +13,8 @@ from layouts import LAYOUTS
 from reference import mixed_probabilities, routers_of, stored_tensors, watched
 from tiny import EXPERTS, TOP_C, VOCABULARY, save_model
 from transformers import AutoModel, AutoModelForCausalLM
-from typer.testing import CliRunner
 
 from ssmoe_embed import SpectralRouters, SpectralRouting, UnsupportedModelError, language_model, reroute
-from ssmoe_embed.cli.app import app
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model import RoutingSettings, drop, drop_experts, load, load_tokenizer
 from ssmoe_embed.language_model.dropping import Limits, choose
@@ -186,14 +184,13 @@ def test_the_spectral_routers_are_sliced_alike_and_used_again(olmoe, tmp_path):
     assert all(torch.equal(again.routers.weights[layer], weight) for layer, weight in beside.weights.items())
 
 
-def test_the_command_prints_memory_and_records_what_stayed(olmoe, tmp_path, calibration):
+def test_the_command_prints_memory_and_records_what_stayed(ssmoe, olmoe, tmp_path, calibration):
     text = tmp_path / "text.txt"
     text.write_text(calibration)
-    arguments = ["drop", str(olmoe), "--keep", "0.75", "--by", "ssmoe", "--top-c", str(TOP_C), "--quiet"]
-    arguments += ["--calibration", str(text), "--output", str(tmp_path / "part")]
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    arguments = ["drop", olmoe, "--keep", 0.75, "--by", "ssmoe", "--top-c", TOP_C, "--quiet"]
+    done = ssmoe(*arguments, "--calibration", text, "--output", tmp_path / "part")
     before, after = (sum(w.nbytes for w in load(folder).parameters()) for folder in (olmoe, tmp_path / "part"))
-    assert f"{before / 1e6:,.2f} MB before, {after / 1e6:,.2f} MB after" in done.output
+    assert f"{before / 1e6:,.2f} MB before, {after / 1e6:,.2f} MB after" in done.out
     record = json.loads((tmp_path / "part" / "ssmoe_drop.json").read_text())
     assert (record["by"], record["keep"]) == ("ssmoe", 0.75)
     assert record["calibration"] == {"text": "text.txt", "digest": sha256(calibration.encode()).hexdigest()[:16]}

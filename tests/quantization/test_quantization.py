@@ -17,11 +17,9 @@ from sentence_transformers import SentenceTransformer
 from tiny import TOP_C, save_model
 from torch import nn
 from transformers import AutoModel, BitsAndBytesConfig
-from typer.testing import CliRunner
 
 import ssmoe_embed
 from ssmoe_embed import SpectralRouters, SSMoE
-from ssmoe_embed.cli.app import app
 from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.base_model import BaseModelSource
 from ssmoe_embed.families import family_of
@@ -539,18 +537,18 @@ def test_bytes_by_component_add_up_to_all_tensors_of_the_process(built, environm
     assert base < whole
 
 
-def test_the_command_builds_and_prints_bytes_by_component(olmoe, texts, tmp_path):
+def test_the_command_builds_and_prints_bytes_by_component(ssmoe, olmoe, texts, tmp_path):
     sample = tmp_path / "texts.txt"
     sample.write_text("\n".join(texts), encoding="utf-8")
-    arguments = ["build", str(olmoe), "-o", str(tmp_path / "m"), "--quantize", "nf4", "--top-c", "5"]
-    result = CliRunner().invoke(app, [*arguments, "--calibration-texts", str(sample)])
-    assert result.exit_code == 0, result.output
+    arguments = ["build", olmoe, "-o", tmp_path / "m", "--quantize", "nf4", "--top-c", 5]
+    result = ssmoe(*arguments, "--calibration-texts", sample)
+    assert result.status == 0, result.err
     module = ssmoe_embed.load(tmp_path / "m", progress=False)[0]
     experts = memory_by_component(module)[Component.EXPERTS]
-    assert f"experts: {experts / 1e6:,.2f} MB" in result.output
-    shown = CliRunner().invoke(app, ["info", "--model", str(tmp_path / "m")])
-    assert f"experts: {experts / 1e6:,.2f} MB" in shown.output
-    assert "nf4" in shown.output
+    assert f"experts: {experts / 1e6:,.2f} MB" in result.err
+    shown = ssmoe("info", "--model", tmp_path / "m")
+    assert f"experts: {experts / 1e6:,.2f} MB" in shown.out
+    assert "nf4" in shown.out
 
 
 def test_names_of_presets_are_what_the_documentation_says():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from indexing import best, cosines, documents, ids, index, model
+from indexing import best, cosines, ids
 
 import ssmoe_embed
 from ssmoe_embed.search import Document, SemanticIndex

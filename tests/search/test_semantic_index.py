@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from indexing import best, cosines, documents, ids, index, model, static_model
+from indexing import best, cosines, ids, static_model
 
 import ssmoe_embed
 from ssmoe_embed.search import AddCounts, Document, SemanticIndex, WrongModelError

@@ -7,7 +7,6 @@ pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
 pytest.importorskip("uvicorn", reason="the server needs the extra `serve`")
 pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
 
-from serving import app, client, index, model
 
 from ssmoe_embed.serving.corpora import spread
 from ssmoe_embed.serving.indexed import IndexCorpus

@@ -11,7 +11,7 @@ pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
 pytest.importorskip("uvicorn", reason="the server needs the extra `serve`")
 pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
 
-from serving import ATTACK, app, client, index, model
+from serving import ATTACK
 
 from ssmoe_embed.serving.page import page
 

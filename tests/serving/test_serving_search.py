@@ -10,7 +10,7 @@ pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
 pytest.importorskip("uvicorn", reason="the server needs the extra `serve`")
 pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
 
-from serving import app, client, index, model, serving
+from serving import serving
 
 from ssmoe_embed.search.documents import Document
 from ssmoe_embed.search.index import SemanticIndex

@@ -1,13 +1,12 @@
-"""Models, documents, fixtures and plain recomputation for the tests of the semantic index."""
+"""Models, documents and plain recomputation for the tests of the semantic index."""
 
 import numpy as np
-import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny import make_tokenizer
 
-from ssmoe_embed.search import Document, SemanticIndex
+from ssmoe_embed.search import Document
 
 
 def static_model(seed=0):
@@ -48,20 +47,3 @@ def best(model, documents, query, top):
 
 def ids(hits):
     return [hit.document.id for hit in hits]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return static_model()
-
-
-@pytest.fixture(scope="module")
-def documents(texts):
-    return varied(texts)
-
-
-@pytest.fixture
-def index(model, documents, tmp_path):
-    made = SemanticIndex.create(tmp_path / "index", model)
-    made.add(documents, progress=False)
-    return made

@@ -1,4 +1,4 @@
-"""A real server on a free port, in a thread, and the fixtures of the tests that search notes through one."""
+"""A real server on a free port, in a thread, and notes to search through one."""
 
 import socket
 import threading
@@ -6,13 +6,8 @@ from contextlib import contextmanager
 
 import httpx
 import numpy as np
-import pytest
 
-import ssmoe_embed
 from ssmoe_embed.search import Document, SemanticIndex
-from ssmoe_embed.serving.app import create_app
-from ssmoe_embed.serving.indexed import IndexCorpus
-from ssmoe_embed.serving.limits import Limits
 from ssmoe_embed.serving.server import Server, address_of, listen
 
 NAME = "ssmoe/test"
@@ -72,28 +67,3 @@ def notes(model, texts, folder):
     index = SemanticIndex.create(folder / "notes", model)
     index.add(documents, progress=False)
     return index
-
-
-@pytest.fixture(scope="module")
-def model(built):
-    return ssmoe_embed.load(built, progress=False)
-
-
-@pytest.fixture(scope="module")
-def index(model, texts, tmp_path_factory):
-    return notes(model, texts, tmp_path_factory.mktemp("indexes"))
-
-
-@pytest.fixture(scope="module")
-def app(model, index):
-    """The application that serves the notes, with low limits."""
-    limits = Limits(max_query=100, max_top=50)
-    return create_app(model, name=NAME, corpus=IndexCorpus(index), limits=limits)
-
-
-@pytest.fixture(scope="module")
-def client(app):
-    """An HTTP client of the notes, whose map is ready."""
-    with serving(app) as client:
-        app.state.maps.wait()
-        yield client

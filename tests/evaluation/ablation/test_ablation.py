@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from ssmoe_embed.cli import main
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.evaluation.ablation.agreement import Readings, agreement
 from ssmoe_embed.evaluation.ablation.likelihood import Likelihood, difference, likelihood
@@ -153,8 +152,7 @@ def test_two_kinds_of_text_have_two_names(texts, tmp_path):
         (["--alpha", "1.5"], "outside [0, 1]"),
     ],
 )
-def test_bad_input_is_refused_before_a_model_is_loaded(options, message, capsys):
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr("sys.argv", ["ssmoe", "ablate", "no/such-model", *options])
-        main()
-    assert message in " ".join(capsys.readouterr().err.split())
+def test_bad_input_is_refused_before_a_model_is_loaded(ssmoe, options, message):
+    ran = ssmoe("ablate", "no/such-model", *options)
+    assert ran.status == 1
+    assert message in ran.err

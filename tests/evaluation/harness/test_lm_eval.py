@@ -8,10 +8,8 @@ from dataclasses import fields
 import pytest
 import torch
 from tiny import TOP_C
-from typer.testing import CliRunner
 
 from ssmoe_embed import reroute
-from ssmoe_embed.cli.app import app
 from ssmoe_embed.evaluation.harness import names
 from ssmoe_embed.evaluation.harness.cells import GRID, Cell
 from ssmoe_embed.evaluation.harness.checks import check_grid
@@ -258,18 +256,16 @@ def test_an_unknown_cell_is_refused(name):
 # --- the command -------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_measures_reports_and_compares(olmoe, tmp_path):
+def test_the_command_measures_reports_and_compares(ssmoe, olmoe, tmp_path):
     out = tmp_path / "out"
-    arguments = ["lm-eval", str(olmoe), "--routing", "original", "random", "--tasks", "ssmoe_dictionary"]
-    arguments += ["--num-fewshot", "0", "--limit", "3", "--output", str(out), "--quiet"]
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert "random" in done.output
-    assert "%|" not in done.output  # --quiet: no progress bars, the harness' own included
+    arguments = ["lm-eval", olmoe, "--routing", "original", "random", "--tasks", "ssmoe_dictionary"]
+    arguments += ["--num-fewshot", "0", "--limit", "3", "--output", out, "--quiet"]
+    done = ssmoe(*arguments)
+    assert "random" in done.out
+    assert "%|" not in done.out + done.err  # --quiet: no progress bars, the harness' own included
     assert (out / "report.md").read_text().count("| random |") == 3
-    compared = CliRunner().invoke(
-        app, ["compare", str(out), "--with", "paper", "--as", "GPT-OSS-20B", "-o", str(tmp_path / "c.md")]
-    )
-    assert compared.exit_code == 0
+    compared = ssmoe("compare", out, "--with", "paper", "--as", "GPT-OSS-20B", "-o", tmp_path / "c.md")
+    assert compared.status == 0, compared.err
     assert "Only the first 3 examples" in (tmp_path / "c.md").read_text()
     with pytest.raises(ValueError, match="no language-model scores"):
         comparison.compare_with_paper(GridFolder(out))

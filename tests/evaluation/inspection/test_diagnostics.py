@@ -13,7 +13,6 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import davies_bouldin_score, silhouette_score
 
 import ssmoe_embed
-from ssmoe_embed.cli import main
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.evaluation.inspection.activations import collect
 from ssmoe_embed.evaluation.inspection.clusters import clusters, standardised
@@ -34,14 +33,6 @@ def logits(seed, rows=200, experts=6):
     """Logits with something in common, so that they are correlated."""
     rng = np.random.default_rng(seed)
     return torch.from_numpy(rng.normal(size=(rows, experts)) + rng.normal(size=(rows, 1))).float()
-
-
-def run(*args):
-    """Run the command; its exit status."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr("sys.argv", ["ssmoe", *map(str, args)])
-        main()
-    return ended.value.code
 
 
 def test_collapse_is_numpys_cosine_and_correlation():
@@ -231,11 +222,11 @@ def test_the_page_is_one_file_with_all_numbers_beside_it(olmoe, texts, tmp_path)
     assert collapse_figure([found]) == collapse_figure([found])
 
 
-def test_the_command_writes_page_and_numbers(olmoe, tmp_path, texts):
+def test_the_command_writes_page_and_numbers(ssmoe, olmoe, tmp_path, texts):
     lines = tmp_path / "texts.txt"
     lines.write_text("\n".join(texts), encoding="utf-8")
     options = ["--text", lines, "--clusters", "3", "--device", "cpu", "-q"]
-    assert run("inspect", olmoe, "--output", tmp_path / "r.html", *options) == 0
+    assert ssmoe("inspect", olmoe, "--output", tmp_path / "r.html", *options).status == 0
     assert [one["texts"] for one in json.loads((tmp_path / "r.json").read_text())["models"]] == [40]
 
 
@@ -251,9 +242,10 @@ def test_the_command_writes_page_and_numbers(olmoe, tmp_path, texts):
         (["--dtype", "float7"], "dtype='float7' is not known"),
     ],
 )
-def test_bad_input_is_refused_before_a_model_is_loaded(options, message, capsys):
-    assert run("inspect", "no/such-model", *options) == 1
-    assert message in " ".join(capsys.readouterr().err.split())
+def test_bad_input_is_refused_before_a_model_is_loaded(ssmoe, options, message):
+    ran = ssmoe("inspect", "no/such-model", *options)
+    assert ran.status == 1
+    assert message in ran.err
 
 
 @pytest.mark.parametrize(("there", "wanted"), [(10, 3), (10, 10), (10, 400), (7, 5), (120, 200), (0, 5)])

@@ -8,10 +8,8 @@ import pytest
 from mteb.mocks.mock_tasks import MockClassificationTask, MockMultilingualSTSTask, MockSTSTask
 from mteb.mocks.mock_tasks.reranking import MockAggregatedTask
 from mteb.models import ModelMeta
-from typer.testing import CliRunner
 
 import ssmoe_embed
-from ssmoe_embed.cli.app import app
 from ssmoe_embed.evaluation.leaderboard.submission import CODE, MOCK_RUN, prepare_submission
 from ssmoe_embed.evaluation.mteb.encoders import MethodEncoder
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, load_encoder
@@ -224,18 +222,18 @@ def test_of_a_task_that_averages_others_the_parts_are_submitted_too(model, tmp_p
         prepare_submission(tmp_path / "in", tmp_path / "other", [MockAggregatedTask()])
 
 
-def test_the_command_makes_the_folder_and_says_what_comes_next(measured, tmp_path, monkeypatch):
+def test_the_command_makes_the_folder_and_says_what_comes_next(ssmoe, measured, tmp_path, monkeypatch):
     monkeypatch.setattr("ssmoe_embed.evaluation.tasks.finding.find_tasks", lambda names: tasks())
-    args = ["submit", str(measured.path), "-o", str(tmp_path / "out"), "--no-mock-run"]
-    ran = CliRunner().invoke(app, args)
-    assert ran.exit_code == 0, ran.output
+    args = ["submit", measured.path, "-o", tmp_path / "out", "--no-mock-run"]
+    ran = ssmoe(*args)
+    assert ran.status == 0, ran.err
     assert (tmp_path / "out" / CODE).is_file()
     for said in (f"mteb submit-results --output-folder {tmp_path / 'out'} --models {NAME}", "mock run was left out"):
-        assert said in ran.output.replace("\n", " ")
-    assert "exists already" in str(CliRunner().invoke(app, args).exception)
+        assert said in ran.out
+    assert "exists already" in ssmoe(*args).err
 
 
-def test_the_command_refuses_a_folder_that_is_not_there(tmp_path):
-    ran = CliRunner().invoke(app, ["submit", str(tmp_path / "none"), "-o", str(tmp_path / "out")])
-    assert ran.exit_code == 1
-    assert "There is no result folder" in str(ran.exception)
+def test_the_command_refuses_a_folder_that_is_not_there(ssmoe, tmp_path):
+    ran = ssmoe("submit", tmp_path / "none", "-o", tmp_path / "out")
+    assert ran.status == 1
+    assert "There is no result folder" in ran.err

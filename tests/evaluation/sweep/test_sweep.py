@@ -5,10 +5,8 @@ import csv
 import pytest
 from mteb.mocks import MockRetrievalTask, MockSTSTask
 from tiny import TOP_C
-from typer.testing import CliRunner
 
 import ssmoe_embed
-from ssmoe_embed.cli.app import app
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.report import Options
 from ssmoe_embed.evaluation.mteb.runner import evaluate
@@ -150,12 +148,12 @@ def test_a_variants_vectors_are_those_of_a_model_built_with_its_routers_and_the_
 # --- the command --------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_sweeps_and_writes_the_report(built, tmp_path):
-    args = ["sweep", str(built), "--alpha", "0", "1", "--hidden-layer", "-1", "-2", "--tasks", "WordRelatednessSTS"]
-    args += ["--settings", "calibration=none", "--with", "paper", "--quiet", "-o", str(tmp_path / "out")]
-    ran = CliRunner().invoke(app, args)
-    assert ran.exit_code == 0, ran.output
-    assert "To choose settings by them is to tune" in " ".join(ran.output.split())
+def test_the_command_sweeps_and_writes_the_report(ssmoe, built, tmp_path):
+    args = ["sweep", built, "--alpha", "0", "1", "--hidden-layer", "-1", "-2", "--tasks", "WordRelatednessSTS"]
+    args += ["--settings", "calibration=none", "--with", "paper", "--quiet", "-o", tmp_path / "out"]
+    ran = ssmoe(*args)
+    assert ran.status == 0, ran.err
+    assert "To choose settings by them is to tune" in " ".join(ran.out.split())
     rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").open()))
     assert {(row["hidden_layer"], row["alpha"]) for row in rows} == {
         (h, a) for h in ("-1", "-2") for a in ("0.0", "1.0")
@@ -176,8 +174,8 @@ def test_the_command_sweeps_and_writes_the_report(built, tmp_path):
         (["--alpha", "0", "--with", "table6"], "with='table6' is not known"),
     ],
 )
-def test_the_command_refuses_what_it_cannot_do(built, tmp_path, args, message):
-    ran = CliRunner().invoke(app, ["sweep", str(built), *args, "-o", str(tmp_path / "out"), "--quiet"])
-    assert ran.exit_code == 1
-    assert message in str(ran.exception)
+def test_the_command_refuses_what_it_cannot_do(ssmoe, built, tmp_path, args, message):
+    ran = ssmoe("sweep", built, *args, "-o", tmp_path / "out", "--quiet")
+    assert ran.status == 1
+    assert message in ran.err
     assert not (tmp_path / "out").exists()

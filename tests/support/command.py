@@ -1,0 +1,42 @@
+"""Running `ssmoe` in this process, as a shell would."""
+
+import io
+import sys
+from typing import NamedTuple
+
+import pytest
+
+from ssmoe_embed.cli.app import main
+
+
+class Ran(NamedTuple):
+    """What became of a command."""
+
+    status: int
+    """Its exit status."""
+    out: str
+    """Standard output; bytes that are no UTF-8 are kept as surrogates."""
+    err: str
+    """Standard error."""
+
+    @property
+    def data(self) -> bytes:
+        """Standard output as it was written."""
+        return self.out.encode("utf-8", "surrogateescape")
+
+
+def ssmoe(*arguments: object, stdin: bytes = b"") -> Ran:
+    """Run the command with redirected streams."""
+    streams = {name: io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for name in ("stdout", "stderr")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["ssmoe", *map(str, arguments)])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
+        for name, stream in streams.items():
+            patch.setattr(sys, name, stream)
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = (stream.buffer.getvalue().decode("utf-8", "surrogateescape") for stream in streams.values())
+    return Ran(status, out, err)
