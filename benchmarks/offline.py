@@ -1,4 +1,4 @@
-"""Measures methods and peers on the offline tasks, as `ssmoe evaluate --tasks offline` does, and writes one report.
+"""Measures methods and baselines on the offline tasks, as `ssmoe evaluate --tasks offline` does, and writes one report.
 
     python benchmarks/offline.py --output benchmarks/results/offline.md
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ssmoe_embed.common.files import atomic_file
 from ssmoe_embed.embedding.methods import Method
-from ssmoe_embed.evaluation.baselines.encoders import PEERS
+from ssmoe_embed.evaluation.baselines.encoders import BASELINES
 from ssmoe_embed.evaluation.mteb.report import Report
 from ssmoe_embed.evaluation.mteb.runner import evaluate
 from ssmoe_embed.evaluation.mteb.runs import grid
@@ -31,12 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["ssmoe/tiny"], metavar="MODEL", help="default: ssmoe/tiny")
     parser.add_argument("--methods", nargs="+", default=METHODS, metavar="METHOD", help=f"default: {' '.join(METHODS)}")
-    parser.add_argument("--peers", nargs="*", default=list(PEERS), metavar="PEER", help=f"default: {' '.join(PEERS)}")
+    parser.add_argument(
+        "--baselines", nargs="*", default=list(BASELINES), metavar="BASELINE", help=f"default: {' '.join(BASELINES)}"
+    )
     parser.add_argument("--tasks", nargs="+", default=["offline"], metavar="TASK", help="default: offline")
     parser.add_argument("--extra", type=Path, nargs="+", default=[], metavar="FILE", help="retrieval tasks of your own")
     parser.add_argument("--corrupt", nargs="+", default=["none", "replace@0.015"], metavar="HOW")
     parser.add_argument(
-        "--compare", nargs="*", default=COMPARED, metavar="ONE:OTHER", help="methods or peers to compare by bootstrap"
+        "--compare",
+        nargs="*",
+        default=COMPARED,
+        metavar="ONE:OTHER",
+        help="methods or baselines to compare by bootstrap",
     )
     parser.add_argument("--resamples", type=int, default=10_000)
     parser.add_argument("--results", type=Path, default=Path("build/offline"), help="result folder")
@@ -51,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add_task(task)
         tasks.append(task.metadata.name)
     runs = grid(options.methods, corruptions=options.corrupt)
-    report = evaluate(options.models, tasks, runs, options.results, peers=options.peers)
+    report = evaluate(options.models, tasks, runs, options.results, baselines=options.baselines)
     if report.failures:
         raise SystemExit("\n".join(map(str, report.failures)))
     pairs = [(one, other) for one, _, other in (pair.partition(":") for pair in options.compare)]

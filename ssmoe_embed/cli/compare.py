@@ -30,7 +30,9 @@ def compare(
     ] = None,
     methods: Annotated[
         list[str] | None,
-        typer.Option(help="Two methods (or peers) to compare by bootstrap; with --with paper, the methods to show."),
+        typer.Option(
+            help="Two methods (or baselines) to compare by bootstrap; with --with paper, the methods to show."
+        ),
     ] = None,
     tasks: Annotated[
         list[str] | None, typer.Option(help="Only these tasks, for a comparison of two methods.  [default: all]")

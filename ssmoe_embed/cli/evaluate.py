@@ -42,7 +42,7 @@ def evaluate(
     settings: Annotated[
         list[str] | None, typer.Option(help="Further settings, such as hidden_layer=-2 calibration=whiten.")
     ] = None,
-    peers: Annotated[
+    baselines: Annotated[
         list[str] | None,
         typer.Option(help="Compare with: tfidf-words, tfidf-chars, bm25, minilm, chance, random-weights."),
     ] = None,
@@ -78,9 +78,9 @@ def evaluate(
     """
     from ssmoe_embed.common.extras import require_mteb
 
-    if not models and not peers:
+    if not models and not baselines:
         raise ValueError(
-            "There is nothing to evaluate; name a MODEL such as ssmoe/tiny before the options, or --peers."
+            "There is nothing to evaluate; name a MODEL such as ssmoe/tiny before the options, or --baselines."
         )
     require_mteb()
     from ssmoe_embed.evaluation.mteb import runner
@@ -95,7 +95,7 @@ def evaluate(
         tasks or ("offline",),
         runs,
         output,
-        peers=peers or (),
+        baselines=baselines or (),
         options=Options(
             batch_size=batch_size,
             overwrite=overwrite,

@@ -1,4 +1,4 @@
-"""Measuring embeddings with mteb: the offline tasks, the corruption of texts, peers and statistics."""
+"""Measuring embeddings with mteb: the offline tasks, the corruption of texts, baselines and statistics."""
 
 from ssmoe_embed.evaluation.tasks.corruption import Corruption, corrupt, ladder
 

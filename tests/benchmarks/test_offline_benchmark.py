@@ -20,12 +20,12 @@ def test_one_report_is_printed_and_written_and_nothing_is_measured_twice(monkeyp
     documents = '{"id": 1, "document": "tea"}\n{"id": 2, "document": "rice"}\n'
     extra.write_text(documents + '{"query": "tea", "relevant": [1]}\n{"query": "rice", "relevant": [2]}\n')
     output, results = tmp_path / "report.md", tmp_path / "results"
-    common = ["--models", "--peers", "chance", "tfidf-words", "--tasks", "WordRelatednessSTS", "--results", results]
+    common = ["--models", "--baselines", "chance", "tfidf-words", "--tasks", "WordRelatednessSTS", "--results", results]
     options = [*common, "--extra", extra, "--corrupt", "none", "--resamples", 100, "--output", output]
     run(monkeypatch, *options, "--compare", "tfidf-words:chance")
     printed = capsys.readouterr().out
     assert output.read_text() == printed
-    assert "| peer/tfidf-words |" in printed
+    assert "| baseline/tfidf-words |" in printed
     assert "mine (ndcg_at_10)" in printed
     assert "tfidf-words − chance" in printed
     files = {path: path.stat().st_mtime_ns for path in results.rglob("*_predictions.json")}
@@ -45,5 +45,5 @@ def test_one_report_is_printed_and_written_and_nothing_is_measured_twice(monkeyp
 )
 def test_wrong_arguments_are_named(monkeypatch, capsys, tmp_path, arguments, message):
     with pytest.raises((SystemExit, ValueError)) as error:
-        run(monkeypatch, "--models", "--peers", "--results", tmp_path, *arguments)
+        run(monkeypatch, "--models", "--baselines", "--results", tmp_path, *arguments)
     assert message in f"{capsys.readouterr().err} {error.value}"

@@ -55,7 +55,7 @@ def test_methods_and_corruptions_make_tables_files_and_pictures(ssmoe, built, mo
         "none",
         "insert@0.5",
     )
-    command = ("evaluate", built, *arguments, "--peers", "chance", "-o", tmp_path, "--quiet")
+    command = ("evaluate", built, *arguments, "--baselines", "chance", "-o", tmp_path, "--quiet")
     status, out, err = ssmoe(*command)
     assert status == 0
     assert "clean, points of 100" in out
@@ -125,7 +125,7 @@ def test_a_result_that_lacks_a_part_is_named_as_it_has_no_place_in_the_tables(ss
         (("--methods", "routr"), "Did you mean 'router'"),
         (("--corrupt", "replce@0.1"), "is not known"),
         (("--settings", "alpha"), "name=value"),
-        (("--peers", "chanse", "--tasks", "STS12"), "peer='chanse' is not known"),
+        (("--baselines", "chanse", "--tasks", "STS12"), "baseline='chanse' is not known"),
         (("--dtype", "float17"), "choose one of 'float32', 'bfloat16', 'float16'"),
     ],
 )

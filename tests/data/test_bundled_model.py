@@ -78,12 +78,12 @@ def test_it_is_a_language_model():
 
 def test_it_beats_random_weights_and_shared_words_where_meaning_decides(tiny, tmp_path):
     mteb = pytest.importorskip("mteb")
-    from ssmoe_embed.evaluation.baselines.encoders import DenseEncoder, peer
+    from ssmoe_embed.evaluation.baselines.encoders import DenseEncoder, load_baseline
     from ssmoe_embed.evaluation.significance.bootstrap import paired_bootstrap
     from ssmoe_embed.evaluation.tasks.offline import offline_task
 
     task = offline_task("WordNetRelatedRetrieval")
-    others = [peer("random-weights"), peer("tfidf-words")]
+    others = [load_baseline("random-weights"), load_baseline("tfidf-words")]
     for place, encoder in enumerate([DenseEncoder(tiny, others[0].mteb_model_meta), *others]):
         mteb.evaluate(encoder, [task], cache=None, prediction_folder=tmp_path / str(place), show_progress_bar=False)
     for place in (1, 2):

@@ -61,14 +61,14 @@ def tfidf_words() -> Any:
     """TF-IDF of words; see `TfidfEncoder` for what it is fitted on."""
     from ssmoe_embed.evaluation.baselines.lexical import TfidfEncoder
 
-    return TfidfEncoder(_meta("peer/tfidf-words"))
+    return TfidfEncoder(_meta("baseline/tfidf-words"))
 
 
 def tfidf_chars() -> Any:
     """TF-IDF of runs of three to five characters inside words."""
     from ssmoe_embed.evaluation.baselines.lexical import TfidfEncoder
 
-    return TfidfEncoder(_meta("peer/tfidf-chars"), analyzer="char_wb", ngram_range=(3, 5))
+    return TfidfEncoder(_meta("baseline/tfidf-chars"), analyzer="char_wb", ngram_range=(3, 5))
 
 
 def bm25() -> Any:
@@ -76,12 +76,12 @@ def bm25() -> Any:
     from ssmoe_embed.evaluation.baselines.lexical import BM25
 
     require_package("bm25s", "bm25s")
-    return BM25(_meta("peer/bm25"))
+    return BM25(_meta("baseline/bm25"))
 
 
 def chance() -> Any:
     """Random vectors."""
-    return ChanceEncoder(_meta("peer/chance", embed_dim=CHANCE_DIMENSIONS))
+    return ChanceEncoder(_meta("baseline/chance", embed_dim=CHANCE_DIMENSIONS))
 
 
 def random_weights() -> Any:
@@ -96,7 +96,7 @@ def random_weights() -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         base.load_state_dict(AutoModel.from_config(base.config).state_dict())
-    return DenseEncoder(model, _meta("peer/random-weights", embed_dim=model.get_embedding_dimension()))
+    return DenseEncoder(model, _meta("baseline/random-weights", embed_dim=model.get_embedding_dimension()))
 
 
 def minilm() -> Any:
@@ -114,49 +114,49 @@ def minilm() -> Any:
     return DenseEncoder(model, _meta(MINILM, embed_dim=model.get_embedding_dimension()))
 
 
-PEERS: dict[str, Callable[[], Any]] = {
-    "peer/chance": chance,
-    "peer/tfidf-words": tfidf_words,
-    "peer/tfidf-chars": tfidf_chars,
-    "peer/bm25": bm25,
-    "peer/random-weights": random_weights,
+BASELINES: dict[str, Callable[[], Any]] = {
+    "baseline/chance": chance,
+    "baseline/tfidf-words": tfidf_words,
+    "baseline/tfidf-chars": tfidf_chars,
+    "baseline/bm25": bm25,
+    "baseline/random-weights": random_weights,
     MINILM: minilm,
 }
-"""The name that a peer's results are kept by → what loads it."""
+"""The name that a baseline's results are kept by → what loads it."""
 
 
-def peer(name: str) -> Any:
-    """Load a peer.
+def load_baseline(name: str) -> Any:
+    """Load a baseline.
 
     Args:
-        name: One of `PEERS`, with or without `peer/`; `minilm` or `all-MiniLM-L6-v2` for the dense encoder.
+        name: One of `BASELINES`, with or without `baseline/`; `minilm` or `all-MiniLM-L6-v2` for the dense encoder.
 
     Returns:
         An mteb encoder (BM25: a search model) with its `mteb_model_meta`.
 
     Raises:
-        ValueError: No peer has that name.
+        ValueError: No baseline has that name.
         ImportError: It needs a package that is not installed.
     """
-    found = peer_name(name)
+    found = baseline_name(name)
     if found is None:
-        raise ValueError(unknown("peer", name, PEERS))
-    return PEERS[found]()
+        raise ValueError(unknown("baseline", name, BASELINES))
+    return BASELINES[found]()
 
 
-def peer_name(name: str) -> str | None:
-    """The full name of a peer; None if there is none of that name."""
-    short = {full.partition("/")[2]: full for full in PEERS} | {"minilm": MINILM}
-    return name if name in PEERS else short.get(name)
+def baseline_name(name: str) -> str | None:
+    """The full name of a baseline; None if there is none of that name."""
+    short = {full.partition("/")[2]: full for full in BASELINES} | {"minilm": MINILM}
+    return name if name in BASELINES else short.get(name)
 
 
 def does(encoder: Any, task_type: str) -> bool:
-    """Whether a peer can do tasks of a type: BM25 only ranks documents."""
+    """Whether a baseline can do tasks of a type: BM25 only ranks documents."""
     return hasattr(encoder, "encode") or task_type in {"Retrieval", "Reranking"}
 
 
 def _meta(name: str, embed_dim: int | None = None) -> ModelMeta:
-    """A peer's record: what is known of it; its revision is that of the package which determines its vectors."""
+    """A baseline's record: what is known of it; its revision is that of the package which determines its vectors."""
     package = _MINILM_PACKAGE if name == MINILM else None
     revision = f"{package}-{importlib.metadata.version(package)}" if package else f"ssmoe-embed-{__version__}"
     known: dict[str, Any] = {"license": "apache-2.0", "open_weights": True} if package else {}
@@ -175,6 +175,6 @@ def _meta(name: str, embed_dim: int | None = None) -> ModelMeta:
 
 
 def _load(name: str, revision: str | None = None, **kwargs: Any) -> Any:
-    """What mteb calls to load a peer by its record."""
+    """What mteb calls to load a baseline by its record."""
     del revision, kwargs
-    return peer(name)
+    return load_baseline(name)

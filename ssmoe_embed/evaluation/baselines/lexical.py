@@ -1,4 +1,4 @@
-"""Peers that count words: TF-IDF vectors, and BM25 for retrieval and reranking."""
+"""Baselines that count words: TF-IDF vectors, and BM25 for retrieval and reranking."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TfidfEncoder(AbsEncoder):
     """
 
     def __init__(self, meta: ModelMeta, **settings: Any) -> None:
-        """Set up a peer.
+        """Set up a baseline.
 
         Args:
             meta: Its record.

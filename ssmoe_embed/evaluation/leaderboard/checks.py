@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 META = "model_meta.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_NOT_ON_HUB = ("local", "peer")
+_NOT_ON_HUB = ("local", "baseline")
 """Organisations of models that have no place on the hub."""
 
 

@@ -48,12 +48,12 @@ class MethodEncoder(AbsEncoder):
         )
 
 
-class CorruptedPeer(AbsEncoder):
+class CorruptedEncoder(AbsEncoder):
     """Any other encoder, whose texts are corrupted before it sees them."""
 
-    def __init__(self, peer: Any, corruption: Corruption) -> None:
-        self.model = peer
-        self.mteb_model_meta = _corrupted_meta(peer, corruption)
+    def __init__(self, baseline: Any, corruption: Corruption) -> None:
+        self.model = baseline
+        self.mteb_model_meta = _corrupted_meta(baseline, corruption)
         self.tally = Tally(corruption.rate)
         self._corruption = corruption
 
@@ -63,20 +63,20 @@ class CorruptedPeer(AbsEncoder):
         return self.model.encode(inputs, task_metadata=task_metadata, hf_split=hf_split, **kwargs)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """The peer's own."""
+        """The baseline's own."""
         return self.model.similarity(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """The peer's own."""
+        """The baseline's own."""
         return self.model.similarity_pairwise(embeddings1, embeddings2)
 
 
 class CorruptedSearch:
-    """A peer that searches texts instead of encoding them, on corrupted texts."""
+    """A baseline that searches texts instead of encoding them, on corrupted texts."""
 
-    def __init__(self, peer: Any, corruption: Corruption) -> None:
-        self.model = peer
-        self.mteb_model_meta = _corrupted_meta(peer, corruption)
+    def __init__(self, baseline: Any, corruption: Corruption) -> None:
+        self.model = baseline
+        self.mteb_model_meta = _corrupted_meta(baseline, corruption)
         self._corruption = corruption
 
     def index(self, corpus: Any, **kwargs: Any) -> None:
@@ -95,11 +95,13 @@ class CorruptedSearch:
         )
 
 
-def corrupted_peer(peer: Any, corruption: Corruption | None) -> Any:
-    """A peer on corrupted texts; itself where there is no corruption."""
+def corrupted_baseline(baseline: Any, corruption: Corruption | None) -> Any:
+    """A baseline on corrupted texts; itself where there is no corruption."""
     if corruption is None:
-        return peer
-    return CorruptedPeer(peer, corruption) if hasattr(peer, "encode") else CorruptedSearch(peer, corruption)
+        return baseline
+    return (
+        CorruptedEncoder(baseline, corruption) if hasattr(baseline, "encode") else CorruptedSearch(baseline, corruption)
+    )
 
 
 def corrupted(inputs: Any, corruption: Corruption | None, split: str, task_metadata: Any, tally: Tally | None) -> Any:
@@ -109,7 +111,7 @@ def corrupted(inputs: Any, corruption: Corruption | None, split: str, task_metad
     return corruption.wrap(inputs, tally)
 
 
-def _corrupted_meta(peer: Any, corruption: Corruption) -> ModelMeta:
-    meta: ModelMeta = peer.mteb_model_meta
+def _corrupted_meta(baseline: Any, corruption: Corruption) -> ModelMeta:
+    meta: ModelMeta = baseline.mteb_model_meta
     experiment = dict(meta.experiment_kwargs or {}) | {"corruption": corruption.name}
     return meta.model_copy(update={"experiment_kwargs": experiment})

@@ -30,10 +30,10 @@ from ssmoe_embed.evaluation.tasks.corruption import CLEAN, Corruption
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs of one model that share a forward pass and the texts; those of a peer share nothing.
+    """Runs of one model that share a forward pass and the texts; those of a baseline share nothing.
 
     Attributes:
-        model: The model; None for a peer.
+        model: The model; None for a baseline.
         variants: The settings of all its runs that take this forward pass.
     """
 
@@ -64,8 +64,8 @@ class Job:
         meta: The record of the model and run.
         corruption: What is done to the texts.
         group: What it shares with other jobs.
-        settings: The run's settings; None for a peer.
-        peer: The encoder, if it is one that shares nothing.
+        settings: The run's settings; None for a baseline.
+        baseline: The encoder, if it is one that shares nothing.
         predictions: Keep the predictions.
     """
 
@@ -74,7 +74,7 @@ class Job:
     corruption: Corruption | None
     group: Group
     settings: EmbeddingSettings | None = None
-    peer: Any = None
+    baseline: Any = None
     predictions: bool = False
 
     @property
@@ -90,7 +90,7 @@ class Job:
     def encoder(self, shared: SharedPass | None) -> Any:
         """What mteb evaluates."""
         if shared is None or self.settings is None or self.group.model is None:
-            return self.peer
+            return self.baseline
         return MethodEncoder(shared, self.group.model.model, self.settings, self.meta, self.corruption)
 
 

@@ -180,7 +180,7 @@ def module_of(model: SentenceTransformer) -> SSMoE:
     if not isinstance(module, SSMoE):
         raise ValueError(
             f"This is not a model of this package: its first module is {type(module).__name__}. Evaluate it with mteb's own "
-            "command, or give evaluate(…, peers=[…]) an mteb encoder of it."
+            "command, or give evaluate(…, baselines=[…]) an mteb encoder of it."
         )
     return module
 

@@ -21,7 +21,7 @@ from mteb.models import ModelMeta
 from tqdm.auto import tqdm
 
 from ssmoe_embed.embedding.settings import EmbeddingSettings
-from ssmoe_embed.evaluation.mteb.encoders import corrupted_peer
+from ssmoe_embed.evaluation.mteb.encoders import corrupted_baseline
 from ssmoe_embed.evaluation.mteb.jobs import Group, Job, check_comparable, do, unfinished
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, model_name
 from ssmoe_embed.evaluation.mteb.passes import adopted, pass_key
@@ -41,19 +41,19 @@ def evaluate(
     runs: Sequence[Run] = (Run(),),
     output: str | Path = "results",
     *,
-    peers: Sequence[Any] = (),
+    baselines: Sequence[Any] = (),
     options: Options | None = None,
     after_task: Callable[[Report], None] | None = None,
     **loading: Any,
 ) -> Report:
-    """Evaluate models and peers on tasks.
+    """Evaluate models and baselines on tasks.
 
     Args:
         models: Folders, hub ids, recipe names, or models that are loaded already.
         tasks: See `find_tasks`.
         runs: How each model is evaluated; see `grid`.
         output: The result folder; results that are there are kept, and what is complete is not measured again.
-        peers: Names of peers (see `ssmoe_embed.evaluation.baselines.encoders`) or mteb encoders; under the same corruptions.
+        baselines: Names (see `ssmoe_embed.evaluation.baselines.encoders`) or mteb encoders, under the same corruptions.
         options: How to run.
         after_task: Called when a task is done with all runs of a model.
         **loading: For `ssmoe_embed.load`: `device`, `model_kwargs`, ….
@@ -81,8 +81,8 @@ def evaluate(
     folder.record(asked, parts)
     report = Report(folder)
     evaluation = _Evaluation(report, expanded(asked), options, after_task)
-    for peer in peers:
-        evaluation.peer(peer, list(dict.fromkeys(run.corruption for run in runs)))
+    for baseline in baselines:
+        evaluation.baseline(baseline, list(dict.fromkeys(run.corruption for run in runs)))
     for model in models:
         for layer, alike in _by_layer(runs):
             evaluation.model(model, layer, alike, loading)
@@ -113,15 +113,15 @@ class _Evaluation:
         del loaded
         gc.collect()  # before the next model is loaded
 
-    def peer(self, named: Any, corruptions: Sequence[Corruption | None]) -> None:
-        """Evaluate one peer on all tasks."""
-        from ssmoe_embed.evaluation.baselines.encoders import does, peer
+    def baseline(self, named: Any, corruptions: Sequence[Corruption | None]) -> None:
+        """Evaluate one baseline on all tasks."""
+        from ssmoe_embed.evaluation.baselines.encoders import does, load_baseline
 
-        encoder = peer(named) if isinstance(named, str) else named
-        chosen = [(one, corrupted_peer(encoder, one)) for one in corruptions]
+        encoder = load_baseline(named) if isinstance(named, str) else named
+        chosen = [(one, corrupted_baseline(encoder, one)) for one in corruptions]
         self._run(
             [
-                Job(task, made.mteb_model_meta, one, Group(), peer=made, predictions=self._keeps_predictions(task))
+                Job(task, made.mteb_model_meta, one, Group(), baseline=made, predictions=self._keeps_predictions(task))
                 for task in self.tasks
                 if does(encoder, task.metadata.type)
                 for one, made in chosen

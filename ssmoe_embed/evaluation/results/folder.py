@@ -40,8 +40,8 @@ class Score:
     Attributes:
         model: The model's name.
         revision: Its revision.
-        method: Its representation; empty for a peer.
-        prompt: Its template; empty for a peer.
+        method: Its representation; empty for a baseline.
+        prompt: Its template; empty for a baseline.
         settings: What else differs from the model's own settings, and how it was loaded where that matters.
         corruption: `clean`, or the corruption's name.
         task: The task's name.

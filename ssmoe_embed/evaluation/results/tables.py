@@ -1,4 +1,4 @@
-"""Scores arranged in rows (a model's method and prompt, or a peer) and columns (tasks), with means."""
+"""Scores arranged in rows (a model's method and prompt, or a baseline) and columns (tasks), with means."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Row:
     """What a row of a table is about.
 
     Attributes:
-        model: The model's or peer's name, with its revision where the table holds several.
-        method: The representation; empty for a peer.
-        prompt: The template; empty for a peer.
+        model: The model's or baseline's name, with its revision where the table holds several.
+        method: The representation; empty for a baseline.
+        prompt: The template; empty for a baseline.
         settings: What else differs from the model's own, as text.
     """
 
@@ -82,7 +82,7 @@ def tables(scores: Sequence[Score]) -> list[Table]:
 
 
 def labels(rows: Sequence[Row]) -> tuple[dict[Row, str], str]:
-    """Short names of rows, and what all of them but the peers have in common.
+    """Short names of rows, and what all of them but the baselines have in common.
 
     Returns:
         For each row what tells it apart from the others, and the common prompt and settings.
@@ -116,7 +116,7 @@ def _row(score: Score, several: frozenset[str]) -> Row:
 
 
 def _row_order(score: Score) -> tuple[object, ...]:
-    """Peers after models; methods in their usual order."""
+    """Baselines after models; methods in their usual order."""
     order = (score.model, score.revision, score.prompt, _rank(score.method, _METHODS), settings_text(score.settings))
     return (not score.method, *order)
 

@@ -70,11 +70,11 @@ def compare_methods(
 ) -> list[MethodDifference]:
     """Compare two methods wherever all else is the same: model, revision, prompt, settings, corruption and task.
 
-    A peer may stand for a method; it is compared with every run on the same texts.
+    A baseline may stand for a method; it is compared with every run on the same texts.
 
     Args:
         results: What was measured.
-        first: A method, or a peer's name.
+        first: A method, or a baseline's name.
         second: Another one.
         tasks: Only these tasks; None for all that both were measured on.
         model: Only this model.
@@ -134,7 +134,7 @@ def _check(scores: Sequence[Score], first: str, second: str, model: str | None) 
 
 
 def _side(score: Score) -> str:
-    """What a score is called by: its method, or the peer."""
+    """What a score is called by: its method, or the baseline."""
     return score.method or score.model.rpartition("/")[2]
 
 

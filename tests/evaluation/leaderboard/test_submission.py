@@ -175,7 +175,7 @@ def test_a_corrupted_run_that_was_moved_among_the_clean_ones_is_refused_by_its_r
     ("changes", "message"),
     [
         ({"name": "local/mine"}, "is a model of this machine.*Upload its folder to the hub"),
-        ({"name": "peer/chance"}, "is a model of this machine"),
+        ({"name": "baseline/chance"}, "is a model of this machine"),
         ({"revision": "0123456789abcdef"}, "no commit of the hub"),
     ],
 )

@@ -211,7 +211,7 @@ def test_loading_changes_are_those_that_change_numbers():
     assert first != second
 
 
-def test_a_model_of_another_package_is_sent_to_the_peers(evaluated):
+def test_a_model_of_another_package_is_sent_to_the_baselines(evaluated):
     other = SentenceTransformer(
         modules=[StaticEmbedding(evaluated.model[0].tokenizer.backend_tokenizer, embedding_dim=4)]
     )

@@ -148,15 +148,15 @@ def test_what_depends_on_the_batch_is_kept_by_batch_size(model):
     assert model.meta(plain, batch_size=8).experiment_name == model.meta(plain, batch_size=16).experiment_name
 
 
-def test_peers_are_measured_under_the_same_corruptions(model, tmp_path):
+def test_baselines_are_measured_under_the_same_corruptions(model, tmp_path):
     runs = grid(["smoe"], corruptions=["none", "insert@0.5"])
-    report = evaluate([model], [MockRetrievalTask()], runs, tmp_path, peers=["chance"], options=QUIET)
+    report = evaluate([model], [MockRetrievalTask()], runs, tmp_path, baselines=["chance"], options=QUIET)
     assert report.failures == []
     assert {(score.model, score.method, score.corruption) for score in report.scores()} == {
         ("test/olmoe", "smoe", "clean"),
         ("test/olmoe", "smoe", "insert@0.5"),
-        ("peer/chance", "", "clean"),
-        ("peer/chance", "", "insert@0.5"),
+        ("baseline/chance", "", "clean"),
+        ("baseline/chance", "", "insert@0.5"),
     }
 
 

@@ -163,7 +163,7 @@ def test_a_model_that_the_paper_does_not_have_is_refused_with_those_it_has():
 
 
 def test_a_model_under_another_name_can_stand_for_one_of_the_papers():
-    scores = every(model="local/mine") + every(3, model="peer/chance", method="")
+    scores = every(model="local/mine") + every(3, model="baseline/chance", method="")
     (comparison,) = compare_with_paper(scores, model="local/mine", stands_for="deepseekmoe-16b")
     assert (comparison.model, comparison.paper.recipe) == ("local/mine", "ssmoe/deepseek-moe-16b")
     assert line(comparison, OVERALL, None).published == 41.1

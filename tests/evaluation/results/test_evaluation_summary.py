@@ -52,14 +52,14 @@ def scores():
     complete = [score(task, value) for task, value in values.items()]
     partial = [score(task, value + 0.05, method="ssmoe") for task, value in values.items() if task != "B"]
     corrupt = [score(task, value / 2, corruption="replace@0.2") for task, value in values.items()]
-    peer = [score(task, value / 3, model="peer/chance", method="", prompt="") for task, value in values.items()]
-    return [*peer, *partial, *corrupt, *complete]
+    baseline = [score(task, value / 3, model="baseline/chance", method="", prompt="") for task, value in values.items()]
+    return [*baseline, *partial, *corrupt, *complete]
 
 
 def test_means_are_of_types_and_of_all_tasks_and_only_of_what_is_complete(scores):
     [clean, _] = tables(scores)
     rows = {row.method or row.model: row for row in clean.cells}
-    assert list(rows) == ["smoe", "ssmoe", "peer/chance"]
+    assert list(rows) == ["smoe", "ssmoe", "baseline/chance"]
     assert mean_columns(clean) == ["Clustering (1)", "STS (2)", "Odd (1)", "mean of types", "mean of tasks (4)"]
     values = [90, fmean([10, 40]), 60, fmean([90, 25, 60]), fmean([10, 40, 90, 60])]
     assert mean_cells(clean, rows["smoe"]) == [f"{value:.1f}" for value in values]
@@ -86,10 +86,10 @@ def test_names_of_rows_leave_out_what_all_models_have_in_common():
     both = [
         score(settings={"alpha": 0.7}),
         score(settings={"alpha": 0.7}, method="ev"),
-        score(model="peer/x", method=""),
+        score(model="baseline/x", method=""),
     ]
     names, common = labels(list(tables(both)[0].cells))
-    assert list(names.values()) == ["ssmoe/x · smoe", "ssmoe/x · ev", "peer/x"]
+    assert list(names.values()) == ["ssmoe/x · smoe", "ssmoe/x · ev", "baseline/x"]
     assert common == "prompt none, alpha=0.7"
 
 

@@ -14,13 +14,13 @@ from ssmoe_embed.evaluation.results.tables import tables
 ROOT = Path(__file__).parents[3]
 CORRUPT = "replace@0.015"
 NAMES = {
-    "chance": "peer/chance",
-    "TF-IDF, words": "peer/tfidf-words",
-    "TF-IDF, characters": "peer/tfidf-chars",
-    "same architecture, random weights": "peer/random-weights",
+    "chance": "baseline/chance",
+    "TF-IDF, words": "baseline/tfidf-words",
+    "TF-IDF, characters": "baseline/tfidf-chars",
+    "same architecture, random weights": "baseline/random-weights",
     "all-MiniLM-L6-v2, the teacher": "sentence-transformers/all-MiniLM-L6-v2",
 }
-"""What the README calls a peer → its name in the report; a method is called by its model and its own name."""
+"""What the README calls a baseline → its name in the report; a method is called by its model and its own name."""
 TYPES = ["Classification", "Clustering", "PairClassification", "Reranking", "Retrieval", "STS"]
 
 

@@ -24,11 +24,11 @@ CORRUPT = "replace@0.015"
 
 @pytest.fixture(scope="module")
 def measured(built, tmp_path_factory):
-    """Two methods and a peer on two tasks, with their predictions; never change it."""
+    """Two methods and a baseline on two tasks, with their predictions; never change it."""
     tasks = [rated_pairs(), MockMultilingualSTSTask()]
     runs = grid(["ssmoe", "smoe", "router"], corruptions=["none", CORRUPT])
     folder = tmp_path_factory.mktemp("measured")
-    report = evaluate([built], tasks, runs, folder, peers=[], options=Options(predictions=True, progress=False))
+    report = evaluate([built], tasks, runs, folder, baselines=[], options=Options(predictions=True, progress=False))
     assert not report.failures
     return report.folder, tasks
 

@@ -13,7 +13,7 @@ from scipy.stats import pearsonr
 from sklearn.feature_extraction.text import CountVectorizer
 
 from ssmoe_embed.common import extras as dependencies
-from ssmoe_embed.evaluation.baselines.encoders import peer
+from ssmoe_embed.evaluation.baselines.encoders import load_baseline
 from ssmoe_embed.evaluation.baselines.lexical import task_texts
 from ssmoe_embed.evaluation.tasks.offline import add_task, offline_task, offline_tasks, registry, retrieval_task
 
@@ -113,7 +113,7 @@ def test_random_vectors_score_about_chance_and_the_same_again_with_the_same_task
     chance = {"PairClassification": 1 / 3, "Reranking": 0.21, "Clustering": 0.12}.get(task.metadata.type, 0.0)
     if task.metadata.type == "Classification":
         chance = max(Counter(data["label"]).values()) / len(data)
-    encoder = peer("chance")
+    encoder = load_baseline("chance")
     score = main_score(task, encoder)
     assert abs(score - chance) < 0.08
     assert main_score(task, encoder) == score
@@ -143,7 +143,7 @@ def test_answers_share_no_content_word_with_the_query_and_wrong_documents_do(nam
 
 @pytest.mark.parametrize("name", WITHOUT_SHARED_WORDS)
 def test_counting_words_finds_nothing_where_none_is_shared(name):
-    assert main_score(loaded(name), peer("tfidf-words")) < 0.05
+    assert main_score(loaded(name), load_baseline("tfidf-words")) < 0.05
 
 
 def test_word_overlap_says_nothing_about_similarity_and_misleads_on_paraphrases():
@@ -154,8 +154,8 @@ def test_word_overlap_says_nothing_about_similarity_and_misleads_on_paraphrases(
     shared = np.asarray(first.multiply(second).sum(axis=1)).ravel()
     jaccard = shared / (np.asarray(first.sum(axis=1)).ravel() + np.asarray(second.sum(axis=1)).ravel() - shared)
     assert abs(pearsonr(jaccard, data["score"]).statistic) < 0.1
-    assert abs(main_score(similarity, peer("tfidf-words"))) < 0.05
-    assert main_score(pairs, peer("tfidf-words")) < np.mean(data_of(pairs)["labels"])
+    assert abs(main_score(similarity, load_baseline("tfidf-words"))) < 0.05
+    assert main_score(pairs, load_baseline("tfidf-words")) < np.mean(data_of(pairs)["labels"])
 
 
 def test_a_verse_is_sought_among_sixteen_and_counting_words_does_not_always_find_it():
@@ -165,7 +165,7 @@ def test_a_verse_is_sought_among_sixteen_and_counting_words_does_not_always_find
     for query, candidates in data["top_ranked"].items():
         assert len(set(candidates)) == 16
         assert set(data["relevant_docs"][query]) < set(candidates)
-    assert 0.7 < main_score(task, peer("tfidf-words")) < 0.95
+    assert 0.7 < main_score(task, load_baseline("tfidf-words")) < 0.95
 
 
 def test_reviews_are_balanced_and_no_sentence_is_in_both_splits():
@@ -182,7 +182,7 @@ def test_the_how_to_documents_answer_every_question_and_hold_all_that_was_writte
     assert all(data["relevant_docs"][query] for query in data["queries"]["id"])
 
 
-def test_a_file_of_ones_own_becomes_a_task_and_peers_know_its_texts(tmp_path, monkeypatch):
+def test_a_file_of_ones_own_becomes_a_task_and_baselines_know_its_texts(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_added", {})
     path = tmp_path / "drinks.jsonl"
     records = [
@@ -195,8 +195,8 @@ def test_a_file_of_ones_own_becomes_a_task_and_peers_know_its_texts(tmp_path, mo
     add_task(mine)
     assert offline_task("drinks") is mine
     assert sorted(task_texts("drinks")) == ["fried rice", "green tea", "tea"]
-    assert main_score(mine, peer("tfidf-words")) == 1.0
-    assert main_score(mine, peer("bm25")) == 1.0
+    assert main_score(mine, load_baseline("tfidf-words")) == 1.0
+    assert main_score(mine, load_baseline("bm25")) == 1.0
 
 
 def test_a_line_of_ones_own_file_ends_at_a_newline_only(tmp_path):

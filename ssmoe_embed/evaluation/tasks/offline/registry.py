@@ -56,7 +56,7 @@ def offline_task(name: str) -> AbsTask | None:
 
 
 def add_task(task: AbsTask) -> None:
-    """Make a task of one's own known by name for this process, to peers that read a task's texts.
+    """Make a task of one's own known by name for this process, to baselines that read a task's texts.
 
     Raises:
         ValueError: A shipped task has that name.

@@ -9,7 +9,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torch.utils.data import DataLoader
 
 import ssmoe_embed
-from ssmoe_embed.evaluation.baselines.encoders import MINILM, PEERS, does, peer, peer_name
+from ssmoe_embed.evaluation.baselines.encoders import BASELINES, MINILM, baseline_name, does, load_baseline
 from ssmoe_embed.evaluation.baselines.lexical import MOST_DIMENSIONS, task_texts
 from ssmoe_embed.evaluation.tasks.offline import offline_task
 
@@ -25,9 +25,9 @@ def encode(encoder, texts, task=TASK, batch_size=2):
     )
 
 
-@pytest.fixture(scope="module", params=[name for name in PEERS if name != "peer/bm25"])
+@pytest.fixture(scope="module", params=[name for name in BASELINES if name != "baseline/bm25"])
 def encoder(request):
-    return peer(request.param)
+    return load_baseline(request.param)
 
 
 def test_a_vector_depends_on_its_text_alone(encoder):
@@ -38,7 +38,7 @@ def test_a_vector_depends_on_its_text_alone(encoder):
 
 
 def test_its_results_are_kept_under_its_name(encoder, tmp_path):
-    name = next(name for name, make in PEERS.items() if name == encoder.mteb_model_meta.name)
+    name = next(name for name, make in BASELINES.items() if name == encoder.mteb_model_meta.name)
     task = offline_task("WordRelatednessSTS")
     mteb.evaluate(encoder, [task], cache=mteb.ResultCache(tmp_path), show_progress_bar=False)
     (found,) = tmp_path.glob(f"results/{name.replace('/', '__')}/*/WordRelatednessSTS.json")
@@ -52,14 +52,16 @@ def test_its_results_are_kept_under_its_name(encoder, tmp_path):
 def test_tfidf_vectors_are_scikit_learns_fitted_on_the_whole_task():
     fitted = TfidfVectorizer(sublinear_tf=True).fit(task_texts(TASK))
     assert len(fitted.vocabulary_) < MOST_DIMENSIONS
-    np.testing.assert_allclose(encode(peer("tfidf-words"), TEXTS), fitted.transform(TEXTS).toarray(), atol=1e-6)
+    np.testing.assert_allclose(
+        encode(load_baseline("tfidf-words"), TEXTS), fitted.transform(TEXTS).toarray(), atol=1e-6
+    )
 
 
 def test_sketched_vectors_have_nearly_the_same_cosines():
     texts = task_texts(TASK)
     fitted = TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=(3, 5)).fit(texts)
     assert len(fitted.vocabulary_) > MOST_DIMENSIONS
-    sketched = encode(peer("tfidf-chars"), texts[:200], batch_size=64)
+    sketched = encode(load_baseline("tfidf-chars"), texts[:200], batch_size=64)
     assert sketched.shape == (200, MOST_DIMENSIONS)
     exact = cosine_similarity(fitted.transform(texts[:200]))
     errors = np.abs(cosine_similarity(sketched) - exact)
@@ -68,13 +70,13 @@ def test_sketched_vectors_have_nearly_the_same_cosines():
 
 
 def test_a_corruptions_token_is_nothing_to_tfidf():
-    words = peer("tfidf-words")
+    words = load_baseline("tfidf-words")
     assert not encode(words, ["AAA"]).any()
     np.testing.assert_allclose(encode(words, ["quick AAA reply"]), encode(words, ["quick reply"]), atol=1e-6)
 
 
-def test_a_peer_that_was_fitted_on_one_task_is_fitted_again_on_the_next():
-    words = peer("tfidf-words")
+def test_a_baseline_that_was_fitted_on_one_task_is_fitted_again_on_the_next():
+    words = load_baseline("tfidf-words")
     before = encode(words, TEXTS)
     encode(words, ["tiger"], task="WordRelatednessSTS")
     np.testing.assert_array_equal(before, encode(words, TEXTS))
@@ -93,7 +95,7 @@ def test_all_texts_of_a_task_are_its_texts():
 def test_bm25_ranks_by_its_formula_and_reranks_only_the_candidates():
     documents = ["green tea tea", "black coffee", "tea shop", "nothing"]
     corpus = [{"id": f"d{i}", "text": text, "title": ""} for i, text in enumerate(documents)]
-    model = peer("bm25")
+    model = load_baseline("bm25")
 
     class Columns(list):
         def __getitem__(self, key):
@@ -115,17 +117,17 @@ def test_bm25_ranks_by_its_formula_and_reranks_only_the_candidates():
 
 
 def test_bm25_is_for_ranking_only():
-    ranker = peer("bm25")
+    ranker = load_baseline("bm25")
     assert does(ranker, "Retrieval")
     assert does(ranker, "Reranking")
     assert not does(ranker, "STS")
-    assert does(peer("chance"), "STS")
+    assert does(load_baseline("chance"), "STS")
 
 
 def test_random_weights_are_the_bundled_architecture_and_always_the_same():
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
-    first, second = peer("random-weights"), peer("random-weights")
+    first, second = load_baseline("random-weights"), load_baseline("random-weights")
     assert torch.equal(state, torch.random.get_rng_state())
     np.testing.assert_array_equal(encode(first, TEXTS), encode(second, TEXTS))
     tiny = ssmoe_embed.load(progress=False)
@@ -135,20 +137,20 @@ def test_random_weights_are_the_bundled_architecture_and_always_the_same():
 
 
 def test_the_dense_encoder_is_the_one_in_the_package():
-    vectors = encode(peer("minilm"), TEXTS)
+    vectors = encode(load_baseline("minilm"), TEXTS)
     assert vectors.shape == (3, 384)
-    similar = cosine_similarity(encode(peer("minilm"), ["a small dog", "a puppy", "the stock market"]))
+    similar = cosine_similarity(encode(load_baseline("minilm"), ["a small dog", "a puppy", "the stock market"]))
     assert similar[0, 1] > 0.6
     assert similar[0, 2] < 0.3
 
 
-@pytest.mark.parametrize("name", ["tfidf-words", "peer/tfidf-words"])
+@pytest.mark.parametrize("name", ["tfidf-words", "baseline/tfidf-words"])
 def test_the_prefix_may_be_left_out(name):
-    assert peer_name(name) == "peer/tfidf-words"
+    assert baseline_name(name) == "baseline/tfidf-words"
 
 
 def test_other_names():
-    assert peer_name("minilm") == peer_name("all-MiniLM-L6-v2") == MINILM
-    assert peer_name("ssmoe/tiny") is None
-    with pytest.raises(ValueError, match="Did you mean 'peer/tfidf-words'"):
-        peer("peer/tfidf-word")
+    assert baseline_name("minilm") == baseline_name("all-MiniLM-L6-v2") == MINILM
+    assert baseline_name("ssmoe/tiny") is None
+    with pytest.raises(ValueError, match="Did you mean 'baseline/tfidf-words'"):
+        load_baseline("baseline/tfidf-word")
