@@ -67,7 +67,7 @@ class _Note:
     """A forward pre-hook that notes the tokens."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(zip(_parameters(type(module)), args, strict=False)) | kwargs
+        given = dict(zip(_parameters(type(module)), args, strict=False)) | kwargs  # type: ignore[arg-type]  # a class can be hashed
         ids = given.get("input_ids")
         if not isinstance(ids, torch.Tensor) or ids.is_floating_point() or ids.ndim != 2:
             return  # an inner module that gets embeddings; the outer one has noted the ids
