@@ -66,7 +66,6 @@ def sweep(
     require_mteb()
     from ssmoe_embed.evaluation.mteb.report import Options
     from ssmoe_embed.evaluation.mteb.runs import grid, parse_settings
-    from ssmoe_embed.evaluation.sweep import running
     from ssmoe_embed.evaluation.sweep.report import write_report
     from ssmoe_embed.evaluation.sweep.running import sweep as run
 
