@@ -41,7 +41,7 @@ def loaded_model(shape: str, work: Path) -> EvaluatedModel:
     base = base_folder(shape, work)
     settings: dict[str, Any] = {"top_c": 0.05, "calibration": "none", "progress": False}
     module = ssmoe_embed.SSMoE.from_base(base, model_kwargs={"dtype": torch.float32}, **settings)
-    module.configure(calibration="standardize")
+    module.settings = module.settings.changed(calibration="standardize")
     variants = [module.settings.changed(method=method) for method in METHODS]
     module.fit_calibration(calibration_texts()[:SMALL_SAMPLE], variants=variants, progress=False)
     return EvaluatedModel.of(EmbeddingModel(modules=[module], device="cpu"), f"ssmoe/{shape}")

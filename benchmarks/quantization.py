@@ -246,7 +246,7 @@ def one(  # noqa: PLR0917 (a command)
     sample = sorted(mixed_texts(2000), key=len)[400 : 400 + texts] if short else mixed_texts(texts)
     speed, found = {}, {}
     for number, method in enumerate(METHODS):
-        model[0].configure(method=method, calibration="standardize")
+        model[0].settings = model[0].settings.changed(method=method, calibration="standardize")
         if number == 0 or not short:
             model.encode(sample[:batch_size], batch_size=batch_size, show_progress_bar=False)
         start = time.process_time()

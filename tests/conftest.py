@@ -2,6 +2,8 @@
 
 import os
 
+from having import having
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -90,7 +92,7 @@ def calibrated_module(olmoe, texts):
     module = ssmoe_embed.SSMoE.from_base(olmoe, top_c=TOP_C, calibration="none", progress=False)
     variants = [
         module.settings.changed(method=method, calibration=calibration)
-        for method in ("router", "smoe", "moee", "ev", "ssmoe")
+        for method in ("router", "smoe", "moee", "ev", "ssmoe", "ssmoe-hidden")
         for calibration in ("standardize", "whiten")
     ]
     return module.fit_calibration(texts, variants=variants, progress=False)
@@ -101,9 +103,9 @@ def evaluated_olmoe(calibrated_module):
     """That model, standardised, as evaluations know it."""
     from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 
-    calibrated_module.configure(calibration="standardize")
+    having(calibrated_module, calibration="standardize")
     yield EvaluatedModel.of(ssmoe_embed.EmbeddingModel(modules=[calibrated_module], device="cpu"), "test/olmoe")
-    calibrated_module.configure(calibration="none")
+    having(calibrated_module, calibration="none")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any
 
 import ssmoe_embed
 from ssmoe_embed.data import search_corpus, search_folder
-from ssmoe_embed.embedding.card import GENERATED, model_card
+from ssmoe_embed.embedding.card import GENERATED
 from ssmoe_embed.embedding.persistence import save_references
 from ssmoe_embed.search.exact import CorpusSearch
 
@@ -45,8 +45,8 @@ def main() -> None:
         overwrite=True,
         **SETTINGS,
     )
-    module = ssmoe_embed.load(options.output)[0].configure(calibration=CALIBRATION)
-    save_references(module, options.output, included=True)
+    module = ssmoe_embed.load(options.output)[0].using(calibration=CALIBRATION)
+    save_references(module.parts, options.output, module.get_config_dict(), included=True)
     write_card(module, options.output / "README.md")
     for old in options.corpus_vectors.glob("*.safetensors"):
         old.unlink()
@@ -55,7 +55,7 @@ def main() -> None:
 
 def write_card(module: ssmoe_embed.SSMoE, path: Path) -> None:
     """Write the card of the embedding model, followed by that of its base."""
-    text = model_card(module).replace(f"{GENERATED}\n\n", "")
+    text = module.card().replace(f"{GENERATED}\n\n", "")
     text = text.replace("sentence_transformers_model_id", "ssmoe/tiny")
     text = text.replace("SentenceTransformer(", "ssmoe_embed.load(")
     text = text.replace("from sentence_transformers import SentenceTransformer\n", "")

@@ -26,7 +26,7 @@ def info(model: Model = DEFAULT_MODEL) -> None:
         "parameters": f"{weight_count(module.model):,}",
         "memory": memory_lines(module),
         "device": str(encoder.device),
-        "calibrations": "\n".join(module.calibrations) or "none",
+        "calibrations": "\n".join(module.calibrations.factors) or "none",
     }
     for name, value in rows.items():
         table.add_row(name, str(value))

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ssmoe_embed.embedding.features import Block
 from ssmoe_embed.embedding.settings import Calibration
 
 _PREFIX = "calibration."
 MINIMUM_TEXTS = 2
+_RELEASE_EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,49 @@ class BlockCalibration:
         return centred * factor if factor.ndim == 1 else centred @ factor
 
 
-def calibration_tensors(calibrations: Mapping[str, BlockCalibration]) -> dict[str, torch.Tensor]:
+class Calibrations:
+    """The fitted factors that a model has.
+
+    Models with other spectral routers share those of blocks that no spectral router has a part in.
+    """
+
+    def __init__(self, factors: Mapping[str, BlockCalibration] | None = None) -> None:
+        """Start with factors by name, see `Block.factors`."""
+        self._learned = self._spectral = dict(factors or {})
+
+    @property
+    def factors(self) -> dict[str, BlockCalibration]:
+        """All of them by name."""
+        return self._learned | self._spectral
+
+    def of(self, block: Block, kind: Calibration) -> BlockCalibration | None:
+        """The factors of one block; None if they were not fitted."""
+        return self._home(block).get(block.factors(kind))
+
+    def add(self, block: Block, kind: Calibration, factors: BlockCalibration) -> None:
+        """Keep the factors of one block."""
+        self._home(block)[block.factors(kind)] = factors
+
+    def with_other_routers(self) -> Calibrations:
+        """Those of the same model with other spectral routers."""
+        other = Calibrations()
+        other._learned = self._learned
+        return other
+
+    def _home(self, block: Block) -> dict[str, BlockCalibration]:
+        return self._spectral if block.is_spectral else self._learned
+
+
+def calibration_tensors(calibrations: Calibrations) -> dict[str, torch.Tensor]:
     """Fitted factors of several blocks, by their names on disk."""
     stored = {}
-    for name, calibration in calibrations.items():
+    for name, calibration in calibrations.factors.items():
         stored[f"{_PREFIX}{name}.mean"] = calibration.mean
         stored[f"{_PREFIX}{name}.factor"] = calibration.factor
     return stored
 
 
-def calibrations_from(tensors: Mapping[str, torch.Tensor]) -> dict[str, BlockCalibration]:
+def calibrations_from(tensors: Mapping[str, torch.Tensor]) -> Calibrations:
     """The inverse of `calibration_tensors`; tensors of other names are ignored.
 
     Raises:
@@ -83,14 +118,16 @@ def calibrations_from(tensors: Mapping[str, torch.Tensor]) -> dict[str, BlockCal
         pair = [tensors.get(f"{_PREFIX}{name}.{part}") for part in ("mean", "factor")]
         if any(part is None or not torch.isfinite(part).all() for part in pair):
             raise ValueError(
-                f"The calibration {name!r} is incomplete or not finite; build the model anew with `ssmoe build`."
+                f"The calibration {name!r} is incomplete or not finite; rebuild the model with `ssmoe build`."
             )
         found[name] = BlockCalibration(*pair)  # type: ignore[arg-type]  # none is None here
-    return found
+    return Calibrations(found)
 
 
 def standardize_batch(block: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and variance 1 per feature over the texts of this batch, `[B,D] → [B,D]`.
+    """The features over the texts of this batch as the paper's release standardises them, `[B,D] → [B,D]`.
+
+    Mean 0 per feature, divided by the sample standard deviation plus 1e-8.
 
     Raises:
         ValueError: The batch has one text, whose features have no spread.
@@ -101,7 +138,7 @@ def standardize_batch(block: torch.Tensor) -> torch.Tensor:
             "at once with batch_size of at least 2 (their number should not leave a remainder of 1), or choose "
             "calibration='standardize'."
         )
-    return (block - block.mean(dim=0)) * _inverse_deviation(block)
+    return (block - block.mean(dim=0)) / (block.std(dim=0) + _RELEASE_EPSILON)
 
 
 def _inverse_deviation(features: torch.Tensor) -> torch.Tensor:

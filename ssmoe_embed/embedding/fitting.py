@@ -4,53 +4,49 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
 from ssmoe_embed.data import calibration_texts
-from ssmoe_embed.embedding.blocks import block_names, forward_pass
-from ssmoe_embed.embedding.calibration import MINIMUM_TEXTS, BlockCalibration
-from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
+from ssmoe_embed.embedding.calibration import MINIMUM_TEXTS, BlockCalibration, Calibrations
+from ssmoe_embed.embedding.encoder import Encoder
+from ssmoe_embed.embedding.features import Block, block_features, blocks_of
+from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings, ForwardSettings
 from ssmoe_embed.embedding.tokenization import check_texts
-
-if TYPE_CHECKING:
-    from ssmoe_embed.embedding.module import SSMoE
 
 
 def fit_calibrations(
-    module: SSMoE,
+    encoder: Encoder,
+    calibrations: Calibrations,
     texts: Iterable[str] | None,
     variants: Sequence[EmbeddingSettings],
     *,
     batch_size: int,
     progress: bool,
-) -> dict[str, BlockCalibration]:
-    """Calibration factors by block name, for every variant of the settings.
+) -> None:
+    """Fit the factors of every block of some settings, and keep them.
 
     Args:
-        module: The model; its settings are the same afterwards.
+        encoder: What reads the texts.
+        calibrations: Where the factors are kept.
         texts: Sample texts; None for those that come with the package.
         variants: Settings with a fitted calibration.
-        batch_size: Texts a forward pass.
+        batch_size: The batch size.
         progress: Show a progress bar.
     """
     sample = check_sample(calibration_texts() if texts is None else texts)
     sample.sort(key=lambda text: (len(text), text))
-    passes: defaultdict[str, list[EmbeddingSettings]] = defaultdict(list)
+    passes: defaultdict[ForwardSettings, dict[tuple[Block, Calibration], None]] = defaultdict(dict)
     for variant in variants:
-        passes[forward_pass(variant)].append(variant)
-    before, fitted = module.settings, {}
+        passes[variant.forward] |= dict.fromkeys((block, variant.calibration) for block in blocks_of(variant))
     with tqdm(total=len(sample) * len(passes), desc="Calibration", unit="text", disable=not progress) as bar:
-        try:
-            for shared in passes.values():
-                module.configure(**shared[0].as_dict())
-                for (name, kind), block in _features(module, sample, shared, batch_size, bar).items():
-                    fitted[name] = BlockCalibration.fit(block, kind)
-        finally:
-            module.configure(**before.as_dict())
-    return fitted
+        for forward, wanted in passes.items():
+            blocks = list(dict.fromkeys(block for block, _ in wanted))
+            found = _features(encoder, sample, forward, blocks, batch_size=batch_size, bar=bar)
+            for block, kind in wanted:
+                calibrations.add(block, kind, BlockCalibration.fit(found[block], kind))
 
 
 def check_sample(texts: Iterable[str]) -> list[str]:
@@ -73,20 +69,21 @@ def check_sample(texts: Iterable[str]) -> list[str]:
 
 @torch.inference_mode()
 def _features(
-    module: SSMoE, texts: Sequence[str], variants: Sequence[EmbeddingSettings], batch_size: int, bar: tqdm[Any]
-) -> dict[tuple[str, Calibration], torch.Tensor]:
-    """The features `[M,D]` of every block that the variants need, by the block's name and kind of calibration."""
-    parts: defaultdict[tuple[str, Calibration], list[torch.Tensor]] = defaultdict(list)
+    encoder: Encoder,
+    texts: Sequence[str],
+    forward: ForwardSettings,
+    blocks: Sequence[Block],
+    *,
+    batch_size: int,
+    bar: tqdm[Any],
+) -> dict[Block, torch.Tensor]:
+    """The features `[M,D]` of blocks of one forward pass over `M` texts, on the CPU."""
+    parts: defaultdict[Block, list[torch.Tensor]] = defaultdict(list)
     for start in range(0, len(texts), batch_size):
         batch = texts[start : start + batch_size]
-        features = {name: value.to(module.model.device) for name, value in module.preprocess(batch).items()}
-        reading = module.read(features)
-        found = {}
-        for variant in variants:
-            names = block_names(variant)
-            for block, value in module.blocks(reading, variant).items():
-                found[names[block], variant.calibration] = value.cpu()
-        for key, value in found.items():
-            parts[key].append(value)
+        tokens = {name: value.to(encoder.model.device) for name, value in encoder.tokenize(batch, forward).items()}
+        reading = encoder.read(tokens, forward)
+        for block in blocks:
+            parts[block].append(block_features(reading, block, encoder).cpu())
         bar.update(len(batch))
-    return {key: torch.cat(values) for key, values in parts.items()}
+    return {block: torch.cat(values) for block, values in parts.items()}

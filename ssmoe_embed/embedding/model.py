@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from functools import update_wrapper
 from inspect import signature
 from typing import Any
 
+import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 
+from ssmoe_embed.embedding.module import SSMoE
+from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.embedding.tokenization import check_texts
 
 _BATCH_SIZE = list(signature(SentenceTransformer.encode).parameters).index("batch_size")
@@ -27,7 +32,40 @@ class EmbeddingModel(SentenceTransformer):
             check_texts(inputs, "the inputs")
         if len(args) < _BATCH_SIZE and kwargs.get("batch_size") is None:
             kwargs["batch_size"] = getattr(self[0], "default_batch_size", None) or 32
+        if isinstance(self[0], SSMoE) and self[0].settings.calibration is Calibration.BATCH:
+            return self._encode_in_order(*args, **kwargs)
         return super().encode(*args, **kwargs)
+
+    def _encode_in_order(self, *args: Any, **kwargs: Any) -> Any:
+        """See `encode`: batches of texts as they come, since vectors depend on their batch.
+
+        Sentence-transformers sorts texts by length before it batches them; the paper's release does not.
+        """
+        given = signature(SentenceTransformer.encode).bind(self, *args, **kwargs).arguments
+        del given["self"]
+        given |= given.pop("kwargs", {})
+        inputs, size = given.pop("inputs"), given["batch_size"]
+        if isinstance(inputs, str) or len(inputs) <= size:
+            return super().encode(inputs, **given)
+        parts = [super(EmbeddingModel, self).encode(inputs[i : i + size], **given) for i in range(0, len(inputs), size)]
+        if isinstance(parts[0], np.ndarray):
+            return np.concatenate(parts)
+        return torch.cat(parts) if isinstance(parts[0], torch.Tensor) else [one for part in parts for one in part]
+
+    def using(self, settings: EmbeddingSettings | None = None, **changes: Any) -> EmbeddingModel:
+        """A view of the same loaded model with other settings; this one stays as it is.
+
+        Args:
+            settings: How the view makes vectors; by default as this one does.
+            **changes: See `SSMoE.using`.
+
+        Raises:
+            ValueError: See `SSMoE.using`.
+        """
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other._modules["0"] = self[0].using(settings, **changes)
+        return other
 
     def _update_default_model_id(self, model_card: str) -> str:
         """Name the model in its card, whose example uses the plain class."""

@@ -13,19 +13,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from ssmoe_embed.embedding.base_model import BaseModelSource, loading_bar, spectral_routers
-from ssmoe_embed.embedding.blocks import block_names, check_experts, read_blocks
-from ssmoe_embed.embedding.calibration import BlockCalibration, standardize_batch
+from ssmoe_embed.embedding.calibration import BlockCalibration, Calibrations, standardize_batch
 from ssmoe_embed.embedding.card import GENERATED, model_card
-from ssmoe_embed.embedding.combination import HIDDEN, ROUTING, combine
+from ssmoe_embed.embedding.encoder import Encoder, Reading
+from ssmoe_embed.embedding.features import Block, block_features, block_size, blocks_of, combine
 from ssmoe_embed.embedding.fitting import fit_calibrations
-from ssmoe_embed.embedding.persistence import load_module, save_module
+from ssmoe_embed.embedding.persistence import CONFIG, Parts, load_parts, save_parts
 from ssmoe_embed.embedding.prompts import templates
-from ssmoe_embed.embedding.reading import Reader, Reading
-from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
-from ssmoe_embed.embedding.tokenization import TemplateTokenizer, check_texts
-from ssmoe_embed.families import family_of
+from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, Calibration, EmbeddingSettings
+from ssmoe_embed.embedding.tokenization import check_texts
 from ssmoe_embed.quantization.settings import Quantization, QuantizationSettings
-from ssmoe_embed.routing import Rerouting, SpectralRouting, reroute
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 
@@ -40,13 +37,12 @@ class SSMoE(InputModule):
 
     Attributes:
         model: The base model without its head, frozen.
-        settings: How a text becomes a vector; change them with `configure`.
-        routers: The spectral routers, if any.
-        calibrations: Fitted factors by block name, see `block_names`.
+        settings: How a text becomes a vector; assign others to change them, or take another view with `using`.
+        calibrations: Fitted factors.
         source: Where the base model came from.
     """
 
-    config_file_name = "ssmoe_config.json"
+    config_file_name = CONFIG
     save_in_root = True
 
     def __init__(
@@ -56,7 +52,7 @@ class SSMoE(InputModule):
         settings: EmbeddingSettings | None = None,
         *,
         routers: SpectralRouters | None = None,
-        calibrations: dict[str, BlockCalibration] | None = None,
+        calibrations: Mapping[str, BlockCalibration] | Calibrations | None = None,
         source: BaseModelSource | None = None,
     ) -> None:
         """Put the parts together; most users call `from_base` or load a saved model.
@@ -74,18 +70,13 @@ class SSMoE(InputModule):
             ValueError: Routers, calibration or settings do not fit the model.
         """
         super().__init__()
-        self.model = model
+        self.model, self.tokenizer = model, tokenizer
         self.source = source or BaseModelSource(str(model.config.name_or_path))
-        self.routers = routers
-        self.calibrations = dict(calibrations or {})
-        if routers is not None:
-            routers.check(model)
-        self._reader = Reader(model, family_of(model))
-        self._rerouting: Rerouting | None = None
+        self.calibrations = calibrations if isinstance(calibrations, Calibrations) else Calibrations(calibrations)
+        self._encoder = Encoder(model, tokenizer, routers)
         self._owner: tuple[Any, ...] = ()  # a tuple, or torch would take it for a submodule
         self._seen_training = False
-        self.tokenizer = tokenizer
-        self._adopt(settings or EmbeddingSettings())
+        self.settings = settings or EmbeddingSettings()
 
     # --- making and changing it ---------------------------------------------------------------------------------------
 
@@ -96,7 +87,7 @@ class SSMoE(InputModule):
         *,
         top_c: int | float = 50,
         select: str = "router",
-        sign: str = "aligned",
+        sign: str | None = None,
         scale: str = "none",
         routers: SpectralRouters | str | Path | None = None,
         calibration_texts: Sequence[str] | None = None,
@@ -124,7 +115,7 @@ class SSMoE(InputModule):
             base: Folder or hub id of the language model.
             top_c: See `SpectralRouters.from_model`, as for `select`, `sign` and `scale`.
             select: See `SpectralRouters.from_model`.
-            sign: See `SpectralRouters.from_model`.
+            sign: See `SpectralRouters.from_model`; by default `"aligned"`, and `"raw"` for `method="paper"`.
             scale: See `SpectralRouters.from_model`.
             routers: Spectral routers made before, or their file.
             calibration_texts: The texts to fit the calibration on; by default the sample that comes with the package.
@@ -166,54 +157,94 @@ class SSMoE(InputModule):
         )
         with loading_bar(progress):
             model, tokenizer = source.load(chosen.hidden_layer)
-        check_experts(chosen, family_of(model).layers(model))
+        check_experts(chosen, Encoder(model, tokenizer))
         made = SpectralRouters.load(routers) if isinstance(routers, str | Path) else routers
         if made is None and chosen.needs_spectral_routers:
-            spectral = {"top_c": top_c, "select": select, "sign": sign, "scale": scale, "progress": progress}
-            made = spectral_routers(model, source, **spectral)
+            own = PRESET_SPECTRAL.get(str(settings.get("method")), {})
+            spectral = {"top_c": top_c, "select": select, "sign": sign or own.get("sign", "aligned"), "scale": scale}
+            made = spectral_routers(model, source, **spectral, progress=progress)
         module = cls(model, tokenizer, chosen, routers=made, source=source)
         module.fit_calibration(calibration_texts, progress=progress)
         return module
 
-    def configure(self, **changes: Any) -> Self:
-        """Change settings of a loaded model.
+    @property
+    def encoder(self) -> Encoder:
+        """What reads texts under any forward pass, with the model and spectral routers as they are now."""
+        if self._encoder.model is not self.model or self._encoder.tokenizer is not self.tokenizer:
+            self._encoder = Encoder(self.model, self.tokenizer, self.routers)
+        return self._encoder
 
-        Calibration factors that the new settings need and the model does not have are fitted by `fit_calibration`, which
-        is left to the caller; until then `forward` says what is missing.
+    @property
+    def routers(self) -> SpectralRouters | None:
+        """The spectral routers, if there are any; `using(routers=…)` gives a view with others."""
+        return self._encoder.routers
 
-        Args:
-            **changes: Fields of `EmbeddingSettings`.
+    @property
+    def settings(self) -> EmbeddingSettings:
+        """How a text becomes a vector.
+
+        Calibration factors that new settings need and the model does not have are fitted by `fit_calibration`, which is
+        left to the caller; until then `forward` says what is missing.
 
         Raises:
-            ValueError: A setting is not known, has a value that is not allowed, or cannot change on a loaded model.
+            ValueError: Assigned settings do not fit the model.
         """
-        settings = self.settings.changed(**changes)
-        if settings.hidden_layer != self.settings.hidden_layer:
-            raise ValueError(
-                f"hidden_layer={settings.hidden_layer} cannot be set on a loaded model, whose later layers may be gone; "
-                f"load it with ssmoe_embed.load(..., hidden_layer={settings.hidden_layer})."
-            )
-        self._adopt(settings)
-        return self
+        return self._settings
 
-    def _adopt(self, settings: EmbeddingSettings) -> None:
-        """Put settings into effect; a refused one leaves the module as it was."""
-        longest = getattr(self.model.config, "max_position_embeddings", None) or settings.max_seq_length
-        limit = min(settings.max_seq_length, longest)
-        tokenize = TemplateTokenizer(self.tokenizer, templates(settings.prompt), limit)
-        check_experts(settings, self._reader.layers)
+    @settings.setter
+    def settings(self, settings: EmbeddingSettings) -> None:
+        self._check(settings)
+        self._settings = settings
+        self._refresh_card()
+
+    def using(
+        self, settings: EmbeddingSettings | None = None, *, routers: SpectralRouters | None = None, **changes: Any
+    ) -> Self:
+        """A view of the same loaded model with other settings or spectral routers; this one stays as it is.
+
+        Args:
+            settings: How the view makes vectors; by default as this one does.
+            routers: Its spectral routers; by default this one's, whose calibration it then shares.
+            **changes: Fields of `EmbeddingSettings` that differ.
+
+        Raises:
+            ValueError: A setting is not known, has a value that is not allowed, or does not fit the model.
+        """
+        chosen = (settings or self.settings).changed(**changes)
+        if chosen.hidden_layer != self.settings.hidden_layer:
+            raise ValueError(self._other_layer(chosen))
+        other = type(self)(
+            self.model,
+            self.tokenizer,
+            chosen,
+            routers=routers or self.routers,
+            calibrations=self.calibrations
+            if routers is None or routers is self.routers
+            else self.calibrations.with_other_routers(),
+            source=self.source,
+        )
+        other._seen_training, other.training = self._seen_training, self.training  # the base model's mode is its own
+        return other
+
+    def _check(self, settings: EmbeddingSettings) -> None:
+        """Refuse settings that the model as it is loaded cannot take."""
+        loaded = getattr(self, "_settings", settings)
+        if settings.hidden_layer != loaded.hidden_layer:
+            raise ValueError(self._other_layer(settings))
+        self.encoder.template_tokenizer(settings.forward)
+        check_experts(settings, self.encoder)
         if settings.needs_spectral_routers and self.routers is None:
             raise ValueError(
                 f"method={str(settings.method)!r} needs spectral routers and the model has none; build it with "
                 "`ssmoe build`, or pass routers=SpectralRouters.from_model(model)."
             )
-        if self._rerouting is not None:
-            self._rerouting.remove()
-            self._rerouting = None
-        if settings.reroutes and self.routers is not None:
-            self._rerouting = reroute(self.model, SpectralRouting(self.routers, settings.alpha, settings.mix))
-        self.settings, self._tokenize, self._limit = settings, tokenize, limit
-        self._refresh_card()
+
+    @staticmethod
+    def _other_layer(settings: EmbeddingSettings) -> str:
+        return (
+            f"hidden_layer={settings.hidden_layer} cannot be set on a loaded model, whose later layers may be gone; "
+            f"load it with ssmoe_embed.load(..., hidden_layer={settings.hidden_layer})."
+        )
 
     # --- text to vector -----------------------------------------------------------------------------------------------
 
@@ -233,7 +264,7 @@ class SSMoE(InputModule):
         """
         del kwargs
         check_texts(inputs, "the batch (sentence-transformers sorts texts by length before it batches them)")
-        return self._tokenize(inputs, prompt or "")
+        return self.encoder.tokenize(inputs, self.settings.forward, prompt or "")
 
     def forward(self, features: dict[str, torch.Tensor], **kwargs: Any) -> dict[str, torch.Tensor]:
         """Vectors of a batch.
@@ -252,35 +283,22 @@ class SSMoE(InputModule):
         del kwargs
         if torch.is_grad_enabled() and not self._seen_training:
             self._seen_training = self.is_trained
-        reading = self.read(features)
+        reading = self.encoder.read(features, self.settings.forward)
         embedding = self.vectors(self.blocks(reading))  # [B,D]
         count = len(templates(self.settings.prompt))  # P
         first = {name: features[name][::count] for name in ("input_ids", "attention_mask")}  # [B·P,T] → [B,T]
         tokens = reading.tokens[::count]  # [B·P,T,H] → [B,T,H]
         return features | first | {"token_embeddings": tokens, "sentence_embedding": embedding}
 
-    def read(self, features: dict[str, torch.Tensor]) -> Reading:
-        """What one forward pass tells about the texts of a batch, before any representation is made of it.
+    def blocks(self, reading: Reading) -> dict[Block, torch.Tensor]:
+        """The features `[B,D]` of every block of the settings, float32, before calibration."""
+        return {block: block_features(reading, block, self.encoder) for block in blocks_of(self.settings)}
+
+    def vectors(self, blocks: Mapping[Block, torch.Tensor]) -> torch.Tensor:
+        """The vectors that the settings make of blocks: calibrated and joined.
 
         Args:
-            features: `input_ids` and `attention_mask`, `[B,T]`.
-        """
-        return self._reader.read(self.model, features["input_ids"], features["attention_mask"])
-
-    def blocks(self, reading: Reading, settings: EmbeddingSettings | None = None) -> dict[str, torch.Tensor]:
-        """The blocks that settings (by default the current ones) make of a reading, before calibration.
-
-        Returns:
-            `"hidden" [B,H]` and `"routing" [B,ΣE]`, or one of them, float32.
-        """
-        return read_blocks(reading, settings or self.settings, self._reader, self.routers)
-
-    def vectors(self, blocks: Mapping[str, torch.Tensor], settings: EmbeddingSettings | None = None) -> torch.Tensor:
-        """The vectors that settings (by default the current ones) make of blocks: calibrated and joined.
-
-        Args:
-            blocks: What `blocks` gives for the same settings.
-            settings: Their forward pass may be another one than the current settings'.
+            blocks: The features of every block of the settings.
 
         Returns:
             float32 `[B,D]`.
@@ -288,9 +306,8 @@ class SSMoE(InputModule):
         Raises:
             ValueError: The calibration is missing, or a vector is not finite.
         """
-        chosen = settings or self.settings
-        calibrated = {name: self._calibrated(name, block, chosen) for name, block in blocks.items()}
-        embedding = combine(calibrated, chosen.combination, chosen.routing_weight)  # [B,D]
+        calibrated = {block.part: self._calibrated(block, features) for block, features in blocks.items()}
+        embedding = combine(calibrated, self.settings.combination, self.settings.routing_weight)  # [B,D]
         if not bool(torch.isfinite(embedding).all()):
             rows = [int(row) for row in (~torch.isfinite(embedding)).any(dim=1).nonzero().flatten()]
             raise ValueError(
@@ -299,20 +316,20 @@ class SSMoE(InputModule):
             )
         return embedding
 
-    def _calibrated(self, name: str, block: torch.Tensor, settings: EmbeddingSettings) -> torch.Tensor:
-        """One block `[B,D]` on the calibrated scale."""
-        kind = settings.calibration
+    def _calibrated(self, block: Block, features: torch.Tensor) -> torch.Tensor:
+        """The features `[B,D]` of one block on the calibrated scale."""
+        kind = self.settings.calibration
         if kind is Calibration.NONE:
-            return block
+            return features
         if kind is Calibration.BATCH:
-            return standardize_batch(block)
-        key = block_names(settings)[name]
-        if key not in self.calibrations:
+            return standardize_batch(features)
+        factors = self.calibrations.of(block, kind)
+        if factors is None:
             raise ValueError(
-                f"This model has no calibration for {key!r}; call .fit_calibration() on the module (model[0]), "
-                "load it with ssmoe_embed.load(...), which does so, or choose calibration='none'."
+                f"This model has no calibration for {block.factors(kind)!r}; call .fit_calibration() on the module "
+                "(model[0]), load it with ssmoe_embed.load(...), which does so, or choose calibration='none'."
             )
-        return self.calibrations[key].apply(block)
+        return factors.apply(features)
 
     @property
     def is_trained(self) -> bool:
@@ -342,36 +359,33 @@ class SSMoE(InputModule):
         Raises:
             ValueError: There are fewer than two texts.
         """
-        known = {} if refit else self.calibrations
         wanted = [
             variant
             for variant in variants or [self.settings]
-            if variant.calibration.is_fitted and not set(block_names(variant).values()) <= set(known)
+            if variant.calibration.is_fitted and (refit or self._lacks(variant))
         ]
         if wanted:
-            self.calibrations |= fit_calibrations(self, texts, wanted, batch_size=batch_size, progress=progress)
+            fit_calibrations(self.encoder, self.calibrations, texts, wanted, batch_size=batch_size, progress=progress)
         return self
+
+    def _lacks(self, settings: EmbeddingSettings) -> bool:
+        """Whether calibration factors that settings need are not there."""
+        return any(self.calibrations.of(block, settings.calibration) is None for block in blocks_of(settings))
 
     # --- what sentence-transformers asks for --------------------------------------------------------------------------
 
     def get_embedding_dimension(self) -> int:
         """Length of a vector."""
-        return sum(self.block_sizes().values())
-
-    def block_sizes(self, settings: EmbeddingSettings | None = None) -> dict[str, int]:
-        """How many numbers each of the blocks has that settings (by default the current ones) make of a text."""
-        chosen = (settings or self.settings).representation
-        sizes = {HIDDEN: self.model.config.get_text_config().hidden_size} if chosen.hidden else {}
-        return sizes | ({ROUTING: self._reader.routing_size} if chosen.signal else {})
+        return sum(block_size(block, self.encoder) for block in blocks_of(self.settings))
 
     @property
     def max_seq_length(self) -> int:
         """Tokens read of a text, template included: the setting, or fewer where the base model takes fewer."""
-        return self._limit
+        return self.encoder.limit(self.settings.forward)
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        self.configure(max_seq_length=value)
+        self.settings = self.settings.changed(max_seq_length=value)
 
     @property
     def default_batch_size(self) -> int | None:
@@ -383,11 +397,15 @@ class SSMoE(InputModule):
         """Everything of the saved configuration that is not a weight."""
         return {
             "base_model_name_or_path": self.source.name_or_path,
-            "base_revision": self.source.revision or getattr(self.model.config, "_commit_hash", None),
+            "base_revision": self._base_revision,
             "base_license": self.source.license,
             "dtype": self.source.dtype,
             "quantization": self.source.quantization,
         } | self.settings.as_dict()
+
+    @property
+    def _base_revision(self) -> str | None:
+        return self.source.revision or getattr(self.model.config, "_commit_hash", None)
 
     def on_model_ready(self, model: Any) -> None:
         """Give the model that owns this module a model card of its own, unless it has another one."""
@@ -400,7 +418,17 @@ class SSMoE(InputModule):
         """Bring the owner's model card up to date, unless it was written by hand."""
         for owner in self._owner:
             if not owner._model_card_text or GENERATED in owner._model_card_text:
-                owner._model_card_text = model_card(self)  # what sentence-transformers writes as README.md
+                owner._model_card_text = self.card()  # what sentence-transformers writes as README.md
+
+    def card(self) -> str:
+        """Its model card."""
+        return model_card(
+            self.source,
+            self.settings,
+            dimensions=self.get_embedding_dimension(),
+            revision=self._base_revision,
+            spectral=self.routers.settings.as_dict() if self.routers else None,
+        )
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write the module: configuration, spectral routers and calibration, and the base model only if it was trained.
@@ -417,7 +445,12 @@ class SSMoE(InputModule):
         del args, kwargs
         if not safe_serialization:
             raise ValueError("safe_serialization=False would pickle the weights; SSMoE writes safetensors only.")
-        save_module(self, Path(output_path))
+        save_parts(self.parts, Path(output_path), self.get_config_dict(), trained=self.is_trained)
+
+    @property
+    def parts(self) -> Parts:
+        """What it consists of."""
+        return Parts(self.model, self.tokenizer, self.settings, self.routers, self.calibrations, self.source)
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Self:
@@ -434,10 +467,34 @@ class SSMoE(InputModule):
             FileNotFoundError: A file of the model is missing.
             ValueError: A file is broken or does not fit the base model.
         """
-        return load_module(cls, model_name_or_path, subfolder, **kwargs)
+        return cls._of(load_parts(cls, model_name_or_path, subfolder, **kwargs))
+
+    @classmethod
+    def _of(cls, parts: Parts) -> Self:
+        return cls(
+            parts.model,
+            parts.tokenizer,
+            parts.settings,
+            routers=parts.routers,
+            calibrations=parts.calibrations,
+            source=parts.source,
+        )
 
     def __repr__(self) -> str:
         return f"SSMoE({json.dumps(self.get_config_dict())})"
+
+
+def check_experts(settings: EmbeddingSettings, encoder: Encoder) -> None:
+    """Make sure that a method that reads routers finds some: the first layers of many families are dense.
+
+    Raises:
+        ValueError: There is none among the layers that are run.
+    """
+    if settings.representation.signal is not None and not encoder.layers:
+        raise ValueError(
+            f"hidden_layer={settings.hidden_layer} lies below the first layer with experts, so method="
+            f"{str(settings.method)!r} has no router to read; choose a later layer, or method='smoe'."
+        )
 
 
 def _max_length(processor_kwargs: dict[str, Any] | None) -> dict[str, Any]:

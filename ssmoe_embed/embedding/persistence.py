@@ -3,46 +3,64 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
+
+from sentence_transformers.base.modules import Module
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssmoe_embed.common.files import atomic_file, load_tensors, save_tensors
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.embedding.base_model import BaseModelSource
-from ssmoe_embed.embedding.calibration import calibration_tensors, calibrations_from
+from ssmoe_embed.embedding.calibration import Calibrations, calibration_tensors, calibrations_from
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.quantization.packed import is_packed
 from ssmoe_embed.spectral.routers import SpectralRouters
 
-if TYPE_CHECKING:
-    from ssmoe_embed.embedding.module import SSMoE
-
-ModuleT = TypeVar("ModuleT", bound="SSMoE")
-
+CONFIG = "ssmoe_config.json"
 TENSORS = "ssmoe.safetensors"
 OWN_BASE = "base"
 """Folder of a base model that is part of the repository itself."""
 _REFERENCE_KEYS = ("base_model_name_or_path", "base_revision", "base_license", "dtype", "quantization")
 
 
-def save_module(module: SSMoE, folder: Path) -> None:
+@dataclass(frozen=True)
+class Parts:
+    """What a module consists of."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    settings: EmbeddingSettings
+    routers: SpectralRouters | None
+    calibrations: Calibrations
+    source: BaseModelSource
+
+
+def save_parts(parts: Parts, folder: Path, config: dict[str, Any], *, trained: bool) -> None:
     """Write a module into a folder; the base model too if it was trained or belongs to the repository.
+
+    Args:
+        parts: The module's parts.
+        folder: Where to.
+        config: Everything of it that is not a weight.
+        trained: The base model is not what it was loaded from.
 
     Raises:
         ValueError: The base model would have to be written and is in 4 bits.
     """
-    included = module.source.included or module.is_trained
+    included = parts.source.included or trained
     if included:
-        _refuse_packed(module)
-        module.model.save_pretrained(folder / OWN_BASE)
-        module.tokenizer.save_pretrained(folder / OWN_BASE)
-    save_references(module, folder, included=included)
+        _refuse_packed(parts.model)
+        parts.model.save_pretrained(folder / OWN_BASE)
+        parts.tokenizer.save_pretrained(folder / OWN_BASE)
+    save_references(parts, folder, config, included=included)
     _require_this_package(folder / "config_sentence_transformers.json")
 
 
-def _refuse_packed(module: SSMoE) -> None:
+def _refuse_packed(model: PreTrainedModel) -> None:
     """Make sure that no rounded weights are written in the place of the trained ones."""
-    if is_packed(module.model):
+    if is_packed(model):
         raise ValueError(
             "This model carries its base model with it, which was rounded to 4 bits as it was loaded: saving it would lose "
             "the trained weights. Load it without 4-bit (model_kwargs={'load_in_4bit': False}) and save that; for a model "
@@ -50,28 +68,28 @@ def _refuse_packed(module: SSMoE) -> None:
         )
 
 
-def save_references(module: SSMoE, folder: Path, *, included: bool) -> None:
+def save_references(parts: Parts, folder: Path, config: dict[str, Any], *, included: bool) -> None:
     """Write everything but the base model.
 
     Args:
-        module: The module.
+        parts: The module's parts.
         folder: Where to.
+        config: Everything of it that is not a weight.
         included: Point to the base model in the folder itself, not to where it came from.
     """
-    config = module.get_config_dict()
     if included:
-        config |= {"base_model_name_or_path": OWN_BASE, "base_revision": None}
-    routers = module.routers
+        config = config | {"base_model_name_or_path": OWN_BASE, "base_revision": None}
+    routers = parts.routers
     if routers and included:
-        routers = routers.adopted_by(module.model)  # training may have moved the learned routers beside them
-    tensors = calibration_tensors(module.calibrations) | (routers.tensors() if routers else {})
+        routers = routers.adopted_by(parts.model)  # training may have moved the learned routers beside them
+    tensors = calibration_tensors(parts.calibrations) | (routers.tensors() if routers else {})
     reference = {"base_model": config["base_model_name_or_path"], "base_revision": config["base_revision"]}
     save_tensors(folder / TENSORS, tensors, (routers.metadata() if routers else {}) | reference)
-    write_json(folder / module.config_file_name, config)
+    write_json(folder / CONFIG, config)
 
 
-def load_module(
-    cls: type[ModuleT],
+def load_parts(
+    cls: type[Module],
     model_name_or_path: str,
     subfolder: str = "",
     *,
@@ -84,8 +102,23 @@ def load_module(
     processor_kwargs: dict[str, Any] | None = None,
     config_kwargs: dict[str, Any] | None = None,
     **ignored: Any,
-) -> ModuleT:
-    """Load what `save_module` wrote; see `SSMoE.load`."""
+) -> Parts:
+    """Load what `save_parts` wrote; see `SSMoE.load`.
+
+    Args:
+        cls: The module's class, whose loading of files is used.
+        model_name_or_path: Folder or hub id.
+        subfolder: Where in it.
+        token: Hub token.
+        cache_folder: Hub cache.
+        revision: Of the small repository.
+        local_files_only: Never ask the hub.
+        trust_remote_code: Allow code that comes with the base model.
+        model_kwargs: For the base model.
+        processor_kwargs: For the tokenizer.
+        config_kwargs: Fields of `EmbeddingSettings`, and the rest for the base model's configuration.
+        **ignored: Other keywords of sentence-transformers.
+    """
     del ignored
     place = {
         "subfolder": subfolder,
@@ -97,11 +130,9 @@ def load_module(
     try:
         config = cls.load_config(model_name_or_path, **place)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{cls.config_file_name} of {model_name_or_path} is broken ({error}); copy or download it again."
-        ) from None
+        raise ValueError(f"{CONFIG} of {model_name_or_path} is broken ({error}); copy or download it again.") from None
     if not config:
-        raise FileNotFoundError(f"{model_name_or_path} has no {cls.config_file_name}; build it with `ssmoe build`.")
+        raise FileNotFoundError(f"{model_name_or_path} has no {CONFIG}; build it with `ssmoe build`.")
     tensors_path = cls.load_file_path(model_name_or_path, TENSORS, **place)
     tensors, metadata = load_tensors(tensors_path or Path(model_name_or_path) / subfolder / TENSORS)
     overrides, base_config_kwargs = split_settings(config_kwargs or {})
@@ -133,7 +164,7 @@ def load_module(
     )
     model, tokenizer = source.load(settings.hidden_layer)
     routers = SpectralRouters.from_tensors(tensors, metadata) if "spectral" in metadata else None
-    return cls(model, tokenizer, settings, routers=routers, calibrations=calibrations_from(tensors), source=source)
+    return Parts(model, tokenizer, settings, routers, calibrations_from(tensors), source)
 
 
 def split_settings(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

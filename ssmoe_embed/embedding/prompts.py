@@ -6,12 +6,14 @@ MetaEOL, https://arxiv.org/abs/2402.18458; the text given twice, https://arxiv.o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ssmoe_embed.common.choices import unknown
 
 _PLACE = "{text}"
 _ENDINGS = (".", "?", "!", '"', "'")
+_INSTRUCTED = "<|user|>\n{instruction}\n<|embed|>\n"
+"""How the releases of MoEE and SSMoE put a task before a text."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Template:
     Attributes:
         pattern: The template, with `{text}` wherever the text goes, once or more often.
         quoted: The text stands in double quotes, so its own become single ones, underscores become spaces and it gets
-            a full stop if it ends without punctuation, as the paper's release does.
+            a full stop if it ends without punctuation, as the paper's release does; an empty text stays empty.
     """
 
     pattern: str = _PLACE
@@ -32,7 +34,14 @@ class Template:
         if not self.quoted:
             return text
         text = text.replace('"', "'").replace("_", " ")
-        return text if text.endswith(_ENDINGS) else f"{text}."
+        return text if not text or text.endswith(_ENDINGS) else f"{text}."
+
+    def instructed(self, instruction: str) -> Template:
+        """The template with a task in words before the text, where the text's own first word would be."""
+        before = _INSTRUCTED.replace("{instruction}", instruction)
+        if self.quoted:
+            before = before.replace('"', "'").replace("_", " ")
+        return replace(self, pattern=self.pattern.replace(_PLACE, before + _PLACE))
 
     def wrap(self, text: str) -> str:
         """The template with a cleaned text in it."""
@@ -72,18 +81,29 @@ ENSEMBLES = {"metaeol": tuple(_ASPECTS.values())}
 """Names of several templates, whose features are averaged at the price of as many forward passes."""
 
 
-def templates(prompt: str) -> tuple[Template, ...]:
+def templates(prompt: str, instruction: str = "") -> tuple[Template, ...]:
     """The templates of that name, or the custom one that `prompt` spells out.
 
     Args:
         prompt: A name from `TEMPLATES` or `ENSEMBLES`, or a string that holds `{text}`.
+        instruction: A task in words, put before the text inside each template; empty for none.
 
     Returns:
         One template; several for an ensemble.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: `prompt` is neither, or `instruction` is no string or holds `{text}`.
     """
+    if not isinstance(instruction, str) or _PLACE in instruction:
+        raise ValueError(
+            f"instruction={instruction!r} is not a sentence to put before every text; leave {_PLACE} to the prompt."
+        )
+    found = _named(prompt)
+    return tuple(template.instructed(instruction) for template in found) if instruction else found
+
+
+def _named(prompt: str) -> tuple[Template, ...]:
+    """The templates without an instruction."""
     if isinstance(prompt, str) and prompt in ENSEMBLES:
         return ENSEMBLES[prompt]
     if isinstance(prompt, str) and prompt in TEMPLATES:

@@ -1,16 +1,22 @@
-"""The settings of an embedding model, validated once."""
+"""The settings of an embedding, as values: how the model runs, what is read of it, and both together. Validated once.
+
+`EmbeddingSettings` is what people set, one keyword a setting. Two values follow from it: `ForwardSettings`, one forward
+pass, which settings that are equal there can share; and `FeatureSettings`, what becomes of what that pass tells.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
 from ssmoe_embed.common.choices import Choice, unknown
-from ssmoe_embed.embedding.methods import REPRESENTATIONS, Method, Representation, RoutingSignal
+from ssmoe_embed.embedding.methods import LEARNED, REPRESENTATIONS, Method, Representation, RoutingSignal
 from ssmoe_embed.embedding.prompts import templates
 from ssmoe_embed.routing.mixing import Mix, checked_alpha
+from ssmoe_embed.routing.policies import RoutingPolicy, SpectralMix
 
 
 class Combination(Choice):
@@ -41,6 +47,62 @@ class Calibration(Choice):
         return self in (Calibration.STANDARDIZE, Calibration.WHITEN)
 
 
+@dataclass(frozen=True)
+class ForwardSettings:
+    """One forward pass over a text; texts read under equal ones give the same, so they need to be read only once.
+
+    Attributes:
+        routing: The mix of learned and spectral routers, or any other policy; None for the model's own routing.
+        hidden_layer: Whose output is the hidden state, an index into the model's `hidden_states`.
+        prompt: See `EmbeddingSettings`.
+        instruction: See `EmbeddingSettings`.
+        max_seq_length: See `EmbeddingSettings`.
+    """
+
+    routing: SpectralMix | RoutingPolicy | None = None
+    hidden_layer: int = -1
+    prompt: str = "none"
+    instruction: str = ""
+    max_seq_length: int | None = 512
+
+    @property
+    def reroutes(self) -> bool:
+        """Whether the pass is not routed as the model itself would."""
+        return self.routing is not None
+
+    @property
+    def name(self) -> str:
+        """What calibration factors that belong to this pass are kept under, on disk too: only ever add to it.
+
+        Tokens left out of long texts do not count: factors are fitted on short ones.
+        """
+        mix = self.routing
+        routing = f"ssmoe({mix.alpha!r},{mix.mix})" if isinstance(mix, SpectralMix) else str(mix or "original")
+        instruction = f"/instruction {self.instruction!r}" if self.instruction else ""
+        return f"{routing}/layer {self.hidden_layer}/{self.prompt}{instruction}"
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """What becomes of what a forward pass tells of a text.
+
+    Attributes:
+        hidden: Whether the hidden state is part of the vector.
+        signal: The routing signal that is part of it, if any.
+        mix: Of learned and spectral scores, for the signal `weights`.
+        combination: How hidden state and routing are joined.
+        routing_weight: The routing block's weight in a `sum`.
+        calibration: How features are brought to one scale.
+    """
+
+    hidden: bool
+    signal: RoutingSignal | None
+    mix: SpectralMix
+    combination: Combination
+    routing_weight: float
+    calibration: Calibration
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "method": Method.SSMOE,
@@ -48,9 +110,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "calibration": Calibration.BATCH,
         "combination": Combination.CONCAT,
         "prompt": "release-none",
+        "max_seq_length": None,
     }
 }
-"""Values of `method` that stand for several settings: `paper` is what the paper's release computes."""
+"""Values of `method` that mean several settings: `paper` is what the paper's release computes."""
+
+PRESET_SPECTRAL: dict[str, dict[str, Any]] = {"paper": {"sign": "raw"}}
+"""The fields of `SpectralSettings` that belong to a preset."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +127,16 @@ class EmbeddingSettings:
         method: The representation; `"paper"` is a preset for several settings.
         alpha: The spectral router's share, in [0, 1].
         mix: Mix scores or logits.
-        routing_signal: What `moee` and `ssmoe` read off the routers; None for the method's own.
+        routing_signal: What `router`, `moee` and `ssmoe` read off the routers; None for the method's own.
         combination: How hidden state and routing are joined.
         routing_weight: The routing block's weight in a `sum`; the hidden state's is 1.
         calibration: How features are brought to one scale.
         prompt: A name from `prompts.TEMPLATES` or `prompts.ENSEMBLES`, or a template with `{text}`.
+        instruction: A task in words, put before the text *inside* the template, as the paper's release puts those of E5;
+            empty for none.
         hidden_layer: Whose output is the hidden state: an index into the model's `hidden_states` (0 the embeddings, -1 the
             last layer, after the final norm). Layers after it are not run, so they give no routing signal either.
-        max_seq_length: Tokens read of a text, template included.
+        max_seq_length: Tokens read of a text, template included; None for as many as the model takes.
 
     Raises:
         ValueError: A value is not allowed; the message lists what is.
@@ -82,8 +150,9 @@ class EmbeddingSettings:
     routing_weight: float = 1.0
     calibration: Calibration = Calibration.STANDARDIZE
     prompt: str = "none"
+    instruction: str = ""
     hidden_layer: int = -1
-    max_seq_length: int = 512
+    max_seq_length: int | None = 512
 
     def __post_init__(self) -> None:
         checked = {
@@ -98,20 +167,26 @@ class EmbeddingSettings:
             checked["routing_signal"] = RoutingSignal.parse(self.routing_signal, "routing_signal")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        if self.routing_signal is not None and not REPRESENTATIONS[self.method].hidden:
-            raise ValueError(
-                f"routing_signal={str(self.routing_signal)!r} cannot be combined with method={str(self.method)!r}, which "
-                "is one signal by itself; choose 'moee' or 'ssmoe', or leave routing_signal out."
-            )
-        if self.routing_signal is not None and self.method is Method.SMOE:
-            raise ValueError(
-                "method='smoe' has no routing block, so it takes no routing_signal; choose 'moee' or 'ssmoe'."
-            )
-        templates(self.prompt)
+        self._check_signal()
+        templates(self.prompt, self.instruction)
         if isinstance(self.hidden_layer, bool) or not isinstance(self.hidden_layer, int):
             raise ValueError(f"hidden_layer={self.hidden_layer!r} is not a whole number; -1 is the last layer.")
-        if isinstance(self.max_seq_length, bool) or not isinstance(self.max_seq_length, int) or self.max_seq_length < 1:
-            raise ValueError(f"max_seq_length={self.max_seq_length!r} is not a whole number of tokens of at least 1.")
+        if self.max_seq_length is not None and not (_is_whole(self.max_seq_length) and self.max_seq_length >= 1):
+            raise ValueError(
+                f"max_seq_length={self.max_seq_length!r} is not a whole number of tokens of at least 1; None reads as many "
+                "as the model takes."
+            )
+
+    def _check_signal(self) -> None:
+        """Refuse a routing signal that the method does not read."""
+        allowed = REPRESENTATIONS[self.method].signals
+        if self.routing_signal is None or self.routing_signal in allowed:
+            return
+        own = f"takes only {' or '.join(repr(str(one)) for one in allowed)}" if allowed else "has no routing block"
+        raise ValueError(
+            f"routing_signal={str(self.routing_signal)!r} cannot be combined with method={str(self.method)!r}, which "
+            f"{own}; choose 'moee' or 'ssmoe', or leave routing_signal out."
+        )
 
     @classmethod
     def of(cls, **values: Any) -> EmbeddingSettings:
@@ -129,9 +204,11 @@ class EmbeddingSettings:
         method = values.get("method")
         if isinstance(method, str) and method in PRESETS:
             values = PRESETS[method] | {name: value for name, value in values.items() if name != "method"}
-        elif method is not None and str(method) not in [str(m) for m in Method]:
+        elif method is not None and str(method) not in ("hidden", *map(str, Method)):
             raise ValueError(unknown("method", method, [*map(str, Method), *PRESETS]))
         return replace(self, **values)
+
+    # --- the values that follow ---------------------------------------------------------------------------------------
 
     @property
     def representation(self) -> Representation:
@@ -139,22 +216,48 @@ class EmbeddingSettings:
         chosen = REPRESENTATIONS[self.method]
         return chosen if self.routing_signal is None else replace(chosen, signal=self.routing_signal)
 
+    @cached_property
+    def forward(self) -> ForwardSettings:
+        """The forward pass that they take."""
+        return ForwardSettings(
+            routing=SpectralMix(self.alpha, self.mix) if self.representation.reroutes and self.alpha > 0 else None,
+            hidden_layer=self.hidden_layer,
+            prompt=self.prompt,
+            instruction=self.instruction,
+            max_seq_length=self.max_seq_length,
+        )
+
+    @cached_property
+    def features(self) -> FeatureSettings:
+        """What they make of what that pass tells."""
+        return FeatureSettings(
+            hidden=self.representation.hidden,
+            signal=self.representation.signal,
+            mix=SpectralMix(self.alpha, self.mix),
+            combination=self.combination,
+            routing_weight=self.routing_weight,
+            calibration=self.calibration,
+        )
+
     @property
-    def reroutes(self) -> bool:
-        """Whether the forward pass is not the model's own."""
-        return self.representation.reroutes and self.alpha > 0
+    def reads_spectral_routers(self) -> bool:
+        """Whether a spectral router has a part in the routing signal."""
+        signal = self.representation.signal
+        mixed = signal is RoutingSignal.WEIGHTS and self.alpha == 0
+        return not (signal is None or signal in LEARNED or mixed)
 
     @property
     def needs_spectral_routers(self) -> bool:
         """Whether the vectors depend on them."""
-        signal = self.representation.signal
-        return (
-            self.reroutes or signal is RoutingSignal.EV_LOGITS or (signal is RoutingSignal.WEIGHTS and self.alpha > 0)
-        )
+        return self.forward.reroutes or self.reads_spectral_routers
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
         return {key: str(value) if isinstance(value, Choice) else value for key, value in asdict(self).items()}
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _positive(weight: object) -> float:

@@ -16,13 +16,12 @@ from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.common.folders import size_of, workplace
 from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.version import __version__
-from ssmoe_embed.embedding.card import model_card
 from ssmoe_embed.embedding.fitting import check_sample
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.persistence import OWN_BASE, save_references
-from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, EmbeddingSettings
 from ssmoe_embed.families import family_of, load_config
 from ssmoe_embed.hub.names import MODULES, local
 from ssmoe_embed.hub.recipes import BUNDLED, RECIPES
@@ -108,7 +107,7 @@ def build(
             **loading,
             **hub.keywords,
             **(settings.as_dict() | {"calibration": "none"}),
-        ).configure(calibration=settings.calibration)
+        ).using(calibration=settings.calibration)
         if inspect is not None:
             inspect(module)
         size = batch_size or module.default_batch_size or 32
@@ -117,8 +116,8 @@ def build(
         if include_base:
             shutil.copytree(base, work.new / OWN_BASE)
             module.source = replace(module.source, included=True)
-            save_references(module, work.new, included=True)
-            (work.new / "README.md").write_text(model_card(module), encoding="utf-8")
+            save_references(module.parts, work.new, module.get_config_dict(), included=True)
+            (work.new / "README.md").write_text(module.card(), encoding="utf-8")
     return output
 
 
@@ -130,7 +129,9 @@ def _choices(options: dict[str, Any]) -> tuple[HubOptions, dict[str, Any], Embed
     """
     rest = dict(options)
     hub = HubOptions.taken_from(rest)
-    spectral = {name: rest.pop(name) for name in SpectralSettings.__dataclass_fields__ if name in rest}
+    spectral = PRESET_SPECTRAL.get(str(rest.get("method")), {}) | {
+        name: rest.pop(name) for name in SpectralSettings.__dataclass_fields__ if name in rest
+    }
     SpectralSettings(**spectral)
     for name in rest:
         if name not in EmbeddingSettings.__dataclass_fields__:

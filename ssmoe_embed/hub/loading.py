@@ -16,7 +16,7 @@ from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, EmbeddingSettings
 from ssmoe_embed.hub.building import build
 from ssmoe_embed.hub.names import Kind, find
 from ssmoe_embed.hub.recipes import BUNDLED
@@ -92,8 +92,20 @@ def load(
             place, device=device, model_kwargs=model_kwargs, config_kwargs=options, **hub.keywords, **own
         )
     if isinstance(model[0], SSMoE):  # any other sentence-transformers model is taken as it is
+        _check_preset(options.get("method"), model[0])
         model[0].fit_calibration(progress=progress)
     return model
+
+
+def _check_preset(method: Any, module: SSMoE) -> None:
+    """Refuse a preset whose spectral routers are made in another way than the model's."""
+    made = module.routers.settings.as_dict() if module.routers else {}
+    for name, value in PRESET_SPECTRAL.get(str(method), {}).items():
+        if made.get(name) != value:
+            raise ValueError(
+                f"method={str(method)!r} takes spectral routers of {name}={value!r}, and this model's have "
+                f"{made.get(name)!r}; build another one with `ssmoe build BASE --method {method}`."
+            )
 
 
 def _check_names(settings: dict[str, Any], fixed: Collection[str]) -> None:

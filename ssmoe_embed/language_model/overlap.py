@@ -15,11 +15,11 @@ from scipy.stats import hypergeom
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ssmoe_embed.families import MoEFamily, MoELayer, family_of
+from ssmoe_embed.families import MoELayer, family_of
 from ssmoe_embed.language_model.texts import token_ids
 from ssmoe_embed.routing import RoutingPolicy
 from ssmoe_embed.routing.reroute import decision, is_rerouted
-from ssmoe_embed.routing.tokens import install_token_hooks
+from ssmoe_embed.routing.tokens import install_token_hooks, needs_tokens
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,10 @@ def expert_overlap(
     policy.check(model)
     family = family_of(model)
     meter = _Meter()
-    handles: list[Any] = list(install_token_hooks([model])) if getattr(policy, "needs_tokens", False) else []
+    handles: list[Any] = list(install_token_hooks([model])) if needs_tokens(policy) else []
     for layer in family.layers(model):
-        handles.append(layer.router.register_forward_hook(meter.hook(layer, policy, family), with_kwargs=True))
+        hook = meter.hook(layer, policy, model, family.expert_count(layer))
+        handles.append(layer.router.register_forward_hook(hook, with_kwargs=True))
     tokens = 0
     try:
         for text in texts:
@@ -92,13 +93,12 @@ class _Meter:
     counts: dict[int, int] = field(default_factory=dict)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
 
-    def hook(self, layer: MoELayer, policy: RoutingPolicy, family: MoEFamily) -> Any:
-        """A forward hook for one router."""
-        experts = family.expert_count(layer)
+    def hook(self, layer: MoELayer, policy: RoutingPolicy, model: nn.Module, experts: int) -> Any:
+        """A forward hook for one router, of `E` experts."""
 
         def compare(_router: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             own = chosen_experts(output, experts)
-            other = chosen_experts(decision(layer, policy, family, *args, **kwargs), experts)
+            other = chosen_experts(decision(layer, policy, model, *args, **kwargs), experts)
             common = (own & other).sum(dim=-1).double()  # [N,E] → [N]
             self._add(self.shares, layer.index, common / own.sum(dim=-1))
             self._add(self.jaccards, layer.index, common / (own | other).sum(dim=-1))

@@ -71,7 +71,7 @@ def _tensors(model: Any) -> Iterator[tuple[Component, torch.Tensor]]:
     if routers is not None:
         for tensor in [*routers.tensors().values(), *routers._placed.values()]:
             yield Component.SPECTRAL_ROUTERS, tensor
-    for calibration in calibrations.values():
+    for calibration in getattr(calibrations, "factors", {}).values():
         for value in vars(calibration).values():
             if isinstance(value, torch.Tensor):
                 yield Component.CALIBRATION, value

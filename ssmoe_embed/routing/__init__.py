@@ -1,8 +1,17 @@
 """Routing policies, and installing one on a live model."""
 
 from ssmoe_embed.routing.mixing import Mix
-from ssmoe_embed.routing.policies import RoutingPolicy, SpectralRouting
+from ssmoe_embed.routing.policies import RoutingPolicy, SpectralMix, SpectralRouting
 from ssmoe_embed.routing.reroute import Rerouting, reroute
 from ssmoe_embed.routing.token_policies import HashRouting, RandomRouting
 
-__all__ = ["HashRouting", "Mix", "RandomRouting", "Rerouting", "RoutingPolicy", "SpectralRouting", "reroute"]
+__all__ = [
+    "HashRouting",
+    "Mix",
+    "RandomRouting",
+    "Rerouting",
+    "RoutingPolicy",
+    "SpectralMix",
+    "SpectralRouting",
+    "reroute",
+]

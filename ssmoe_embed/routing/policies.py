@@ -36,6 +36,26 @@ class RoutingPolicy(Protocol):
 
 
 @dataclass(frozen=True)
+class SpectralMix:
+    """How learned and spectral scores are mixed, whatever the spectral routers are.
+
+    Attributes:
+        alpha: The spectral router's share: 0 is the model's own routing bit for bit, 1 the spectral router alone.
+        mix: Mix the scores (equation 5 of the paper) or the logits (its lemma 3.1).
+
+    Raises:
+        ValueError: `alpha` is outside [0, 1], or `mix` is unknown.
+    """
+
+    alpha: float = 0.5
+    mix: Mix = Mix.PROBS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha", checked_alpha(self.alpha))
+        object.__setattr__(self, "mix", Mix.parse(self.mix, "mix"))
+
+
+@dataclass(frozen=True)
 class SpectralRouting:
     """The SSMoE router: learned and spectral scores mixed.
 

@@ -10,7 +10,6 @@ Source: SSMoE, section D.4, https://arxiv.org/abs/2605.30992.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -19,13 +18,6 @@ from ssmoe_embed.families import Score
 from ssmoe_embed.routing.tokens import Tokens, current_tokens
 
 _BITS = 0xFFFFFFFF
-
-
-@runtime_checkable
-class TokenPolicy(Protocol):
-    """A routing policy that asks for the tokens; `reroute` then has the model note them."""
-
-    needs_tokens: bool
 
 
 @dataclass(frozen=True)
@@ -37,7 +29,7 @@ class HashRouting:
     """
 
     seed: int = 0
-    needs_tokens = True
+    needs_tokens = True  # `reroute` then has the model note them
 
     def check(self, model: nn.Module) -> None:
         """See `RoutingPolicy.check`; it fits every model."""

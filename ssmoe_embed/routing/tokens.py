@@ -6,7 +6,8 @@ classes, so that the model stays picklable, and what they note belongs to the th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -49,9 +50,24 @@ def current_tokens(count: int) -> Tokens:
         seen = "no token ids" if tokens is None else f"{len(tokens.ids)} token ids"
         raise ValueError(
             f"Routing by token needs the ids of the {count} tokens that a router sees, and the model was called with "
-            f"{seen}. Pass input_ids rather than inputs_embeds, and switch gradient checkpointing off."
+            f"{seen}. Pass input_ids rather than inputs_embeds."
         )
     return tokens
+
+
+def needs_tokens(policy: object) -> bool:
+    """Whether a routing policy asks for the tokens."""
+    return bool(getattr(policy, "needs_tokens", False))
+
+
+@contextmanager
+def noted(ids: torch.Tensor, mask: torch.Tensor) -> Iterator[None]:
+    """Note the tokens `[B,T]`, of which `mask [B,T]` is 1 at the real ones, while the block runs a model."""
+    token = _CURRENT.set(Tokens(ids.reshape(-1), _positions(ids, mask, None, None).reshape(-1)))  # [B,T] → [N]
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
 
 
 def install_token_hooks(modules: Sequence[nn.Module]) -> list[RemovableHandle]:
@@ -67,7 +83,8 @@ class _Note:
     """A forward pre-hook that notes the tokens."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(zip(_parameters(type(module)), args, strict=False)) | kwargs  # type: ignore[arg-type]  # a class can be hashed
+        names = _parameters(type(module))  # type: ignore[arg-type]  # a class can be hashed
+        given = dict(zip(names, args, strict=False)) | kwargs
         ids = given.get("input_ids")
         if not isinstance(ids, torch.Tensor) or ids.is_floating_point() or ids.ndim != 2:
             return  # an inner module that gets embeddings; the outer one has noted the ids

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from ssmoe_embed.embedding.blocks import block_names
+from ssmoe_embed.embedding.features import blocks_of
 from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.embedding.settings import Calibration
+from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.search.errors import WrongModelError
 from ssmoe_embed.search.vectors import unit
 
@@ -22,6 +22,8 @@ _PROBES = (
     "A cat sat in the sun on the warm stones of the old harbour wall.",
     "The function returns None if the key is not found, 42 otherwise.",
 )
+_DEFAULTS = EmbeddingSettings().as_dict()
+"""For settings that did not exist when an index was made."""
 _APART = 1e-3
 """1 − cosine of a probe's vectors by two devices or number types stays below this."""
 _DIGITS = 4
@@ -86,7 +88,7 @@ def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         return f"its vectors have {found['dimension']} numbers instead of {wanted['dimension']}"
     if wanted["revision"] and found["revision"] and wanted["revision"] != found["revision"]:
         return f"its revision is {found['revision']} instead of {wanted['revision']}"
-    both = wanted["settings"], found["settings"]
+    both = _DEFAULTS | wanted["settings"], _DEFAULTS | found["settings"]
     names = [name for name in sorted({*both[0], *both[1]}) if both[0].get(name) != both[1].get(name)]
     if names:
         return "; ".join(f"{name} is {both[1].get(name)!r} instead of {both[0].get(name)!r}" for name in names)
@@ -123,7 +125,8 @@ def _own(module: SSMoE) -> Fingerprint:
     sketch = {}
     if settings.needs_spectral_routers and module.routers is not None:
         sketch["spectral routers"] = _sketch(list(module.routers.weights.values()))
-    factors = [module.calibrations[name] for name in block_names(settings).values() if name in module.calibrations]
+    found = [module.calibrations.of(block, settings.calibration) for block in blocks_of(settings)]
+    factors = [one for one in found if one is not None]
     if settings.calibration.is_fitted:
         sketch["calibration factors"] = _sketch([part for factor in factors for part in (factor.mean, factor.factor)])
     base = config["base_model_name_or_path"]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from having import having
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ssmoe_embed
@@ -25,10 +26,10 @@ def test_it_is_small_enough_for_a_wheel():
 def test_every_method_is_ready_without_fitting(tiny, method, prompt):
     own = tiny[0].settings
     try:
-        tiny[0].configure(method=method, prompt=own.prompt if prompt is None else prompt)
+        having(tiny[0], method=method, prompt=own.prompt if prompt is None else prompt)
         vectors = tiny.encode(["a text", "another one, somewhat longer"])
     finally:
-        tiny[0].configure(**own.as_dict())
+        tiny[0].settings = own
     assert vectors.shape[0] == 2
     assert np.isfinite(vectors).all()
 
@@ -51,7 +52,7 @@ def test_no_router_is_collapsed(tiny):
 
         return hook
 
-    layers = module._reader.layers
+    layers = module.encoder.layers
     handles = [layer.router.register_forward_hook(count(layer.index)) for layer in layers]
     try:
         tiny.encode(calibration_texts()[::10], batch_size=16)

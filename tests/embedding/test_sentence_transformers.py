@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from having import having
 from reference import stored_tensors
 from sentence_transformers import SentenceTransformer
 from tiny import TOP_C
@@ -131,12 +132,12 @@ def test_the_model_survives_pickling_and_copying(model, vectors):
 
 def test_a_copy_can_be_configured_without_touching_the_original(model, vectors):
     twin = deepcopy(model)
-    twin[0].configure(method="ssmoe", alpha=0.9, calibration="none")
+    having(twin[0], method="ssmoe", alpha=0.9, calibration="none")
     changed = twin.encode(PROBES, **QUIET)
     np.testing.assert_array_equal(model.encode(PROBES, **QUIET), vectors)
     assert not np.allclose(changed, vectors, atol=1e-3)
     fresh = deepcopy(model)
-    fresh[0].configure(method="ssmoe", alpha=0.9, calibration="none")
+    having(fresh[0], method="ssmoe", alpha=0.9, calibration="none")
     np.testing.assert_array_equal(fresh.encode(PROBES, **QUIET), changed)
 
 
@@ -368,7 +369,7 @@ import numpy as np, torch, ssmoe_embed
 def main():
     torch.set_num_threads(1)
     model = ssmoe_embed.load(sys.argv[1], device="cpu", progress=False)
-    assert model[0].settings.reroutes
+    assert model[0].settings.forward.reroutes
     texts = [f"text number {n} " * (n % 7) for n in range(24)]
     pool = model.start_multi_process_pool(["cpu", "cpu"])
     try:
@@ -405,7 +406,7 @@ def test_a_halved_model_gives_finite_float32_vectors_near_the_full_ones(convert,
     halved = model.encode(PROBES[:3], convert_to_tensor=True, **QUIET)
     assert halved.dtype == torch.float32
     assert halved.isfinite().all()
-    for block in model[0].calibrations.values():
+    for block in model[0].calibrations.factors.values():
         assert block.mean.dtype == block.factor.dtype == torch.float32
     for weight in model[0].routers.weights.values():
         assert weight.dtype == torch.float32
@@ -604,7 +605,7 @@ def test_the_cards_settings_are_those_that_the_model_was_loaded_with(built, tmp_
 
 def test_the_cards_settings_follow_a_change(built, tmp_path):
     model = ssmoe_embed.load(built, progress=False)
-    model[0].configure(method="ev")
+    having(model[0], method="ev")
     model.save_pretrained(str(tmp_path))
     assert "| method | `ev` |" in settings_in_the_card(tmp_path)
 

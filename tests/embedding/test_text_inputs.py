@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from having import having
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
@@ -73,7 +74,7 @@ WRAPPED = [
     ("prompteol", "A cat", 'This sentence : "A cat." means in one word:"'),
     ("prompteol", "Is it?", 'This sentence : "Is it?" means in one word:"'),
     ("prompteol", 'say "a_b"!', 'This sentence : "say \'a b\'!" means in one word:"'),
-    ("prompteol", "", 'This sentence : "." means in one word:"'),
+    ("prompteol", "", 'This sentence : "" means in one word:"'),
     ("release-none", "A cat", '"A cat."'),
     ("release-none", 'He said "no"', "\"He said 'no'\""),
     ("sentiment", "A cat.", 'The sentiment of this sentence : "A cat." in one word is:"'),
@@ -87,7 +88,7 @@ WRAPPED = [
 
 @pytest.mark.parametrize(("prompt", "text", "whole"), WRAPPED)
 def test_a_template_equals_the_tokenisation_of_the_whole_string(prompt, text, whole, module, tokenizer):
-    module.configure(prompt=prompt)
+    having(module, prompt=prompt)
     assert ids(module, text) == tokenizer(whole)["input_ids"]
 
 
@@ -97,7 +98,7 @@ def test_the_releases_templates_are_all_there():
 
 @pytest.mark.parametrize("name", ONE_WORD)
 def test_a_one_word_template_names_its_aspect_and_ends_ready_for_the_word(name, module, tokenizer):
-    text = tokenizer.decode(ids(module.configure(prompt=name), "A cat."))
+    text = tokenizer.decode(ids(having(module, prompt=name), "A cat."))
     assert name.split("-")[0][:6] in text
     assert '"A cat."' in text
     assert text.endswith(':"')
@@ -110,7 +111,7 @@ def test_metaeol_is_the_mean_of_the_one_word_templates_features(method, calibrat
     single = [ssmoe_embed.load(built, method=method, prompt=p, calibration="none", progress=False) for p in ONE_WORD]
     mean = np.mean([other.encode(texts, **QUIET) for other in single], axis=0)
     if calibration == "standardize":
-        model[0].configure(calibration=calibration).fit_calibration(texts, progress=False)
+        having(model[0], calibration=calibration).fit_calibration(texts, progress=False)
         mean = (mean - mean.mean(axis=0)) / mean.std(axis=0)
     np.testing.assert_allclose(model.encode(texts, **QUIET), mean, rtol=0, atol=1e-3 if calibration != "none" else 2e-5)
 
@@ -133,14 +134,14 @@ def test_token_embeddings_under_metaeol_are_those_of_its_first_template(built, t
 
 
 def test_a_text_with_the_placeholder_in_it_is_left_alone(module, tokenizer):
-    module.configure(prompt="prompteol")
+    having(module, prompt="prompteol")
     whole = 'This sentence : "a {text} in braces {}." means in one word:"'
     assert ids(module, "a {text} in braces {}") == tokenizer(whole)["input_ids"]
 
 
 @pytest.mark.parametrize("limit", [47, 48, 64])
 def test_a_text_given_twice_is_cut_alike_in_both_places(limit, module, tokenizer):
-    module.configure(prompt="first {text} then {text} end", max_seq_length=limit)
+    having(module, prompt="first {text} then {text} end", max_seq_length=limit)
     kept = ids(module, "some quite long text about many things " * 50)
     assert limit - 4 <= len(kept) <= limit
     first, second = tokenizer.decode(kept).removeprefix("first ").removesuffix(" end").split(" then ")
@@ -148,16 +149,16 @@ def test_a_text_given_twice_is_cut_alike_in_both_places(limit, module, tokenizer
 
 
 def test_a_template_with_two_places_needs_room_for_both(module):
-    least = len(ids(module.configure(prompt="first {text} then {text} end"), "")) + 2
-    module.configure(max_seq_length=least)
+    least = len(ids(having(module, prompt="first {text} then {text} end"), "")) + 2
+    having(module, max_seq_length=least)
     with pytest.raises(ValueError, match=rf"max_seq_length={least - 1} leaves no room.*at least {least}"):
-        module.configure(max_seq_length=least - 1)
+        having(module, max_seq_length=least - 1)
 
 
 @pytest.mark.parametrize("prompt", ["prompteol", "sentiment", "release-none", "Topic: {text} Answer:", "{text} END"])
 @pytest.mark.parametrize("limit", [40, 64])
 def test_the_whole_template_survives_truncation(limit, prompt, module, tokenizer):
-    module.configure(prompt=prompt, max_seq_length=limit)
+    having(module, prompt=prompt, max_seq_length=limit)
     long = "some quite long text about many things " * 50
     kept = ids(module, long)
     assert limit - 3 <= len(kept) <= limit
@@ -171,7 +172,7 @@ def test_the_whole_template_survives_truncation(limit, prompt, module, tokenizer
 @pytest.mark.parametrize("text", ["東京は晴れです" * 200, "🙂👩‍👩‍👧" * 100, "مرحبا بالعالم " * 100, "x" * 5000])
 @pytest.mark.parametrize("limit", [38, 39, 40, 41, 64])
 def test_truncation_keeps_to_the_limit_whatever_the_script(limit, text, module, tokenizer):
-    module.configure(prompt="prompteol", max_seq_length=limit)
+    having(module, prompt="prompteol", max_seq_length=limit)
     kept = ids(module, text)
     assert len(kept) <= limit
     assert tokenizer.decode(kept).endswith('" means in one word:"')
@@ -182,7 +183,7 @@ def test_truncation_keeps_to_the_limit_whatever_the_script(limit, text, module, 
 def test_a_text_at_the_limit_is_kept_whole(extra, module, tokenizer):
     text = "a b c d e f g h"
     limit = len(tokenizer(text)["input_ids"]) + extra
-    module.configure(max_seq_length=limit)
+    having(module, max_seq_length=limit)
     assert ids(module, text) == tokenizer(text)["input_ids"][:limit]
 
 
@@ -194,23 +195,23 @@ def test_a_model_reads_no_more_than_its_base_can(tmp_path):
 
 
 def test_a_template_that_leaves_no_room_for_a_text_is_refused_with_the_least_that_works(module):
-    least = len(ids(module.configure(prompt="prompteol"), "")) + 1
-    module.configure(max_seq_length=least)
+    least = len(ids(having(module, prompt="prompteol"), "")) + 1
+    having(module, max_seq_length=least)
     with pytest.raises(ValueError, match=rf"max_seq_length={least - 2} leaves no room.*at least"):
-        module.configure(max_seq_length=least - 2)
+        having(module, max_seq_length=least - 2)
 
 
 def test_a_sentence_transformers_prompt_that_leaves_no_room_is_refused(module):
-    module.configure(max_seq_length=8)
+    having(module, max_seq_length=8)
     with pytest.raises(ValueError, match=r"max_seq_length=8 leaves no room"):
         module.preprocess(["a"], prompt="a prompt that has a good many tokens: ")
 
 
 def test_a_sentence_transformers_prompt_comes_before_the_template(module, tokenizer):
-    module.configure(prompt="prompteol")
+    having(module, prompt="prompteol")
     whole = 'query: This sentence : "A cat." means in one word:"'
     assert ids(module, "A cat.", prompt="query: ") == tokenizer(whole)["input_ids"]
-    module.configure(max_seq_length=50)
+    having(module, max_seq_length=50)
     kept = tokenizer.decode(ids(module, "A cat " * 100, prompt="query: "))
     assert kept.startswith('query: This sentence : "A cat')
     assert kept.endswith('" means in one word:"')
@@ -219,7 +220,7 @@ def test_a_sentence_transformers_prompt_comes_before_the_template(module, tokeni
 @pytest.mark.parametrize("prompt", ["no place for it", "", None, 3, ["prompteol"], "{ text }"])
 def test_a_prompt_that_is_no_template_is_refused(prompt, module):
     with pytest.raises(ValueError, match=r"prompt="):
-        module.configure(prompt=prompt)
+        having(module, prompt=prompt)
 
 
 def test_an_unknown_prompt_lists_the_known_ones(module):
@@ -227,7 +228,7 @@ def test_an_unknown_prompt_lists_the_known_ones(module):
         ValueError,
         match=r"'sentimnt'.*'none', 'prompteol', 'release-none', 'echo'.*'metaeol'.*Did you mean 'sentiment'",
     ):
-        module.configure(prompt="sentimnt")
+        having(module, prompt="sentimnt")
 
 
 # --- special tokens ---------------------------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ def test_a_leading_special_token_is_kept_and_a_trailing_one_is_not(bos, eos, sid
     bare = module.tokenizer("A cat", add_special_tokens=False)["input_ids"]
     start = [1] if bos else []
     assert ids(module, "A cat") == start + bare
-    module.configure(prompt="{text} END", max_seq_length=12)
+    having(module, prompt="{text} END", max_seq_length=12)
     end = module.tokenizer(" END", add_special_tokens=False)["input_ids"]
     long = ids(module, "A cat " * 40)
     assert long[: len(start)] == start
@@ -323,12 +324,12 @@ def test_an_odd_text_has_a_finite_vector_that_its_neighbours_do_not_change(text,
 def test_odd_texts_in_one_batch_are_finite_in_every_method(model):
     before = model[0].settings
     try:
-        for method in ("router", "smoe", "moee", "ev", "ssmoe"):
+        for method in ("router", "smoe", "moee", "ev", "ssmoe", "ssmoe-hidden"):
             for combination in ("concat", "sum"):
-                model[0].configure(method=method, combination=combination)
+                having(model[0], method=method, combination=combination)
                 assert np.isfinite(model.encode(list(ODD.values()), **QUIET)).all()
     finally:
-        model[0].configure(**before.as_dict())
+        model[0].settings = before
 
 
 @pytest.mark.parametrize("bos", [False, True])
@@ -362,7 +363,7 @@ def test_any_texts_have_finite_vectors(model, texts):
 @settings(max_examples=40, deadline=None)
 @given(st.text(max_size=120), st.integers(40, 60))
 def test_no_text_overflows_its_limit_or_loses_the_templates_end(olmoe_module, text, limit):
-    olmoe_module.configure(prompt="prompteol", max_seq_length=limit)
+    having(olmoe_module, prompt="prompteol", max_seq_length=limit)
     kept = ids(olmoe_module, text)
     assert len(kept) <= limit
     assert olmoe_module.tokenizer.decode(kept).endswith('" means in one word:"')

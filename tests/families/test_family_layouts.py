@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from having import having
 from layouts import LAYOUTS
 from layouts.base import EXPERTS, HIDDEN
 from reference import spectral_weights, stored_tensors
@@ -212,14 +213,14 @@ def test_every_representation_is_finite_and_of_the_documented_width(layout, modu
     routing = EXPERTS * len(layout.sparse)
     widths = {"router": routing, "smoe": HIDDEN, "moee": HIDDEN + routing, "ev": routing, "ssmoe": HIDDEN + routing}
     for method in METHODS:
-        module.configure(method=method)
+        having(module, method=method)
         vectors = embed(module, TEXTS)
         assert vectors.shape == (len(TEXTS), widths[method])
         assert module.get_embedding_dimension() == widths[method]
         assert vectors.isfinite().all()
         alone = torch.cat([embed(module, [text]) for text in TEXTS])
         torch.testing.assert_close(vectors, alone, rtol=1e-4, atol=2e-5)
-    module.configure(method="ssmoe")
+    having(module, method="ssmoe")
 
 
 def test_a_saved_module_gives_the_same_vectors_when_loaded(module, tmp_path):

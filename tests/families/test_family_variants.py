@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from having import having
 from layouts import LAYOUTS
 from layouts.base import EXPERTS, HIDDEN
 from reference import stored_tensors
@@ -168,7 +169,7 @@ def test_a_layer_below_all_experts_has_no_routing_to_read(model_type, method, mo
         SSMoE.from_base(folder, method=method, hidden_layer=1, calibration="none", progress=False)
     module = SSMoE.from_base(folder, method="smoe", hidden_layer=1, calibration="none", progress=False)
     with pytest.raises(ValueError, match=f"hidden_layer=1 lies below the first.*method='{method}'"):
-        module.configure(method=method)
+        having(module, method=method)
     assert embed(module, TEXTS).isfinite().all()
 
 

@@ -219,7 +219,7 @@ def test_the_hidden_state_of_any_layer_is_the_one_that_transformers_gives_out(hi
     model = AutoModel.from_pretrained(folder).eval()
     model = getattr(model, "language_model", model)
     with torch.inference_mode():
-        found = module.read(features).tokens
+        found = module.encoder.read(features, module.settings.forward).tokens
         states = model(**features, output_hidden_states=True, use_cache=False).hidden_states
     assert len(states) == LAYERS + 1
     assert torch.equal(found, states[hidden_layer])

@@ -16,6 +16,7 @@ from tiny import FAMILIES, SHARDED, TOP_C
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
 import ssmoe_embed
+from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.hub import building, loading, names
 from ssmoe_embed.hub.recipes import RECIPES, Recipe
@@ -23,7 +24,7 @@ from ssmoe_embed.spectral import routers
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 QUIET = {"show_progress_bar": False}
-METHODS = ("router", "smoe", "moee", "ev", "ssmoe")
+METHODS = ("router", "smoe", "moee", "ev", "ssmoe", "ssmoe-hidden")
 COMMIT = "0123456789" * 4
 PROBES = ["How do I undo the last commit?", "x", ""]
 
@@ -113,7 +114,7 @@ def test_a_built_model_keeps_the_settings_it_was_built_with(olmoe, texts, tmp_pa
 @pytest.mark.parametrize("calibration", ["none", "batch"])
 def test_a_build_without_a_fitted_calibration_is_possible(calibration, olmoe, tmp_path):
     folder = build(olmoe, tmp_path / "out", None, calibration=calibration)
-    assert ssmoe_embed.load(folder, progress=False)[0].calibrations == {}
+    assert ssmoe_embed.load(folder, progress=False)[0].calibrations.factors == {}
 
 
 def test_the_paper_preset_can_be_built(olmoe, texts, tmp_path):
@@ -212,7 +213,7 @@ def full_disk(*args, **kwargs):
 STEPS = [
     (SpectralRouters, "from_checkpoint"),
     (AutoModel, "from_pretrained"),
-    (SSMoE, "read"),
+    (Encoder, "read"),
     (SSMoE, "save"),
     (building.EmbeddingModel, "save_pretrained"),
     (building.shutil, "copytree"),
@@ -229,13 +230,13 @@ def test_an_interrupted_build_leaves_nothing_behind(where, step, how, *, olmoe, 
 
 
 def test_an_interruption_in_the_midst_of_the_calibration_leaves_nothing_behind(olmoe, texts, tmp_path, monkeypatch):
-    calls, read = [], SSMoE.read
+    calls, read = [], Encoder.read
 
-    def third_time(module, features):
+    def third_time(*args):
         calls.append(1)
-        return interrupted() if len(calls) == 3 else read(module, features)
+        return interrupted() if len(calls) == 3 else read(*args)
 
-    monkeypatch.setattr(SSMoE, "read", third_time)
+    monkeypatch.setattr(Encoder, "read", third_time)
     with pytest.raises(KeyboardInterrupt):
         build(olmoe, tmp_path / "out", texts, batch_size=8)
     assert len(calls) == 3
@@ -391,10 +392,11 @@ def test_a_truncated_checkpoint_is_named(olmoe, texts, tmp_path):
 
 KILLED = """
 import json, os, signal, sys, torch, ssmoe_embed
+from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.spectral import routers
 torch.set_num_threads(1)
 base, output, texts, place = sys.argv[1:]
-module, name = {"layer": (routers, "save_tensors"), "read": (ssmoe_embed.SSMoE, "read")}[place]
+module, name = {"layer": (routers, "save_tensors"), "read": (Encoder, "read")}[place]
 before, calls = getattr(module, name), []
 
 def dying(*args, **kwargs):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from having import having
 from layouts import LAYOUTS
 from sentence_transformers import SentenceTransformer
 from tiny import TOP_C
@@ -14,7 +15,7 @@ from ssmoe_embed.quantization import QuantizationSettings
 from ssmoe_embed.quantization.quantizer import FourBitConfig, FourBitQuantizer
 
 SETTINGS = {"top_c": TOP_C, "scale": "router", "calibration": "none", "progress": False}
-METHODS = ("router", "smoe", "moee", "ev", "ssmoe")
+METHODS = ("router", "smoe", "moee", "ev", "ssmoe", "ssmoe-hidden")
 TEXTS = ["a", "How do I undo the last commit?", "She sold her old bicycle, and bought a newer one from the shop."]
 IDS = torch.randint(3, 500, (3, 11), generator=torch.Generator().manual_seed(0))
 
@@ -83,17 +84,17 @@ def test_spectral_routers_come_from_the_checkpoint_and_belong_to_the_model(plain
 @pytest.mark.parametrize("method", METHODS)
 def test_every_representation_is_what_it_is_in_memory(plain, offloaded, method):
     for module in (plain, offloaded):
-        module.configure(method=method, alpha=0.6)
+        having(module, method=method, alpha=0.6)
     assert torch.allclose(embed(offloaded), embed(plain), atol=1e-5)
     assert torch.equal(embed(offloaded), embed(offloaded))
 
 
 def test_rerouting_ends_where_it_began(plain, offloaded):
-    offloaded.configure(method="smoe")
+    having(offloaded, method="smoe")
     before = embed(offloaded)
-    offloaded.configure(method="ssmoe", alpha=0.9)
+    having(offloaded, method="ssmoe", alpha=0.9)
     mixed = embed(offloaded)
-    offloaded.configure(method="smoe")
+    having(offloaded, method="smoe")
     assert torch.equal(embed(offloaded), before)
     assert not torch.allclose(mixed[:, : before.shape[1]], before, atol=1e-5)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from bitsandbytes.functional import quantize_4bit
 from bitsandbytes.nn.parametrize import replace_parameter_4bit
+from having import having
 from layouts import LAYOUTS
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
@@ -229,9 +230,8 @@ def test_the_papers_setting_is_a_preset(olmoe, texts):
     assert module.model.dtype == torch.bfloat16
     assert module.model.layers[0].mlp.experts.gate_up_proj.settings.double
     seen = []
-    module._reader.read, read = (
-        lambda model, ids, mask: seen.append(len(ids)) or read(model, ids, mask),
-        module._reader.read,
+    module.model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     ssmoe_embed.EmbeddingModel(modules=[module]).encode([f"text {number}" for number in range(140)])
     assert seen == [128, 12]
@@ -369,9 +369,9 @@ def test_spectral_routers_of_a_4_bit_model_are_made_from_the_trained_weights(mod
 
 def test_rerouting_changes_what_a_4_bit_model_computes_and_alpha_0_does_not(olmoe):
     module = SSMoE.from_base(olmoe, quantize="nf4", top_c=TOP_C, scale="router", calibration="none", progress=False)
-    module.configure(alpha=0.0)
+    having(module, alpha=0.0)
     unmixed = embed(module)
-    module.configure(alpha=0.9)
+    having(module, alpha=0.9)
     mixed = embed(module)
     plain = SSMoE.from_base(olmoe, quantize="nf4", method="smoe", calibration="none", progress=False)
     assert torch.equal(unmixed[:, :32], embed(plain))

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from having import having
 from layouts import LAYOUTS
 from second_device import Moves
 from sentence_transformers import SentenceTransformer
@@ -21,7 +22,7 @@ from ssmoe_embed.routing import HashRouting
 from ssmoe_embed.spectral import eigenvectors
 
 FIRST, SECOND = "gpu:0", "gpu:1"
-METHODS = ("router", "smoe", "moee", "ev", "ssmoe")
+METHODS = ("router", "smoe", "moee", "ev", "ssmoe", "ssmoe-hidden")
 SETTINGS = {"top_c": TOP_C, "scale": "router", "calibration": "none", "alpha": 0.6, "progress": False}
 PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
 TEXTS = ["a", "How do I undo the last commit?", "She sold her old bicycle, and bought a newer one from the shop."]
@@ -103,7 +104,7 @@ def test_layers_spread_over_two_devices_make_the_same_vectors(folder, quantize, 
     assert is_packed(module) == (quantize is not None)
     for method in METHODS:
         for each in (module, on_cpu):
-            each.configure(method=method)
+            having(each, method=method)
         assert torch.allclose(embed(module, FIRST).cpu(), embed(on_cpu), atol=1e-5), method
 
 
@@ -113,7 +114,7 @@ def test_layers_offloaded_to_the_cpu_beside_a_device_make_the_same_vectors(folde
     assert "meta" in places(module.model)
     for method in METHODS:
         for each in (module, whole):
-            each.configure(method=method)
+            having(each, method=method)
         assert torch.allclose(embed(module, FIRST).cpu(), embed(whole), atol=1e-5), method
 
 

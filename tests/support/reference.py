@@ -130,6 +130,7 @@ def features_of(model, ids, weights, alpha, *, rerouted, mix="probs"):
     return {
         "hidden": output.last_hidden_state[0, -1].double().numpy(),
         "logits": torch.cat(list(learned.values())).numpy(),
+        "scores": torch.cat([torch.softmax(one, dim=-1) for one in learned.values()]).numpy(),
         "ev_logits": torch.cat(list(spectral.values())).numpy(),
         "weights": torch.cat([mixed_probabilities(learned[i], spectral[i], alpha, mix) for i in learned]).numpy(),
     }
@@ -141,7 +142,7 @@ SIGNALS = {"router": "logits", "moee": "logits", "ev": "ev_logits", "ssmoe": "we
 def blocks_of(method, features, signal=None):
     """The blocks of features that a method consists of."""
     blocks = [] if method in ("router", "ev") else [features["hidden"]]
-    return blocks if method == "smoe" else [*blocks, features[signal or SIGNALS[method]]]
+    return blocks if method in ("smoe", "ssmoe-hidden") else [*blocks, features[signal or SIGNALS[method]]]
 
 
 def calibrated(blocks, sample_blocks, calibration):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ssmoe_embed.data import calibration_texts
+from ssmoe_embed.embedding.calibration import Calibrations
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration
 from ssmoe_embed.evaluation.ablation.controls import controlled
@@ -72,20 +72,21 @@ class TaskRuns:
             batch_size: Texts a forward pass.
         """
         named = {"routers": f"{variant.name}-{seed}", "calibrated_on": len(self._sample)}
-        model = replace(self.model, loading=self.model.loading | named)
+        view = self.model.model.using(routers=routers)
+        view[0].calibrations = Calibrations()  # none but what is fitted on this sample
+        model = replace(self.model, model=view, loading=self.model.loading | named)
         for column, run in self._runs(variant):
             waiting = []
-            with _with_routers(model.model[0], routers):
-                meta, cache = model.meta(run, batch_size=batch_size), self.results.cache()
-                for task in self.tasks:
-                    name = task.metadata.name
-                    result = cache.get_task_result_path(name, meta)
-                    kept = self.results.predictions(run.corruption_name, meta) / f"{name}_predictions.json"
-                    self._places[column, name, variant.name, seed] = (result, kept)
-                    if not result.is_file():
-                        waiting.append(task)
-                if waiting:
-                    self._evaluate(model, variant, run, waiting, batch_size)
+            meta, cache = model.meta(run, batch_size=batch_size), self.results.cache()
+            for task in self.tasks:
+                name = task.metadata.name
+                result = cache.get_task_result_path(name, meta)
+                kept = self.results.predictions(run.corruption_name, meta) / f"{name}_predictions.json"
+                self._places[column, name, variant.name, seed] = (result, kept)
+                if not result.is_file():
+                    waiting.append(task)
+            if waiting:
+                self._evaluate(model, variant, run, waiting, batch_size)
 
     def _runs(self, variant: Variant) -> Iterator[tuple[str, Run]]:
         """The runs of a variant, each with the column it belongs to."""
@@ -147,16 +148,3 @@ class TaskRuns:
         whole = np.ones(count)
         value = np.mean([float(score(whole)) for _, score in rest]) - float(first[1](whole))
         return Difference(float(value), float(low), float(high))
-
-
-@contextmanager
-def _with_routers(module: SSMoE, routers: SpectralRouters) -> Iterator[None]:
-    """Other spectral routers in a module, and no calibration but what is fitted for them; all as before afterwards."""
-    before = module.routers, module.calibrations
-    try:
-        module.routers, module.calibrations = routers, {}
-        module.configure(**module.settings.as_dict())
-        yield
-    finally:
-        module.routers, module.calibrations = before
-        module.configure(**module.settings.as_dict())

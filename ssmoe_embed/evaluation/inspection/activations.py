@@ -14,9 +14,8 @@ from tqdm.auto import tqdm
 
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import EmbeddingSettings
-from ssmoe_embed.embedding.taps import recording
-from ssmoe_embed.evaluation.mteb.passes import adopted
 from ssmoe_embed.families import MoEFamily, family_of
+from ssmoe_embed.routing.sites import recording, routed
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def collect(
     """Run texts through a model, each once, in its template.
 
     Args:
-        module: The model, with spectral routers; its settings are the same afterwards.
+        module: The model, with spectral routers.
         texts: At least one text.
         settings: How tokens are routed; by default by the model's own routers.
         inputs: Keep what enters the routers too.
@@ -82,10 +81,10 @@ def collect(
     family = family_of(module.model)
     parts: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
     starts = range(0, len(texts), batch_size)
-    with adopted(module, settings or module.settings.changed(method="smoe", routing_signal=None)):
-        for start in tqdm(starts, desc="Reading", unit="batch", leave=False, disable=not progress):
-            for name, value in _read(module, family, texts[start : start + batch_size], inputs).items():
-                parts[name].append(value)
+    view = module.using(settings or module.settings.changed(method="smoe", routing_signal=None))
+    for start in tqdm(starts, desc="Reading", unit="batch", leave=False, disable=not progress):
+        for name, value in _read(view, family, texts[start : start + batch_size], inputs).items():
+            parts[name].append(value)
     joined = {name: torch.cat(values) for name, values in parts.items()}
     kinds = ("learned", "spectral", "chosen", *(["inputs"] if inputs else []))
     layers = [
@@ -103,14 +102,15 @@ def _read(module: SSMoE, family: MoEFamily, texts: Sequence[str], inputs: bool) 
     ids, mask = features["input_ids"].gather(1, order), mask.gather(1, order)
     rows = mask.flatten().nonzero()[:, 0]  # [n] of the N = B·T tokens
     layers = family.layers(module.model)
-    with recording(rows) as taken, _choices(module.model, family) as chosen:
+    policy = module.encoder.policy(module.settings.forward)
+    with recording(rows) as taken, routed(policy), _choices(module.model, family) as chosen:
         module.model(input_ids=ids, attention_mask=mask, use_cache=False)
     found = {"tokens": ids.flatten()[rows].cpu(), "lengths": mask.sum(dim=1).cpu()}
     for layer in layers:
         x = taken.inputs[layer.index]  # [n,H]
         if inputs:
             found[f"inputs/{layer.index}"] = x.cpu()
-        found[f"learned/{layer.index}"] = family.router_logits(layer.router, x).float().cpu()
+        found[f"learned/{layer.index}"] = taken.logits[layer.index].float().cpu()
         found[f"spectral/{layer.index}"] = module.routers.logits(layer.index, x).cpu()  # type: ignore[union-attr]
         found[f"chosen/{layer.index}"] = chosen[layer.index][rows.to(chosen[layer.index].device)].cpu()
     return found

@@ -18,7 +18,6 @@ from ssmoe_embed.evaluation.inspection.lemma import CovarianceBound, covariance_
 from ssmoe_embed.evaluation.inspection.load import Load, load, top_tokens
 from ssmoe_embed.evaluation.inspection.overlap import DIRECTIONS, SubspaceOverlap, subspace_overlaps
 from ssmoe_embed.evaluation.inspection.texts import Sample
-from ssmoe_embed.evaluation.mteb.passes import adopted
 from ssmoe_embed.families import MoELayer, family_of
 
 _MATRICES = ("gate", "up", "down")
@@ -112,7 +111,7 @@ def inspect_model(
 
     Args:
         name: What to call it.
-        model: The model; its settings are the same afterwards.
+        model: The model.
         sample: The texts.
         options: What is measured.
 
@@ -140,7 +139,7 @@ def inspect_model(
         spectral=module.routers.settings.as_dict() if module.routers else {},
         labels=sample.labels,
         layers=tuple(_layer(module, layer, place, read, options) for place, layer in enumerate(layers)),
-        clusters={str(method): _clusters(model, method, sample, options) for method in Method},
+        clusters={str(method): _clusters(model, module, method, sample, options) for method in Method},
     )
 
 
@@ -156,7 +155,7 @@ def checked_module(model: EmbeddingModel) -> SSMoE:
     if not family_of(module.model).layers(module.model):
         raise ValueError("None of the layers that are loaded has experts; load the model with a later hidden_layer.")
     if module.routers is None:
-        module.routers = spectral_routers(module.model, module.source, progress=False)
+        return module.using(routers=spectral_routers(module.model, module.source, progress=False))
     return module
 
 
@@ -194,10 +193,12 @@ def _decoded(module: SSMoE, ids: Sequence[int]) -> list[str]:
     return [name if "\N{REPLACEMENT CHARACTER}" in text else text for text, name in zip(texts, names, strict=True)]
 
 
-def _clusters(model: EmbeddingModel, method: Method, sample: Sample, options: InspectionOptions) -> Clusters:
+def _clusters(
+    model: EmbeddingModel, module: SSMoE, method: Method, sample: Sample, options: InspectionOptions
+) -> Clusters:
     """The clusters of one method's vectors."""
-    with adopted(model[0], _settings(model[0].settings, method, alpha=options.alpha)):
-        vectors = model.encode(
-            list(sample.texts), batch_size=options.batch_size, convert_to_tensor=True, show_progress_bar=False
-        )
+    view = model.using(_settings(module.settings, method, alpha=options.alpha), routers=module.routers)
+    vectors = view.encode(
+        list(sample.texts), batch_size=options.batch_size, convert_to_tensor=True, show_progress_bar=False
+    )
     return clusters(vectors, options.clusters, known=sample.labels, projection=options.projection)

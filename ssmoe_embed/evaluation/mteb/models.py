@@ -13,7 +13,7 @@ from mteb.models import ModelMeta
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.evaluation.mteb.encoders import MethodEncoder
-from ssmoe_embed.evaluation.mteb.passes import SharedPass, adopted, module_of
+from ssmoe_embed.evaluation.mteb.passes import SharedPass, module_of
 from ssmoe_embed.evaluation.mteb.records import loading_changes, origin, similarity, size
 from ssmoe_embed.evaluation.mteb.revisions import revision_of
 from ssmoe_embed.evaluation.mteb.runs import Run, prompt_label
@@ -77,7 +77,7 @@ class EvaluatedModel:
         del model, module, made  # or two base models would be in memory
         gc.collect()
         other = load(name, hidden_layer=hidden_layer, calibration="none", **kwargs)  # runs fit what they need of it
-        other[0].configure(calibration=own.calibration)
+        other[0].settings = other[0].settings.changed(calibration=own.calibration)
         return cls(*known, other, own, loading)
 
     def settings(self, run: Run) -> EmbeddingSettings:
@@ -98,19 +98,19 @@ class EvaluatedModel:
         experiment = run.experiment(self.own, **loading)
         own_template = prompt_label(settings.prompt) != settings.prompt
         keywords = settings.as_dict() | ({"template": settings.prompt} if own_template else {})
-        with adopted(self.model[0], settings):
-            return ModelMeta(
-                loader=load_encoder,
-                loader_kwargs=keywords,
-                name=self.name,
-                revision=self.revision,
-                experiment_kwargs=experiment,
-                embed_dim=self.model.get_embedding_dimension(),
-                max_tokens=self.model[0].max_seq_length,
-                similarity_fn_name=similarity(self.model),
-                **size(self.model),
-                **origin(self.name, self.model),
-            )
+        view = self.model.using(settings)
+        return ModelMeta(
+            loader=load_encoder,
+            loader_kwargs=keywords,
+            name=self.name,
+            revision=self.revision,
+            experiment_kwargs=experiment,
+            embed_dim=view.get_embedding_dimension(),
+            max_tokens=view[0].max_seq_length,
+            similarity_fn_name=similarity(view),
+            **size(view),
+            **origin(self.name, view),
+        )
 
 
 def load_encoder(

@@ -7,8 +7,7 @@ are read when the first of them asks for it, and kept for the others.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,10 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from ssmoe_embed.embedding.blocks import block_names, forward_pass
+from ssmoe_embed.embedding.features import Block, block_features, block_size, blocks_of
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.evaluation.mteb.feature_store import FeatureStore
-
-
-def pass_key(settings: EmbeddingSettings) -> str:
-    """What names the forward pass of settings: those of one name read the same tokens by the same routing."""
-    return f"{forward_pass(settings)}/{settings.max_seq_length}"
 
 
 class SharedPass:
@@ -50,11 +44,12 @@ class SharedPass:
         Raises:
             ValueError: They do not share a forward pass.
         """
-        keys = sorted({pass_key(variant) for variant in variants})
-        if len(keys) != 1:
-            raise ValueError(f"These settings do not share a forward pass: {', '.join(keys)}.")
-        self._model, self._variants, self._module = model, list(variants), module_of(model)
-        self._slices = _slices(self._module, self._variants)
+        passes = dict.fromkeys(variant.forward for variant in variants)
+        if len(passes) != 1:
+            raise ValueError(f"These settings do not share a forward pass: {', '.join(map(repr, passes))}.")
+        self._model, self._module, [self._forward] = model, module_of(model), passes
+        self._views = {variant: self._module.using(variant) for variant in variants}
+        self._slices = _slices(self._module, variants)
         self._store = FeatureStore(max(one.stop for one in self._slices.values()), **limits)
         self.texts_read = 0
         self.batches_read = 0
@@ -80,9 +75,8 @@ class SharedPass:
         """
         self._model.eval()
         keys = [_key(prompt, text) for text in texts]
-        self._read_new(texts, keys, prompt, batch_size, progress)
-        # sentence-transformers' order: standardising by batch depends on it
-        order = np.argsort([-len(text) for text in texts])
+        order = _order(texts, settings, batch_size)
+        self._read_new([texts[i] for i in order], [keys[i] for i in order], prompt, batch_size, progress)
         vectors: NDArray[np.float32] | None = None
         for batch in _batches(order, batch_size):
             rows = self._rows([texts[i] for i in batch], [keys[i] for i in batch], prompt)
@@ -97,12 +91,15 @@ class SharedPass:
     def _read_new(
         self, texts: Sequence[str], keys: Sequence[bytes], prompt: str, batch_size: int, progress: bool
     ) -> None:
-        """Read and keep the texts that are not known, longest first, as far as the store has room."""
+        """Read and keep the texts that are not known, as far as the store has room."""
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._store}
         waiting = list(new.items())
-        order = np.argsort([-len(text) for _, text in waiting])
         for batch in tqdm(
-            _batches(order, batch_size), desc="Reading", unit="batch", leave=False, disable=not (progress and waiting)
+            _batches(range(len(waiting)), batch_size),
+            desc="Reading",
+            unit="batch",
+            leave=False,
+            disable=not (progress and waiting),
         ):
             if self._store.is_full:
                 return
@@ -118,56 +115,31 @@ class SharedPass:
 
     def _read(self, texts: Sequence[str], prompt: str) -> NDArray[np.float32]:
         """One forward pass: every block that a variant needs, side by side, `[b,F]`."""
-        adopt(self._module, self._variants[0])
-        features = self._module.preprocess(texts, prompt=prompt)
-        device = self._model.device
-        reading = self._module.read({name: value.to(device) for name, value in features.items()})
-        blocks: dict[str, torch.Tensor] = {}
-        for variant in self._variants:
-            names = _raw_names(variant)
-            if not set(names.values()) <= set(blocks):
-                blocks |= {names[name]: block for name, block in self._module.blocks(reading, variant).items()}
+        encoder = self._module.encoder
+        tokens = encoder.tokenize(texts, self._forward, prompt)
+        reading = encoder.read({name: value.to(self._model.device) for name, value in tokens.items()}, self._forward)
         self.texts_read += len(texts)
         self.batches_read += 1
-        joined: NDArray[np.float32] = torch.cat([blocks[name].cpu() for name in self._slices], dim=1).numpy()
+        parts = [block_features(reading, block, encoder).cpu() for block in self._slices]
+        joined: NDArray[np.float32] = torch.cat(parts, dim=1).numpy()
         return joined
 
     def _vectors(self, rows: NDArray[np.float32], settings: EmbeddingSettings) -> NDArray[np.float32]:
         """Features `[b,F]` → vectors `[b,D]`."""
         features = torch.from_numpy(rows).to(self._model.device)
-        blocks = {name: features[:, self._slices[raw]].contiguous() for name, raw in _raw_names(settings).items()}
-        output = {"sentence_embedding": self._module.vectors(blocks, settings)}
+        blocks = {block: features[:, self._slices[block]].contiguous() for block in blocks_of(settings)}
+        output = {"sentence_embedding": self._views[settings].vectors(blocks)}
         for module in list(self._model)[1:]:
             output = module(output)
         vectors: NDArray[np.float32] = output["sentence_embedding"][:, : self._model.truncate_dim].float().cpu().numpy()
         return vectors
 
 
-def _slices(module: SSMoE, variants: Sequence[EmbeddingSettings]) -> dict[str, slice]:
+def _slices(module: SSMoE, variants: Sequence[EmbeddingSettings]) -> dict[Block, slice]:
     """Where in a row of features each block is that a variant needs, before calibration."""
-    sizes: dict[str, int] = {}
-    for variant in variants:
-        names = _raw_names(variant)
-        sizes |= {names[block]: size for block, size in module.block_sizes(variant).items()}
+    sizes = {block: block_size(block, module.encoder) for variant in variants for block in blocks_of(variant)}
     ends = np.cumsum(list(sizes.values())).tolist()
-    return {name: slice(end - sizes[name], end) for name, end in zip(sizes, ends, strict=True)}
-
-
-def adopt(module: SSMoE, settings: EmbeddingSettings) -> None:
-    """Put settings into effect, unless they are."""
-    if module.settings != settings:
-        module.configure(**settings.as_dict())
-
-
-@contextmanager
-def adopted(module: SSMoE, settings: EmbeddingSettings) -> Iterator[None]:
-    """Settings in effect within a `with` block."""
-    before = module.settings
-    try:
-        adopt(module, settings)
-        yield
-    finally:
-        adopt(module, before)
+    return {block: slice(end - sizes[block], end) for block, end in zip(sizes, ends, strict=True)}
 
 
 def module_of(model: SentenceTransformer) -> SSMoE:
@@ -185,9 +157,13 @@ def module_of(model: SentenceTransformer) -> SSMoE:
     return module
 
 
-def _raw_names(settings: EmbeddingSettings) -> dict[str, str]:
-    """For each block of the settings, a name that is the same for all settings with that block before calibration."""
-    return block_names(settings.changed(calibration=Calibration.NONE))
+def _order(texts: Sequence[str], settings: EmbeddingSettings, batch_size: int) -> list[int]:
+    """The order in which `EmbeddingModel.encode` reads texts: longest first, or so within batches of texts as they come."""
+    lengths = np.array([-len(text) for text in texts])
+    if settings.calibration is not Calibration.BATCH:
+        return [int(i) for i in np.argsort(lengths)]
+    starts = range(0, len(texts), batch_size)
+    return [start + int(i) for start in starts for i in np.argsort(lengths[start : start + batch_size])]
 
 
 def _key(prompt: str, text: str) -> bytes:

@@ -20,13 +20,13 @@ from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.models import ModelMeta
 from tqdm.auto import tqdm
 
-from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, EmbeddingSettings, ForwardSettings
 from ssmoe_embed.evaluation.mteb.encoders import corrupted_baseline
 from ssmoe_embed.evaluation.mteb.jobs import Group, Job, check_comparable, do, unfinished
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, model_name
-from ssmoe_embed.evaluation.mteb.passes import adopted, pass_key
 from ssmoe_embed.evaluation.mteb.report import Failure, Options, Report
 from ssmoe_embed.evaluation.mteb.runs import Run
+from ssmoe_embed.evaluation.mteb.variants import ROUTERS, SpectralVariants
 from ssmoe_embed.evaluation.results.folder import ResultFolder
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.evaluation.tasks.finding import expanded, find_tasks
@@ -129,9 +129,16 @@ class _Evaluation:
         )
 
     def _loaded(self, model: EvaluatedModel, runs: Sequence[Run]) -> None:
-        """Evaluate a loaded model; its settings are the same afterwards."""
-        with adopted(model.model[0], model.model[0].settings):
-            self._run(self._jobs(model, runs))
+        """Evaluate a loaded model; a preset such as `paper` may need spectral routers of its own."""
+        variants = SpectralVariants(model, self.report.folder.path / ROUTERS, progress=self.options.progress)
+        jobs = []
+        for spectral, alike in itertools.groupby(
+            sorted(runs, key=lambda run: run.method in PRESET_SPECTRAL),
+            lambda run: PRESET_SPECTRAL.get(str(run.method), {}),
+        ):
+            with self._failing(f"{model.name}, {spectral}"):
+                jobs += self._jobs(variants.select(spectral), list(alike))
+        self._run(sorted(jobs, key=lambda job: self.tasks.index(job.task)))
 
     def _jobs(self, model: EvaluatedModel, runs: Sequence[Run]) -> list[Job]:
         """Every task under every run of a model."""
@@ -140,20 +147,20 @@ class _Evaluation:
             with self._failing(f"{model.name}, {run}"):
                 meta = model.meta(run, batch_size=self.options.batch_size)
                 metas.setdefault((run.corruption_name, meta.experiment_name), (run, meta))
-        variants: defaultdict[str, list[EmbeddingSettings]] = defaultdict(list)
+        variants: defaultdict[ForwardSettings, list[EmbeddingSettings]] = defaultdict(list)
         for run, _ in metas.values():
-            variants[pass_key(model.settings(run))].append(model.settings(run))
+            variants[model.settings(run).forward].append(model.settings(run))
         groups = {
-            (run.corruption_name, key): Group(model, tuple(dict.fromkeys(variants[key])))
+            (run.corruption_name, forward): Group(model, tuple(dict.fromkeys(variants[forward])))
             for run, _ in metas.values()
-            for key in [pass_key(model.settings(run))]
+            for forward in [model.settings(run).forward]
         }
         return [
             Job(
                 task,
                 meta,
                 run.corruption,
-                groups[run.corruption_name, pass_key(model.settings(run))],
+                groups[run.corruption_name, model.settings(run).forward],
                 model.settings(run),
                 predictions=self._keeps_predictions(task),
             )

@@ -17,18 +17,15 @@ from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, model_name
 from ssmoe_embed.evaluation.mteb.report import Options
 from ssmoe_embed.evaluation.mteb.runner import evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
+from ssmoe_embed.evaluation.mteb.variants import ROUTERS, SpectralVariants
 from ssmoe_embed.evaluation.results.folder import ResultFolder
 from ssmoe_embed.evaluation.sweep.axes import Axis, Point, points
 from ssmoe_embed.evaluation.sweep.result import SweepResult
-from ssmoe_embed.evaluation.sweep.spectral_variants import SpectralVariants
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.evaluation.tasks.finding import find_tasks
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
-
-ROUTERS = "routers"
-"""Folder of the spectral routers that a sweep made."""
 
 
 def sweep(
@@ -106,7 +103,9 @@ def _check_axes(axes: Sequence[Axis], values: Sequence[Mapping[str, Any]], own: 
     """
     chosen = [_run(one, None).settings(own).changed(alpha=0.5) for one in values]
     spectral = any(settings.needs_spectral_routers for settings in chosen)
-    mixing = any(settings.reroutes or settings.representation.signal is RoutingSignal.WEIGHTS for settings in chosen)
+    mixing = any(
+        settings.forward.reroutes or settings.representation.signal is RoutingSignal.WEIGHTS for settings in chosen
+    )
     idle = [
         axis.setting
         for axis in axes

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from having import having
 from transformers import AutoModel, AutoTokenizer
 
 from ssmoe_embed.embedding.module import SSMoE
@@ -123,7 +124,7 @@ def test_results_of_another_dtype_or_mix_are_not_taken_for_these(olmoe, kinds, t
     first = measured_files(model)
     assert measured_files(model) == first
     assert measured_files(replace(model, loading={"dtype": "bfloat16"})) == 2 * first
-    model.model[0].configure(mix="logits")
+    having(model.model[0], mix="logits")
     assert measured_files(model) == 3 * first
 
 

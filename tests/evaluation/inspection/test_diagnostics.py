@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from having import having
 from layouts import LAYOUTS
 from scipy.linalg import subspace_angles
 from sklearn.cluster import KMeans
@@ -146,7 +147,7 @@ def module_of(model_folder):
     def module(family):
         if family not in made:
             made[family] = SSMoE.from_base(model_folder(family), top_c=3, calibration="none", progress=False)
-            made[family].configure(method="smoe")  # by the model's own routing
+            having(made[family], method="smoe")  # by the model's own routing
         return made[family]
 
     return module
@@ -198,7 +199,7 @@ def test_every_kind_of_family_can_be_inspected(family, model_folder, texts):
         "m", model, Sample(tuple(texts[:20]), None, "texts"), InspectionOptions(clusters=2, directions=2)
     )
     assert len(found.layers) == len(family_of(model[0].model).layers(model[0].model))
-    assert set(found.clusters) == {"router", "smoe", "moee", "ev", "ssmoe"}
+    assert set(found.clusters) == {"router", "smoe", "moee", "ev", "ssmoe", "ssmoe-hidden"}
     assert "\N{REPLACEMENT CHARACTER}" not in json.dumps([layer.tokens for layer in found.layers], ensure_ascii=False)
     for layer in found.layers:
         assert set(layer.loads) == {"original", "ssmoe", "ev"}

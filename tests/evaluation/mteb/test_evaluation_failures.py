@@ -95,7 +95,7 @@ def test_a_model_that_cannot_be_loaded_does_not_end_the_rest(model, tmp_path):
     report = evaluate([str(tmp_path / "nothing"), model], [MockSTSTask()], [Run()], tmp_path / "out", options=QUIET)
     assert report.done == 1
     [failure] = report.failures
-    assert "There is no model" in str(failure)
+    assert "does not exist" in str(failure)
 
 
 def test_a_partly_measured_task_is_completed_and_meanwhile_has_no_score(model, tmp_path):

@@ -5,6 +5,7 @@ import json
 import mteb
 import pytest
 from evaluation_tasks import METHODS, QUIET, all_kinds, average, contents, main_scores
+from having import having
 from mteb.mocks import MockClassificationTask, MockRetrievalTask, MockSTSTask
 
 from ssmoe_embed.evaluation.mteb.report import Options
@@ -33,7 +34,7 @@ def test_every_method_is_measured_on_every_kind_of_task(everything):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_scores_as_when_mteb_evaluates_the_plain_model(everything, model, method):
-    model.model[0].configure(**model.settings(Run(method)).as_dict())
+    having(model.model[0], **model.settings(Run(method)).as_dict())
     plain = mteb.evaluate(
         model.model,
         all_kinds(),
@@ -42,7 +43,7 @@ def test_a_method_scores_as_when_mteb_evaluates_the_plain_model(everything, mode
         show_progress_bar=False,
         co2_tracker=False,
     )
-    model.model[0].configure(**model.own.as_dict())
+    model.model[0].settings = model.own
     measured = main_scores(everything)
     for result in plain.task_results:
         assert measured[method, "clean", result.task_name] == pytest.approx(result.get_score(), abs=1e-6)

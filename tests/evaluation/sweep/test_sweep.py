@@ -7,14 +7,16 @@ from mteb.mocks import MockRetrievalTask, MockSTSTask
 from tiny import TOP_C
 
 import ssmoe_embed
+from ssmoe_embed.embedding.features import blocks_of
+from ssmoe_embed.embedding.settings import Calibration
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.report import Options
 from ssmoe_embed.evaluation.mteb.runner import evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
+from ssmoe_embed.evaluation.mteb.variants import SpectralVariants
 from ssmoe_embed.evaluation.results.folder import ResultFolder
 from ssmoe_embed.evaluation.sweep.axes import Axis
 from ssmoe_embed.evaluation.sweep.running import ROUTERS, sweep
-from ssmoe_embed.evaluation.sweep.spectral_variants import SpectralVariants, needs_spectral_routers
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.spectral.routers import SpectralRouters
 
@@ -122,27 +124,33 @@ def test_an_axis_that_makes_no_difference_is_refused(built, tmp_path, axis, meth
         sweep(built, [axis], [MockSTSTask()], tmp_path, settings={"method": method, **UNCALIBRATED}, options=QUIET)
 
 
-def test_a_variants_vectors_are_those_of_a_model_built_with_its_routers_and_the_models_own_come_back(
+def test_a_variants_vectors_are_those_of_a_model_built_with_its_routers_and_the_model_stays_as_it_is(
     built, olmoe, tmp_path
 ):
     model = EvaluatedModel.load(built, progress=False)
-    module = model.model[0]
     own = model.model.encode(SENTENCES)
-    calibrations = set(module.calibrations)
     variants = SpectralVariants(model, tmp_path, progress=False)
     variant = variants.select({"top_c": 2, "scale": "router"})
     assert variant.loading == {"top_c": 2, "scale": "router"}
-    assert all(not needs_spectral_routers(name) for name in module.calibrations)
-    module.configure(calibration="none")
     fresh = ssmoe_embed.SSMoE.from_base(olmoe, top_c=2, scale="router", progress=False, **UNCALIBRATED)
     expected = ssmoe_embed.EmbeddingModel(modules=[fresh]).encode(SENTENCES)
-    assert abs(model.model.encode(SENTENCES) - expected).max() < 1e-6
+    assert abs(variant.model.using(calibration="none").encode(SENTENCES) - expected).max() < 1e-6
     plain = ssmoe_embed.load(built, progress=False, **UNCALIBRATED).encode(SENTENCES)
     assert abs(plain - expected).max() > 1e-3
-    module.configure(calibration="standardize")
     assert variants.select({}).loading == {}
-    assert set(module.calibrations) == calibrations
     assert (model.model.encode(SENTENCES) == own).all()
+
+
+def test_a_variant_shares_the_calibration_of_what_no_spectral_router_has_a_part_in(built, tmp_path):
+    model = EvaluatedModel.load(built, progress=False)
+    module, view = model.model[0], SpectralVariants(model, tmp_path, progress=False).select({"top_c": 2}).model[0]
+    for method in ("router", "smoe", "moee", "ev", "ssmoe", "ssmoe-hidden"):
+        for block in blocks_of(module.settings.changed(method=method)):
+            shared = view.calibrations.of(block, Calibration.STANDARDIZE)
+            known = module.calibrations.of(block, Calibration.STANDARDIZE)
+            assert shared is (known if method in ("router", "smoe", "moee") else None)
+    with pytest.raises(ValueError, match="no calibration"):
+        model.model.using(method="ev", routers=view.routers).encode(SENTENCES)
 
 
 # --- the command --------------------------------------------------------------------------------------------------------

@@ -7,19 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ssmoe_embed.embedding.combination import HIDDEN
-from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.spectral.settings import SpectralSettings
 
+ROUTERS = "routers"
+"""Folder, among the results, of the spectral routers that were made for them."""
+
 
 class SpectralVariants:
-    """A model's variants with other spectral routers; one at a time is in effect.
+    """A model's variants with other spectral routers: views of one loaded base model.
 
-    The base model stays loaded. Results of a variant are kept under the model's own name, told apart by the settings that
-    differ from those of its own spectral routers.
+    Results of a variant are kept under the model's own name, told apart by the settings that differ from those of its own
+    spectral routers.
     """
 
     def __init__(self, model: EvaluatedModel, folder: str | Path, *, progress: bool = True) -> None:
@@ -32,16 +33,10 @@ class SpectralVariants:
         """
         self.model, self.progress = model, progress
         self.folder = Path(folder) / model.name.replace("/", "__") / model.revision
-        module = self._module
-        self._routers, self._calibrations = module.routers, dict(module.calibrations)
-
-    @property
-    def _module(self) -> SSMoE:
-        module: SSMoE = self.model.model[0]
-        return module
+        self._module: SSMoE = model.model[0]
 
     def select(self, spectral: Mapping[str, Any]) -> EvaluatedModel:
-        """Put a variant into effect.
+        """A variant.
 
         Args:
             spectral: Fields of `SpectralSettings`; the others are those of the model's own spectral routers.
@@ -49,20 +44,15 @@ class SpectralVariants:
         Raises:
             ValueError: A value is not allowed, or routers on disk are broken or another model's.
         """
-        own = self._routers.settings if self._routers else None
+        routers = self._module.routers
+        own = routers.settings if routers else None
         wanted = replace(own or SpectralSettings(), **spectral)
         before = own.as_dict() if own else {}
         deviations = {name: value for name, value in wanted.as_dict().items() if value != before.get(name)}
-        module = self._module
         if not spectral or not deviations:
-            module.routers, module.calibrations = self._routers, dict(self._calibrations)
-        else:
-            module.routers = self._made(wanted, deviations)
-            module.calibrations = {
-                name: factors for name, factors in self._calibrations.items() if not needs_spectral_routers(name)
-            }
-        module.configure(**module.settings.as_dict())
-        return replace(self.model, loading=self.model.loading | (deviations if spectral else {}))
+            return self.model
+        view = self.model.model.using(routers=self._made(wanted, deviations))
+        return replace(self.model, model=view, loading=self.model.loading | deviations)
 
     def _made(self, settings: SpectralSettings, deviations: Mapping[str, Any]) -> SpectralRouters:
         """Spectral routers of these settings, from disk or made now."""
@@ -79,9 +69,3 @@ class SpectralVariants:
         routers = SpectralRouters.load(path)
         routers.check(self._module.model)
         return routers
-
-
-def needs_spectral_routers(calibration: str) -> bool:
-    """Whether calibration factors of that name (see `block_names`) depend on the spectral routers."""
-    _, block, routing, *_ = calibration.split("/")
-    return block not in (HIDDEN, RoutingSignal.LOGITS) or routing != "original"

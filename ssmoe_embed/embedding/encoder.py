@@ -1,0 +1,227 @@
+"""One model, one tokenizer, any forward pass: a text in its template is read once, at the template's last token.
+
+A learned router and its spectral twin see the same `x`, so `x` and the learned logits at the pooled token are all that any
+routing signal needs; sites around the routers record them while the model runs (`routing/sites.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ssmoe_embed.embedding.methods import RoutingSignal
+from ssmoe_embed.embedding.prompts import templates
+from ssmoe_embed.embedding.settings import ForwardSettings
+from ssmoe_embed.embedding.tokenization import TemplateTokenizer
+from ssmoe_embed.families import MoEFamily, MoELayer, family_of
+from ssmoe_embed.routing.mixing import mixed_scores, scores
+from ssmoe_embed.routing.policies import RoutingPolicy, SpectralMix, SpectralRouting
+from ssmoe_embed.routing.sites import install_sites, keep_context_in_checkpoints, recording, routed
+from ssmoe_embed.routing.tokens import needs_tokens, noted
+from ssmoe_embed.spectral.routers import SpectralRouters
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one forward pass tells about `B` texts.
+
+    Attributes:
+        tokens: Hidden states of all tokens, `[B,T,H]`.
+        hidden: Hidden state at each text's pooled token, float32 `[B,H]`.
+        router_inputs: What each layer's router was given there, `[B,H]`, by decoder layer index.
+        router_logits: What it made of it, `[B,E]`, by decoder layer index.
+    """
+
+    tokens: torch.Tensor
+    hidden: torch.Tensor
+    router_inputs: dict[int, torch.Tensor]
+    router_logits: dict[int, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A base model that reads texts under any `ForwardSettings`, each for that call only.
+
+    Nothing is changed by reading, so threads can share an encoder, whatever routing each of them asks for.
+
+    Attributes:
+        model: The base model without its head.
+        tokenizer: Its fast tokenizer.
+        routers: The spectral routers of this very model, if it has any.
+
+    Raises:
+        UnsupportedModelError: The model's family has no adapter.
+        ValueError: The spectral routers are another model's.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    routers: SpectralRouters | None = None
+    _tokenizers: dict[tuple[str, str, int], TemplateTokenizer] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.routers is not None:
+            self.routers.check(self.model)
+        install_sites(self.model, self.family)
+
+    @cached_property
+    def family(self) -> MoEFamily:
+        """The model's adapter."""
+        return family_of(self.model)
+
+    @cached_property
+    def layers(self) -> list[MoELayer]:
+        """The layers with experts."""
+        return self.family.layers(self.model)
+
+    @property
+    def hidden_size(self) -> int:
+        """`H`."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @cached_property
+    def routing_size(self) -> int:
+        """`ΣE`: experts of all layers."""
+        return sum(self.family.expert_count(layer) for layer in self.layers)
+
+    def limit(self, forward: ForwardSettings) -> int:
+        """Tokens read of a text, template included: the setting, or fewer where the model takes fewer."""
+        config = self.model.config.get_text_config()
+        longest = getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        return int(longest if forward.max_seq_length is None else min(forward.max_seq_length, longest))
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def tokenize(self, texts: Sequence[str], forward: ForwardSettings, prompt: str = "") -> dict[str, torch.Tensor]:
+        """Token ids of texts in their template.
+
+        Args:
+            texts: `B` texts.
+            forward: Names the template.
+            prompt: A sentence-transformers prompt, put before the template.
+
+        Returns:
+            `input_ids` and `attention_mask`, `[B,T]`; `P` rows per text for an ensemble of `P` prompts.
+
+        Raises:
+            TextError: An input is not a string.
+            ValueError: The template alone fills the limit.
+        """
+        return self.template_tokenizer(forward)(texts, prompt)
+
+    def template_tokenizer(self, forward: ForwardSettings) -> TemplateTokenizer:
+        """What puts texts into the template of a forward pass.
+
+        Raises:
+            ValueError: The tokenizer is slow, or the template alone fills the limit.
+        """
+        key = (forward.prompt, forward.instruction, self.limit(forward))
+        if key not in self._tokenizers:
+            self._tokenizers[key] = TemplateTokenizer(self.tokenizer, templates(*key[:2]), key[2])
+        return self._tokenizers[key]
+
+    def policy(self, forward: ForwardSettings) -> RoutingPolicy | None:
+        """What routes a forward pass; None for the model's own routers.
+
+        Raises:
+            ValueError: It needs spectral routers and there are none, or does not fit the model.
+        """
+        if not isinstance(forward.routing, SpectralMix):
+            if forward.routing is not None:
+                forward.routing.check(self.model)
+            return forward.routing
+        return SpectralRouting(self._spectral("a re-routed forward pass"), forward.routing.alpha, forward.routing.mix)
+
+    def read(self, features: dict[str, torch.Tensor], forward: ForwardSettings) -> Reading:
+        """Run the model on a batch.
+
+        Padding is moved to the right, where no causal model can see it: on the left, Hunyuan's attention and Llama 4's
+        count it in, since they know a token's place in the row and not only its distance to others.
+
+        Args:
+            features: `input_ids` and `attention_mask`, `[B,T]`.
+            forward: The forward pass.
+
+        Raises:
+            ValueError: A text has no token, or the forward pass needs spectral routers and there are none.
+        """
+        ids, mask, order = features["input_ids"], features["attention_mask"], None
+        if not mask[:, 0].all():
+            order = mask.argsort(dim=1, descending=True, stable=True)  # [B,T], real tokens first
+            ids, mask = ids.gather(1, order), mask.gather(1, order)
+        last = last_token(mask)  # [B]
+        batch = torch.arange(len(last), device=last.device)
+        policy = self.policy(forward)
+        keep_context_in_checkpoints(self.model)
+        rows = batch * mask.shape[1] + last  # [B] of the N = B·T tokens
+        with recording(rows) as taken, routed(policy), noted(ids, mask) if needs_tokens(policy) else nullcontext():
+            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        tokens = output.last_hidden_state  # [B,T,H]
+        hidden = tokens[batch.to(tokens.device), last.to(tokens.device)].float()
+        if order is not None:
+            back = order.argsort(dim=1).to(tokens.device).unsqueeze(-1)  # [B,T,1]
+            tokens = tokens.gather(1, back.expand_as(tokens))
+        return Reading(tokens, hidden, taken.inputs, taken.logits)
+
+    def signal(self, reading: Reading, signal: RoutingSignal, mix: SpectralMix) -> torch.Tensor:
+        """One routing signal of all layers, concatenated.
+
+        Args:
+            reading: One forward pass.
+            signal: What to read off each layer's routers.
+            mix: Of learned and spectral scores, for the signal `weights`.
+
+        Returns:
+            float32 `[B,ΣE]` on the hidden state's device.
+
+        Raises:
+            ValueError: It needs spectral routers and there are none.
+        """
+        parts = [self._layer_signal(layer.index, reading, signal, mix) for layer in self.layers]
+        return torch.cat([part.to(reading.hidden.device) for part in parts], dim=-1)  # L × [B,E] → [B,ΣE]
+
+    def _layer_signal(self, layer: int, reading: Reading, signal: RoutingSignal, mix: SpectralMix) -> torch.Tensor:
+        """One layer's signal `[B,E]`."""
+        learned, score = reading.router_logits[layer].float(), self.family.score
+        if signal is RoutingSignal.LOGITS:
+            return learned
+        if signal is RoutingSignal.SCORES or (signal is RoutingSignal.WEIGHTS and mix.alpha == 0):
+            return scores(learned, score)
+        spectral = self._spectral(f"routing_signal={str(signal)!r}").logits(layer, reading.router_inputs[layer])
+        if signal is RoutingSignal.EV_LOGITS:
+            return spectral
+        return mixed_scores(learned, spectral, mix.alpha, mix.mix, score)
+
+    def _spectral(self, what: str) -> SpectralRouters:
+        if self.routers is None:
+            raise ValueError(
+                f"{what} needs spectral routers and the model has none; build it with `ssmoe build`, or pass "
+                "routers=SpectralRouters.from_model(model)."
+            )
+        return self.routers
+
+
+def last_token(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Position of each text's last real token, whatever side the padding is on.
+
+    Args:
+        attention_mask: `[B,T]`, 1 at real tokens.
+
+    Returns:
+        `[B]`, int64.
+
+    Raises:
+        ValueError: A text has no real token.
+    """
+    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device) + 1  # [T]
+    last = (attention_mask.bool() * positions).amax(dim=1) - 1  # [B,T] → [B]
+    if bool((last < 0).any()):
+        empty = [int(row) for row in (last < 0).nonzero().flatten()]
+        raise ValueError(f"The texts at positions {empty} of the batch have no token that is not padding.")
+    return last

@@ -1,0 +1,185 @@
+"""Where a policy meets a model: a site around every router, which asks what the forward pass at hand wants of it.
+
+A site is put around a router once and stays. What is wanted belongs to the caller's context: a policy for this forward pass,
+a recording of what enters the router and of its logits, both, or nothing; without either the router's own forward runs at
+the price of two look-ups. So nothing has to be put back, and two threads can run one model under two routings. `reroute`
+gives a model a policy of its own, for everybody who does not ask for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from enum import Enum, auto
+from functools import partial
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from ssmoe_embed.families import MoEFamily, MoELayer
+from ssmoe_embed.routing.interception import intercepted
+from ssmoe_embed.routing.policies import RoutingPolicy
+
+
+class Recording:
+    """What the routers saw and said in one forward pass, at some of its tokens.
+
+    Attributes:
+        rows: Indices among the `N = B·T` tokens, `[R]`.
+        inputs: What was multiplied by each router's weight, `[R,H]`, by decoder layer index.
+        logits: The learned router's logits, `[R,E]`, by decoder layer index.
+    """
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self.rows = rows
+        self.inputs: dict[int, torch.Tensor] = {}
+        self.logits: dict[int, torch.Tensor] = {}
+
+    def take(self, layer: int, hidden: torch.Tensor, logits: torch.Tensor) -> None:
+        """Keep the rows of one layer's `hidden [N,H]` and `logits [N,E]`."""
+        rows = self.rows.to(hidden.device)
+        self.inputs[layer], self.logits[layer] = hidden[rows], logits[rows]
+
+
+class _Unset(Enum):
+    """No policy is asked for, so the model's own holds."""
+
+    UNSET = auto()
+
+
+_POLICY: ContextVar[RoutingPolicy | _Unset | None] = ContextVar("ssmoe_embed_policy", default=_Unset.UNSET)
+_RECORDING: ContextVar[Recording | None] = ContextVar("ssmoe_embed_recording", default=None)
+
+
+@contextmanager
+def routed(policy: RoutingPolicy | None) -> Iterator[None]:
+    """Within the block, in this thread, models run under a policy; under None by their learned routers."""
+    token = _POLICY.set(policy)
+    try:
+        yield
+    finally:
+        _POLICY.reset(token)
+
+
+@contextmanager
+def recording(rows: torch.Tensor) -> Iterator[Recording]:
+    """Record what the routers see and say at the rows `[R]` of the `N` tokens while the block runs a model once."""
+    current = Recording(rows)
+    token = _RECORDING.set(current)
+    try:
+        yield current
+    finally:
+        _RECORDING.reset(token)
+
+
+def install_sites(model: nn.Module, family: MoEFamily) -> list[RouterSite]:
+    """The sites of a model's routers, put around those that have none yet."""
+    sites = []
+    for layer in family.layers(model):
+        site = vars(layer.router).get("forward")
+        if not isinstance(site, RouterSite):
+            site = RouterSite(layer, family)
+            layer.router.forward = site
+        sites.append(site)
+    return sites
+
+
+class RouterSite:
+    """A router's forward; a class, so that the model can be pickled and copied.
+
+    Attributes:
+        policy: The model's own, if it is re-routed for good.
+    """
+
+    def __init__(self, layer: MoELayer, family: MoEFamily) -> None:
+        self.router, self.layer, self.family = layer.router, layer.index, family
+        self.shadowed: Callable[..., Any] | None = vars(layer.router).get("forward")  # accelerate puts its own there
+        self.policy: RoutingPolicy | None = None
+
+    def __call__(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the router answers, as the caller's context asks for it."""
+        if torch.compiler.is_dynamo_compiling():
+            return self._between_graphs(hidden, *args, **kwargs)
+        asked, taken = _POLICY.get(), _RECORDING.get()
+        policy = self.policy if isinstance(asked, _Unset) else asked
+        if policy is None and taken is None:
+            return self._own(hidden, *args, **kwargs)
+        return self.answer(policy, taken, hidden, *args, **kwargs)
+
+    def answer(
+        self, policy: RoutingPolicy | None, taken: Recording | None, hidden: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """What the router answers under a policy, whatever the context asks for.
+
+        Args:
+            policy: Replaces the logits; None for the router's own.
+            taken: Records them and what they were made of; None for no record.
+            hidden: What the router is called with.
+            *args: Likewise.
+            **kwargs: Likewise.
+
+        Raises:
+            ValueError: The router does not make its logits by one product with its weight.
+        """
+
+        def product(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:  # [N,H], [N,E] → [N,E]
+            if taken is not None:
+                taken.take(self.layer, x, logits)
+            return logits if policy is None else policy.logits(self.layer, x, logits, self.family.score)
+
+        result, times = intercepted(self._own, self._weight, product, hidden, *args, **kwargs)
+        if times != 1:
+            raise ValueError(
+                f"The router of layer {self.layer} ({type(self.router).__name__}) computed its logits {times} times where "
+                "once was expected, so they can be neither read nor replaced; load the model without replaced kernels."
+            )
+        return result
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # its context is known at run time only
+    def _between_graphs(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self(hidden, *args, **kwargs)
+
+    def _own(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The forward that the site is put around."""
+        if self.shadowed is not None:
+            return self.shadowed(hidden, *args, **kwargs)
+        return MethodType(type(self.router).forward, self.router)(hidden, *args, **kwargs)
+
+    def _weight(self) -> torch.Tensor:
+        """The router's weight as it is now: offloading puts it in place late."""
+        return self.family.router_weight(self.router)
+
+
+# --- gradient checkpointing -------------------------------------------------------------------------------------------
+
+
+def keep_context_in_checkpoints(model: nn.Module) -> None:
+    """Let gradient checkpointing run each layer again under the policy, recording and tokens of its first run.
+
+    The second run happens in the backward pass, when the caller's context is another. Call it before a forward pass that
+    is trained; it does nothing where checkpointing is off or this was done.
+    """
+    if not torch.is_grad_enabled():
+        return
+    for module in model.modules():
+        function = vars(module).get("_gradient_checkpointing_func")
+        if function is not None and not isinstance(function, _InContext):
+            vars(module)["_gradient_checkpointing_func"] = _InContext(function, module)
+
+
+class _InContext:
+    """A checkpointing function whose layer keeps its context."""
+
+    def __init__(self, checkpoint: Callable[..., Any], module: nn.Module) -> None:
+        self.checkpoint = checkpoint
+        own = (vars(part).get("forward") for part in module.modules())
+        self.sites = [site for site in own if isinstance(site, RouterSite)]
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        context = copy_context()
+        if isinstance(_POLICY.get(), _Unset) and self.sites:
+            context.run(_POLICY.set, self.sites[0].policy)  # as it is now, not as it will be
+        return self.checkpoint(partial(context.run, function), *args, **kwargs)
