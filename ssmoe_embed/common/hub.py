@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
@@ -43,6 +44,11 @@ class HubOptions:
     def taken_from(cls, keywords: dict[str, Any]) -> HubOptions:
         """The options among keywords, which are taken out of them."""
         return cls(**{one.name: keywords.pop(one.name) for one in fields(cls) if one.name in keywords})
+
+    @classmethod
+    def among(cls, keywords: Mapping[str, Any]) -> HubOptions:
+        """The options among keywords, which stay as they are."""
+        return cls.taken_from(dict(keywords))
 
     @property
     def files(self) -> dict[str, Any]:

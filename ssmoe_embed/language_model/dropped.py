@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,17 +11,20 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ssmoe_embed.common.folders import atomic_folder
+from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.data import calibration_texts
+from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model.dropping import DropBy, Limits, choose, random_scores
-from ssmoe_embed.language_model.files import save_model
 from ssmoe_embed.language_model.loading import base_of, load, load_tokenizer, skeleton
-from ssmoe_embed.language_model.routings import Routing, RoutingSettings, policy_of, spectral_routers
+from ssmoe_embed.language_model.routings import ROUTERS_FILE, Routing, RoutingSettings, policy_of, spectral_routers
 from ssmoe_embed.language_model.scoring import expert_scores
 from ssmoe_embed.language_model.slicing import slice_experts
 from ssmoe_embed.language_model.texts import calibration_ids, joined, read_text, text_digest, windows
 from ssmoe_embed.spectral.routers import SpectralRouters
 
+RECORD = "ssmoe_drop.json"
 _WINDOW = 512
 _BATCH = 4
 
@@ -145,35 +149,52 @@ def drop(
     Raises:
         FileExistsError: The output exists and `overwrite` is false.
         FileNotFoundError: There is no such calibration file.
+        OSError: The output cannot be written to, or its disk has too little room.
         UnsupportedModelError: The model cannot lose experts.
         ValueError: See `drop_experts`, or the output is the model itself. What needs no weights is told before any are read.
     """
     by = DropBy.parse(by, "by")
     text = None if calibration is None else read_text(calibration)
-    if Path(output).exists() and not overwrite:
-        raise FileExistsError(f"{output} exists already; choose another output or pass overwrite=True (--overwrite).")
-    if Path(output).resolve() == Path(base_of(base)).resolve():
+    hub = HubOptions.among(kwargs)
+    output, source = Path(output).expanduser(), base_of(base)
+    if output.resolve() == Path(source).resolve():
         raise ValueError(f"output={str(output)!r} is the model itself, which would be lost; choose another output.")
-    Limits.of(skeleton(base, **kwargs)).kept(keep)
-    tokenizer = load_tokenizer(base, **kwargs)
+    outline = skeleton(base, hub)
+    limits = Limits.of(outline)
+    count = limits.kept(keep)
+    tokenizer = load_tokenizer(base, hub)
     if text is not None and by is not DropBy.RANDOM:
         calibration_ids(tokenizer, text)
-    model = load(base, dtype=dtype, progress=progress, **kwargs)  # what can fail without weights has been tried
-    dropped = drop_experts(
-        model, keep, by, tokenizer=tokenizer, calibration=text, settings=settings, seed=seed, progress=progress
-    )
-    record = {
-        "base_model": base_of(base) if not Path(base_of(base)).is_dir() else str(base),
-        "by": str(by),
-        "keep": keep,
-        "kept": dropped.kept,
-        "settings": (settings or RoutingSettings()).as_dict(),
-        "seed": seed if by is DropBy.RANDOM else None,
-        "calibration": None if by is DropBy.RANDOM else _calibration(calibration),
-        "ssmoe_embed": __version__,
-    }
-    save_model(output, model, tokenizer, dropped.routers, record, overwrite=overwrite)
+    with atomic_folder(output, overwrite=overwrite, room=_room(outline, count / limits.experts, dtype)) as folder:
+        model = load(base, dtype=dtype, progress=progress, **kwargs)  # what can fail without weights has been tried
+        dropped = drop_experts(
+            model, keep, by, tokenizer=tokenizer, calibration=text, settings=settings, seed=seed, progress=progress
+        )
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        if dropped.routers is not None:
+            dropped.routers.save(folder / ROUTERS_FILE)
+        record = {
+            "base_model": source if not Path(source).is_dir() else str(base),
+            "by": str(by),
+            "keep": keep,
+            "kept": dropped.kept,
+            "settings": (settings or RoutingSettings()).as_dict(),
+            "seed": seed if by is DropBy.RANDOM else None,
+            "calibration": None if by is DropBy.RANDOM else _calibration(calibration),
+            "ssmoe_embed": __version__,
+        }
+        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return dropped
+
+
+def _room(outline: PreTrainedModel, kept: float, dtype: str | None) -> int:
+    """About how many bytes a model takes on disk that keeps this fraction of its experts."""
+    itemsize = getattr(torch, dtype).itemsize if dtype else outline.dtype.itemsize
+    experts = sum(
+        weight.numel() for layer in family_of(outline).layers(outline) for weight in layer.experts.parameters()
+    )
+    return int(itemsize * (outline.num_parameters() - (1 - kept) * experts))
 
 
 def sliced_routers(routers: SpectralRouters, kept: Mapping[int, torch.Tensor]) -> SpectralRouters:

@@ -12,13 +12,18 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ssmoe_embed.common.devices import check_device_map
+from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.base_model import loading_bar
+from ssmoe_embed.embedding.persistence import OWN_BASE
 from ssmoe_embed.families import family_of, load_config
+from ssmoe_embed.hub.names import local, unknown_model
 from ssmoe_embed.hub.recipes import BUNDLED, RECIPES
 from ssmoe_embed.language_model.routings import Routing, RoutingSettings, policy_of
 from ssmoe_embed.quantization.loading import forget_unpacking, unpacked_mxfp4
 from ssmoe_embed.routing import RoutingPolicy, reroute
+
+_DEFAULT = HubOptions()
 
 
 def load(
@@ -40,8 +45,8 @@ def load(
         settings: What a routing's name leaves open.
         dtype: Dtype of the weights; by default the checkpoint's own.
         progress: Show progress bars while weights are loaded and spectral routers are made.
-        **kwargs: For `AutoModelForCausalLM.from_pretrained`: `revision`, `device_map`, `attn_implementation`,
-            `trust_remote_code`, …
+        **kwargs: Fields of `HubOptions` (`revision`, `token`, …), and keywords of `AutoModelForCausalLM.from_pretrained`:
+            `device_map`, `attn_implementation`, …
 
     Raises:
         FileNotFoundError: There is no model of that name.
@@ -52,57 +57,63 @@ def load(
     if isinstance(routing, str):
         routing = Routing.parse(routing, "routing")  # before anything is loaded
     check_device_map(kwargs.get("device_map"))
+    hub = HubOptions.taken_from(kwargs)
     with loading_bar(progress):
-        model = _loaded(base_of(base), dtype, kwargs)
+        model = _loaded(base_of(base), dtype, hub, kwargs)
     policy = policy_of(routing, model, settings, progress=progress) if isinstance(routing, str) else routing
     if policy is not None:
         reroute(model, policy)
     return model
 
 
-def skeleton(base: str | Path, **kwargs: Any) -> PreTrainedModel:
+def skeleton(base: str | Path, hub: HubOptions = _DEFAULT) -> PreTrainedModel:
     """The language model without weights, for what its configuration alone decides; tensors are on the device `meta`.
 
     Args:
         base: As for `load`.
-        **kwargs: As for `load`; only what concerns the hub and remote code is used.
+        hub: How its files are fetched.
 
     Raises:
         FileNotFoundError: There is no model of that name.
         UnsupportedModelError: The model is dense, or its family has no adapter.
         ValueError: It is no language model.
     """
-    config = _config(base_of(base), kwargs)
+    config = _config(base_of(base), hub)
     with torch.device("meta"), _told_of_heads(base_of(base), config):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=bool(kwargs.get("trust_remote_code")))
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=hub.trust_remote_code)
 
 
-def load_tokenizer(base: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(base: str | Path, hub: HubOptions = _DEFAULT) -> PreTrainedTokenizerBase:
     """The language model's tokenizer, with a padding token and padding on the left, as generation needs.
 
     Args:
         base: As for `load`.
-        **kwargs: As for `load`; only what concerns the hub and remote code is used.
+        hub: How its files are fetched.
     """
-    tokenizer = AutoTokenizer.from_pretrained(base_of(base), padding_side="left", **_shared(kwargs))
+    tokenizer = AutoTokenizer.from_pretrained(base_of(base), padding_side="left", **hub.loading)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def base_of(name: str | Path) -> str:
-    """The folder or hub id of the language model that a name stands for."""
+    """The folder or hub id of the language model that a name is for.
+
+    Raises:
+        FileNotFoundError: It is a folder that does not exist.
+    """
+    name = local(name)
     if Path(name).is_dir():
-        return str(name)
-    if str(name) == BUNDLED:
-        return str(tiny_folder() / "base")
-    return RECIPES[str(name)].base if str(name) in RECIPES else str(name)
+        return name
+    if name == BUNDLED:
+        return str(tiny_folder() / OWN_BASE)
+    return RECIPES[name].base if name in RECIPES else name
 
 
-def _loaded(base: str, dtype: str | None, kwargs: dict[str, Any]) -> PreTrainedModel:
+def _loaded(base: str, dtype: str | None, hub: HubOptions, kwargs: dict[str, Any]) -> PreTrainedModel:
     """The model with its head, or an error where the library would fill a gap with random weights and a warning."""
-    config = _config(base, kwargs)
-    keywords: dict[str, Any] = {"config": config} | ({"dtype": dtype} if dtype else {}) | kwargs
+    config = _config(base, hub)
+    keywords: dict[str, Any] = {"config": config} | ({"dtype": dtype} if dtype else {}) | hub.loading | kwargs
     keywords |= unpacked_mxfp4(config, kwargs.get("quantization_config"))
     is_packed = getattr(config, "quantization_config", None) is not None  # which unpacking takes away
     advice = f"The checkpoint {base} is incomplete or corrupted, or does not fit its config.json; download it again"
@@ -129,16 +140,12 @@ def _loaded(base: str, dtype: str | None, kwargs: dict[str, Any]) -> PreTrainedM
     return model.requires_grad_(False).eval()
 
 
-def _config(base: str, kwargs: dict[str, Any]) -> Any:
+def _config(base: str, hub: HubOptions) -> Any:
     """The configuration of a supported model."""
     try:
-        config = load_config(base, **_shared(kwargs))
+        config = load_config(base, **hub.loading)
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f"There is no language model {base!r}: no folder with a config.json, no recipe, nothing usable on the hub "
-            f"({reason}). Recipes: {', '.join([BUNDLED, *RECIPES])}."
-        ) from error
+        raise FileNotFoundError(unknown_model(base, str(error).strip().splitlines()[0])) from error
     family_of(config)
     return config
 
@@ -154,11 +161,3 @@ def _told_of_heads(base: str, config: Any) -> Iterator[None]:
         raise ValueError(
             f"{base} ({config.model_type}) is no language model: it has no head to predict tokens."
         ) from None
-
-
-def _shared(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {name: kwargs[name] for name in _SHARED if name in kwargs}
-
-
-_SHARED = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code")
-"""Keywords that configuration, weights and tokenizer share."""

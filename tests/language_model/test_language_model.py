@@ -117,10 +117,15 @@ def test_an_unknown_routing_is_named_before_anything_is_loaded(tmp_path):
         load(tmp_path / "nothing", "hashed")
 
 
-@pytest.mark.parametrize("read", [load, skeleton])
-def test_a_model_that_is_nowhere_is_named(read, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no language model .*nowhere.*Recipes: ssmoe/tiny"):
-        read(tmp_path / "nowhere", local_files_only=True)
+@pytest.mark.parametrize("read", [load, skeleton, load_tokenizer])
+def test_a_folder_that_is_not_there_is_named(read, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"The folder .*nowhere' does not exist"):
+        read(tmp_path / "nowhere")
+
+
+def test_a_model_that_is_nowhere_is_named_with_the_nearest():
+    with pytest.raises(FileNotFoundError, match=r"'ssmoe/tinny'.*Did you mean 'ssmoe/tiny'.*Recipes: ssmoe/tiny"):
+        load("ssmoe/tinny", local_files_only=True)
 
 
 def test_a_dense_model_is_refused(tmp_path):

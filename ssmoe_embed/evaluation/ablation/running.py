@@ -225,7 +225,9 @@ def _likelihoods(
         return found, []
     try:
         language_model = load_language_model(
-            module.source.name_or_path, dtype=str(module.model.dtype).removeprefix("torch."), **module.source.hub_kwargs
+            module.source.name_or_path,
+            dtype=str(module.model.dtype).removeprefix("torch."),
+            **module.source.hub.keywords,
         )
     except ValueError as error:
         return found, [f"No perplexity: {error}"]

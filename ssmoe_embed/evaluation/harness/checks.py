@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.evaluation.harness.cells import Cell
 from ssmoe_embed.evaluation.harness.options import Options
 from ssmoe_embed.language_model.dropping import DropBy, Limits
@@ -26,13 +27,14 @@ def check_grid(base: str | Path, cells: Sequence[Cell], options: Options) -> Non
         UnsupportedModelError: The model is dense, or cannot lose experts.
         ValueError: `keep` leaves too few experts, or a text is too short.
     """
-    model = skeleton(base, **options.loading)
+    hub = HubOptions.among(options.loading)
+    model = skeleton(base, hub)
     if any(cell.drop is not None for cell in cells):
         Limits.of(model).kept(options.keep)
     scored = any(cell.drop not in (None, DropBy.RANDOM) for cell in cells)
     if options.text is None and (options.calibration is None or not scored):
         return
-    tokenizer = load_tokenizer(base, **options.loading)
+    tokenizer = load_tokenizer(base, hub)
     if scored and options.calibration is not None:
         calibration_ids(tokenizer, read_text(options.calibration))
     if options.text is not None:

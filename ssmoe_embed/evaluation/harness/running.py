@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.evaluation.harness.cells import Cell
 from ssmoe_embed.evaluation.harness.checks import check_grid
 from ssmoe_embed.evaluation.harness.names import find_tasks, load_tasks, metric_of
@@ -91,7 +92,7 @@ class _Runner:
     def run(self, cell: Cell, names: Sequence[str]) -> None:
         """Measure one cell on some tasks."""
         model = load(self.base, dtype=self.options.dtype, progress=self.options.progress, **self.options.loading)
-        tokenizer = load_tokenizer(self.base, **self.options.loading)
+        tokenizer = load_tokenizer(self.base, HubOptions.among(self.options.loading))
         dropped = self._dropped(model, tokenizer, cell)
         routers = self._routers(model, cell.routing) if dropped is None else dropped.routers
         if dropped is not None and cell.routing is Routing.AVERAGE_EV:
