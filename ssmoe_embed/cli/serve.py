@@ -53,11 +53,11 @@ def serve(
     try:
         from ssmoe_embed.serving.app import create_app
         from ssmoe_embed.serving.guard import LOOPBACK, is_loopback
-        from ssmoe_embed.serving.limits import Limits
+        from ssmoe_embed.serving.limits import ServerLimits
         from ssmoe_embed.serving.server import Server, address_of, listen
     except ModuleNotFoundError as error:
         raise ImportError(f"Serving needs {error.name}: pip install 'ssmoe-embed[serve]'.") from None
-    limits = Limits(
+    limits = ServerLimits(
         batch_size=batch_size,
         wait=wait / 1000,
         max_waiting=max_waiting,

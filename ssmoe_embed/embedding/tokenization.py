@@ -9,7 +9,19 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from ssmoe_embed.embedding.control_tokens import DataTokenizer
 from ssmoe_embed.embedding.prompts import Template
+
+_CHARACTERS = 8
+"""Characters of a long text that are read at first, for each token that a row may have."""
+_LEAST = 2048
+"""Characters that are read at first at least: a quarter of them is longer than what any tokenizer takes for one word."""
+_GROWTH = 4
+"""How many times as many are read where that does not settle the first tokens."""
+_SHIFT = 211
+"""Characters between the ends of two starts of a text: no multiple of 2, 3, 5 or 7, by which digits or letters may group."""
+_SLACK = 16
+"""Tokens that a text may lose where it meets its template."""
 
 
 class TextError(ValueError):
@@ -34,11 +46,18 @@ def check_texts(texts: Sequence[object], where: str = "the texts") -> None:
 
 def clean_unicode(text: str) -> str:
     """The text with lone surrogates, which no tokenizer takes, replaced by U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class TemplateTokenizer:
-    """Puts texts into templates and makes token ids of at most a given number."""
+    """Puts texts into templates and makes token ids of at most a given number.
+
+    Of a text far longer than the limit only a start is tokenized. Its first tokens are those of the whole text if two
+    starts, whose ends lie `_SHIFT` characters apart and long after those tokens, agree on them. For what stands later
+    reaches them only through all that lies between: a word not yet ended, a chain of merges, digits grouped from their
+    end, a run of marks; and each of these was cut off at two places. Where the starts do not agree, more is read, in the
+    end everything.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, templates: Sequence[Template], limit: int) -> None:
         """Bind a tokenizer to templates.
@@ -57,6 +76,7 @@ class TemplateTokenizer:
                 "processor_kwargs={'use_fast': True} or convert the tokenizer to a fast one."
             )
         self._tokenizer = tokenizer
+        self._data = DataTokenizer(tokenizer)
         self._templates = tuple(templates)
         self._limit = limit
         self._before = _leading_special_tokens(tokenizer)
@@ -66,7 +86,7 @@ class TemplateTokenizer:
         """Token ids of a batch.
 
         Special tokens that the tokenizer puts before a text are kept; those it appends are not, since the state is read
-        where the template ends.
+        where the template ends. Names of special tokens in a text are text; in a template or prompt they are tokens.
 
         Args:
             texts: `B` texts.
@@ -78,35 +98,78 @@ class TemplateTokenizer:
         """
         if prompt:
             self._check_budget(prompt)
-        texts = [clean_unicode(text) for text in texts]
-        inputs = [(template, template.clean(text)) for text in texts for template in self._templates]
-        rows = self._ids([prompt + template.wrap(text) for template, text in inputs])
-        rows = [
-            row if len(row) <= self._limit else self._cut(template, text, prompt)
-            for row, (template, text) in zip(rows, inputs, strict=True)
+        columns = [self._rows(template, texts, prompt) for template in self._templates]  # P × [B]
+        return self._padded([row or [self._placeholder()] for rows in zip(*columns, strict=True) for row in rows])
+
+    def _rows(self, template: Template, texts: Sequence[str], prompt: str) -> list[list[int]]:
+        """Ids of texts in one template."""
+        starts = [self._start(template, text) for text in texts]
+        whole = [number for number, start in enumerate(starts) if start is None]
+        cleaned = [template.clean(clean_unicode(texts[number])) for number in whole]
+        rows = dict(zip(whole, self._ids(template, cleaned, prompt), strict=True))
+        for number, text in zip(whole, cleaned, strict=True):
+            if len(rows[number]) > self._limit:
+                rows[number] = self._cut(template, text, self._data.encode([text])[0].offsets, prompt)
+        return [
+            rows[number] if start is None else self._cut(template, *start, prompt)
+            for number, start in enumerate(starts)
         ]
-        return self._padded([row or [self._placeholder()] for row in rows])
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts as they are, with the leading special tokens."""
-        encoded = self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return [self._before + list(row) for row in encoded["input_ids"]]
+    def _ids(self, template: Template, texts: Sequence[str], prompt: str) -> list[list[int]]:
+        """Ids of cleaned texts in a template, with the leading special tokens."""
+        return [self._before + row for row in self._data.fill(lambda text: prompt + template.wrap(text), texts)]
 
-    def _cut(self, template: Template, text: str, prompt: str) -> list[int]:
-        """Ids of a text too long, cut at its end so that the whole template fits."""
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        offsets = encoded["offset_mapping"]
-        keep = (self._limit - self._size(template, prompt)) // template.repeats
+    def _start(self, template: Template, text: str) -> tuple[str, list[tuple[int, int]]] | None:
+        """A start of a text that has more tokens than fit, and the offsets of its first tokens, which are the whole text's.
+
+        Returns:
+            None if the whole text must be tokenized: it is short, or no start of it would do.
+        """
+        size = max(_LEAST, _CHARACTERS * self._limit)
+        while size < len(text):
+            # two characters that are one, of a text that was read as UTF-16, stay together
+            end = size - ("\ud800" <= text[size - 1] <= "\udbff")
+            start = clean_unicode(text[:end])
+            start = template.clean(start)[: len(start)]  # without the full stop that only the whole text's end gets
+            offsets = self._settled(start)
+            if offsets is not None:
+                return start, offsets
+            size *= _GROWTH
+        return None
+
+    def _settled(self, start: str) -> list[tuple[int, int]] | None:
+        """Where the first tokens of a start of a text are, if they are more than fit and do not depend on what follows."""
+        count = self._limit + _SLACK
+        [long] = self._data.encode([start])
+        if len(long.ids) < count:
+            return None
+        offsets = long.offsets[:count]
+        end = offsets[-1][1]
+        if end > len(start) * 3 // 4 or (self._data.takes_spaces and start[end:].isspace()):
+            return None
+        [short] = self._data.encode([start[:-_SHIFT]])
+        return offsets if short.ids[:count] == long.ids[:count] and short.offsets[:count] == offsets else None
+
+    def _cut(self, template: Template, text: str, offsets: Sequence[tuple[int, int]], prompt: str) -> list[int]:
+        """Ids of a text too long, cut at its end so that the whole template fits.
+
+        Args:
+            template: What stands around it.
+            text: Cleaned; of one far too long, a start.
+            offsets: Where its first tokens are.
+            prompt: What stands before the template.
+        """
+        keep = min((self._limit - self._size(template, prompt)) // template.repeats, len(offsets))
         while keep > 0:
-            [row] = self._ids([prompt + template.wrap(text[: offsets[keep - 1][1]])])
+            [row] = self._ids(template, [text[: offsets[keep - 1][1]]], prompt)
             if len(row) <= self._limit:
                 return row
             keep -= math.ceil((len(row) - self._limit) / template.repeats)
-        return self._ids([prompt + template.wrap("")])[0]
+        return self._ids(template, [""], prompt)[0]
 
     def _size(self, template: Template, prompt: str) -> int:
         """Tokens of a template without a text."""
-        return len(self._ids([prompt + template.wrap("")])[0])
+        return len(self._ids(template, [""], prompt)[0])
 
     def _check_budget(self, prompt: str) -> None:
         """Make sure that at least one token of the text itself fits, wherever it stands."""

@@ -20,7 +20,7 @@ from ssmoe_embed.serving.batching import Batcher
 from ssmoe_embed.serving.corpora import Corpus
 from ssmoe_embed.serving.errors import RequestError, bad_value
 from ssmoe_embed.serving.guard import Guard
-from ssmoe_embed.serving.limits import Limits
+from ssmoe_embed.serving.limits import ServerLimits
 from ssmoe_embed.serving.maps import MapMaker
 from ssmoe_embed.serving.openai_format import answer, models, parse_request
 from ssmoe_embed.serving.page import page
@@ -34,7 +34,7 @@ def create_app(
     *,
     name: str,
     corpus: Corpus | None = None,
-    limits: Limits | None = None,
+    limits: ServerLimits | None = None,
     normalize: bool = False,
     hosts: Collection[str] | None = None,
     map_size: int = 5000,
@@ -50,7 +50,7 @@ def create_app(
         hosts: Names that a request's Host header may have; None for any.
         map_size: The most documents on the map; 0 for no map.
     """
-    limits = limits or Limits()
+    limits = limits or ServerLimits()
     batcher = Batcher(model, limits, normalize=normalize)
     maps = MapMaker(corpus, most=map_size) if corpus is not None and map_size else None
 
@@ -110,7 +110,7 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse(RequestError(500, f"{type(error).__name__}: {error}", code="internal_error").body(), 500)
 
 
-def _add_embeddings(app: FastAPI, name: str, dimension: int, batcher: Batcher, limits: Limits) -> None:
+def _add_embeddings(app: FastAPI, name: str, dimension: int, batcher: Batcher, limits: ServerLimits) -> None:
     """The part that OpenAI's clients talk to."""
     began = int(time.time())
 
@@ -157,7 +157,7 @@ def _add_page(app: FastAPI, name: str, corpus: Corpus | None, maps: MapMaker | N
         return state | (maps.made.as_dict() if maps and maps.made else {})
 
 
-def _add_search(app: FastAPI, corpus: Corpus, batcher: Batcher, maps: MapMaker | None, limits: Limits) -> None:
+def _add_search(app: FastAPI, corpus: Corpus, batcher: Batcher, maps: MapMaker | None, limits: ServerLimits) -> None:
     """Searching and looking up documents."""
 
     @app.get("/api/search")

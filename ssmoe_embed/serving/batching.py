@@ -12,11 +12,11 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 
 from ssmoe_embed.serving.errors import RequestError, too_busy
-from ssmoe_embed.serving.limits import Limits
-from ssmoe_embed.serving.tokens import count_tokens
+from ssmoe_embed.serving.limits import ServerLimits
 
 ResultT = TypeVar("ResultT")
 
@@ -77,7 +77,7 @@ class Batcher:
     again, so a short request never waits for the whole of a long one. It belongs to the event loop that `start` ran in.
     """
 
-    def __init__(self, model: SentenceTransformer, limits: Limits, *, normalize: bool = False) -> None:
+    def __init__(self, model: SentenceTransformer, limits: ServerLimits, *, normalize: bool = False) -> None:
         """Bind a model; nothing runs before `start`.
 
         Args:
@@ -211,20 +211,56 @@ class Batcher:
 
     def _encode(self, texts: list[str]) -> tuple[np.ndarray[Any, Any], list[int]]:
         """Vectors float32 `[n,D]` and token counts of one batch; runs in the model's thread."""
-        vectors = self._model.encode(
-            texts,
-            batch_size=self._limits.batch_size,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-            normalize_embeddings=self.normalize,
-        )
+        vectors, tokens = encode_and_count(self._model, texts)
+        if self.normalize:
+            vectors = unit(vectors)
         if not np.isfinite(vectors).all():
             raise ValueError(
                 "The model gave a vector that is not finite, as 16 bits may; serve one that was built with --dtype float32."
             )
-        return np.asarray(vectors, dtype=np.float32), count_tokens(self._model, texts)
+        return vectors, tokens
 
     @staticmethod
     def _fail(job: _Job, error: Exception) -> None:
         if not job.done.done():
             job.done.set_exception(error)
+
+
+def encode_and_count(model: SentenceTransformer, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[int]]:
+    """Vectors of texts, in one batch, and how many tokens the model read of each, as that batch's features tell.
+
+    Args:
+        model: Any sentence-transformers model for text.
+        texts: `n` texts.
+
+    Returns:
+        float32 `[n,D]`, and tokens of each text, template and special tokens included, those cut off not.
+    """
+
+    def count(module: torch.nn.Module, inputs: tuple[dict[str, torch.Tensor], ...]) -> None:
+        del module
+        inputs[0]["tokens_read"] = _tokens_read(inputs[0], len(texts))
+
+    counting = model.register_forward_pre_hook(count)
+    try:
+        rows = model.encode(list(texts), batch_size=len(texts), show_progress_bar=False, output_value=None)
+    finally:
+        counting.remove()
+    vectors = torch.stack([row["sentence_embedding"] for row in rows]).float().cpu().numpy()
+    return vectors, [int(row.get("tokens_read", 0)) for row in rows]
+
+
+def _tokens_read(features: dict[str, torch.Tensor], count: int) -> torch.Tensor:
+    """Tokens `[n]` of each of `count` texts."""
+    if "attention_mask" in features:
+        # an ensemble of P prompts makes P rows a text
+        return features["attention_mask"].sum(dim=1).reshape(count, -1).sum(dim=1)
+    if "offsets" in features:  # bags of tokens, as static embeddings make them: where each text begins
+        ends = features["offsets"].new_tensor([len(features["input_ids"])])
+        return torch.cat([features["offsets"], ends]).diff()
+    return torch.zeros(count, dtype=torch.long)
+
+
+def unit(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Vectors `[n,D]` scaled to length 1; a vector of zeros stays one."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ssmoe_embed.common.choices import Choice
-from ssmoe_embed.serving.batching import Encoded
+from ssmoe_embed.serving.batching import Encoded, unit
 from ssmoe_embed.serving.errors import RequestError, bad_value
-from ssmoe_embed.serving.limits import Limits
+from ssmoe_embed.serving.limits import ServerLimits
 
 
 class Encoding(Choice):
@@ -43,7 +41,7 @@ class EmbeddingRequest:
     dimensions: int | None
 
 
-def parse_request(body: bytes, *, model: str, dimension: int, limits: Limits) -> EmbeddingRequest:
+def parse_request(body: bytes, *, model: str, dimension: int, limits: ServerLimits) -> EmbeddingRequest:
     """Read and check the body of a request; fields that only OpenAI knows, such as `user`, are ignored.
 
     Args:
@@ -80,7 +78,7 @@ def answer(request: EmbeddingRequest, encoded: Encoded, model: str, *, normalize
     """
     vectors = encoded.vectors[:, : request.dimensions]
     if normalize and request.dimensions is not None:
-        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors = unit(vectors)
     rows: list[Any]
     if request.encoding is Encoding.BASE64:
         rows = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
@@ -113,7 +111,7 @@ def _check_model(name: object, served: str) -> None:
         )
 
 
-def _texts(given: object, limits: Limits) -> tuple[str, ...]:
+def _texts(given: object, limits: ServerLimits) -> tuple[str, ...]:
     """The texts of the field `input`."""
     if given is None:
         raise bad_value("input is missing; send a string or an array of strings.", "input", "missing_input")

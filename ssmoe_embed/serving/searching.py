@@ -9,11 +9,11 @@ from typing import Any
 from ssmoe_embed.search.filters import parse_filters
 from ssmoe_embed.serving.corpora import Corpus, Found
 from ssmoe_embed.serving.errors import RequestError, bad_value
-from ssmoe_embed.serving.limits import Limits
+from ssmoe_embed.serving.limits import ServerLimits
 from ssmoe_embed.serving.maps import CorpusMap
 
 
-def check_query(query: str, limits: Limits) -> None:
+def check_query(query: str, limits: ServerLimits) -> None:
     """Make sure that there is something to look for.
 
     Raises:

@@ -6,7 +6,7 @@ from serving import NAME, notes, serving
 import ssmoe_embed
 from ssmoe_embed.serving.app import create_app
 from ssmoe_embed.serving.indexed import IndexCorpus
-from ssmoe_embed.serving.limits import Limits
+from ssmoe_embed.serving.limits import ServerLimits
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def index(model, texts, tmp_path_factory):
 @pytest.fixture(scope="module")
 def app(model, index):
     """The application that serves the notes, with low limits."""
-    limits = Limits(max_query=100, max_top=50)
+    limits = ServerLimits(max_query=100, max_top=50)
     return create_app(model, name=NAME, corpus=IndexCorpus(index), limits=limits)
 
 

@@ -19,7 +19,7 @@ from serving import NAME, URL, post, serving, vectors_of
 from ssmoe_embed.serving.app import create_app
 from ssmoe_embed.serving.batching import Batcher
 from ssmoe_embed.serving.errors import RequestError
-from ssmoe_embed.serving.limits import Limits
+from ssmoe_embed.serving.limits import ServerLimits
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def held(model, monkeypatch):
 
 def test_concurrent_requests_share_forward_passes_and_each_gets_its_own_vectors(model, texts, monkeypatch):
     """The first request holds the model until all others wait; those then take a handful of passes."""
-    app = create_app(model, name=NAME, limits=Limits(batch_size=16))
+    app = create_app(model, name=NAME, limits=ServerLimits(batch_size=16))
     expected = model.encode(texts)
     sizes, release, begun = [], threading.Event(), threading.Event()
     original = type(model).encode
@@ -70,7 +70,7 @@ def test_concurrent_requests_share_forward_passes_and_each_gets_its_own_vectors(
 
 def test_a_full_queue_answers_429_and_says_when_to_come_again(model, monkeypatch):
     begun, release = held(model, monkeypatch)
-    app = create_app(model, name=NAME, limits=Limits(max_waiting=3, max_inputs=3))
+    app = create_app(model, name=NAME, limits=ServerLimits(max_waiting=3, max_inputs=3))
     with serving(app) as client, ThreadPoolExecutor(1) as pool:
         first = pool.submit(post, client, ["a", "b"])
         assert begun.wait(60)
@@ -95,7 +95,7 @@ def test_a_request_whose_client_has_gone_frees_its_place(model, monkeypatch):
         return original(self, texts, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "encode", slow)
-    with serving(create_app(model, name=NAME, limits=Limits(batch_size=1))) as client, ThreadPoolExecutor(1) as pool:
+    with serving(create_app(model, name=NAME, limits=ServerLimits(batch_size=1))) as client, ThreadPoolExecutor(1) as pool:
         first = pool.submit(post, client, "first")
         assert begun.wait(60)
         body = json.dumps({"model": NAME, "input": ["never"] * 9}).encode()
@@ -114,7 +114,7 @@ def test_a_request_whose_client_has_gone_frees_its_place(model, monkeypatch):
 
 def test_a_short_request_does_not_wait_for_the_whole_of_a_long_one(model):
     async def race():
-        batcher = Batcher(model, Limits(batch_size=2, wait=0))
+        batcher = Batcher(model, ServerLimits(batch_size=2, wait=0))
         batcher.start()
         finished = []
 
@@ -140,7 +140,7 @@ def test_one_requests_error_is_not_its_neighbours(model, monkeypatch):
     monkeypatch.setattr(type(model), "encode", fragile)
 
     async def both():
-        batcher = Batcher(model, Limits(wait=0.5, batch_size=2))
+        batcher = Batcher(model, ServerLimits(wait=0.5, batch_size=2))
         batcher.start()
         results = await asyncio.gather(batcher.encode(["poison"]), batcher.encode(["fine"]), return_exceptions=True)
         await batcher.stop()
@@ -155,7 +155,7 @@ def test_what_waits_is_refused_when_the_server_stops(model, monkeypatch):
     begun, release = held(model, monkeypatch)
 
     async def stop():
-        batcher = Batcher(model, Limits(batch_size=1, wait=0))
+        batcher = Batcher(model, ServerLimits(batch_size=1, wait=0))
         batcher.start()
         first, second = (asyncio.ensure_future(batcher.encode([text])) for text in "ab")
         await asyncio.to_thread(begun.wait, 60)

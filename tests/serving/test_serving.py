@@ -6,6 +6,9 @@ import json
 import httpx
 import numpy as np
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 import ssmoe_embed
 
@@ -15,8 +18,8 @@ pytest.importorskip("uvicorn", reason="the server needs the extra `serve`")
 from serving import NAME, URL, post, raw_request, serving, vectors_of
 
 from ssmoe_embed.serving.app import create_app
-from ssmoe_embed.serving.limits import Limits
-from ssmoe_embed.serving.tokens import count_tokens
+from ssmoe_embed.serving.batching import encode_and_count
+from ssmoe_embed.serving.limits import ServerLimits
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def model(built):
 
 @pytest.fixture(scope="module")
 def client(model):
-    limits = Limits(batch_size=4, max_inputs=60, max_waiting=500, max_body=20_000)
+    limits = ServerLimits(batch_size=4, max_inputs=60, max_waiting=500, max_body=20_000)
     with serving(create_app(model, name=NAME, limits=limits)) as client:
         yield client
 
@@ -140,7 +143,8 @@ def test_models_and_health_say_what_is_served(client, model):
 
 
 def test_vectors_that_are_not_finite_are_an_error_and_no_json_that_nobody_can_read(model, monkeypatch):
-    monkeypatch.setattr(type(model), "encode", lambda self, texts, **_: np.full((len(texts), 3), np.nan))
+    broken = {"sentence_embedding": torch.full((3,), torch.nan)}
+    monkeypatch.setattr(type(model), "encode", lambda self, texts, **_: [broken] * len(texts))
     with serving(create_app(model, name=NAME)) as client:
         response = post(client, "a")
     assert response.status_code == 500
@@ -169,7 +173,7 @@ def test_the_openai_client_gets_the_vectors(client, model):
     answer = remote.embeddings.create(model=NAME, input=["hello world", "café"])
     vectors = [row.embedding for row in answer.data]
     np.testing.assert_allclose(vectors, model.encode(["hello world", "café"]), atol=1e-5)
-    assert answer.usage.prompt_tokens == sum(count_tokens(model, ["hello world", "café"]))
+    assert answer.usage.prompt_tokens == int(model.preprocess(["hello world", "café"])["attention_mask"].sum())
     assert [one.id for one in remote.models.list()] == [NAME]
     with pytest.raises(openai.BadRequestError, match="empty array"):
         remote.embeddings.create(model=NAME, input=[])
@@ -177,10 +181,37 @@ def test_the_openai_client_gets_the_vectors(client, model):
         remote.embeddings.create(model="other", input="a")
 
 
-def test_an_ensemble_of_prompts_counts_the_tokens_of_all(built):
-    ensemble = ssmoe_embed.load(built, progress=False, prompt="metaeol", calibration="none")
-    [together] = count_tokens(ensemble, ["hello"])
-    assert together == int(ensemble.preprocess(["hello"])["attention_mask"].sum())
+def test_tokens_are_counted_as_the_batch_was_read(built, texts):
+    """Each text's own, whatever the order in which they are read, once for each prompt of an ensemble."""
+    texts = texts[::7]
+    for options in ({}, {"prompt": "metaeol", "calibration": "none"}):
+        model = ssmoe_embed.load(built, progress=False, **options)
+        vectors, tokens = encode_and_count(model, texts)
+        np.testing.assert_allclose(vectors, model.encode(texts), atol=1e-5)
+        assert tokens == [int(model.preprocess([text])["attention_mask"].sum()) for text in texts]
+        assert "tokens_read" not in model.encode(["a"], output_value=None)[0], "counting goes on after the batch"
+
+
+def test_tokens_of_a_static_model_are_counted_too(model):
+    tokenizer = model.tokenizer.backend_tokenizer
+    static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
+    texts = ["a", "hello world, here", "café au lait"]
+    vectors, tokens = encode_and_count(static, texts)
+    np.testing.assert_allclose(vectors, static.encode(texts), atol=1e-6)
+    assert tokens == [len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
+
+
+def test_a_text_is_tokenized_once(model, monkeypatch):
+    read, original = [], type(model.tokenizer).__call__
+
+    def counting(self, texts, **options):
+        read.extend(texts)
+        return original(self, texts, **options)
+
+    monkeypatch.setattr(type(model.tokenizer), "__call__", counting)
+    with serving(create_app(model, name=NAME)) as client:
+        assert post(client, ["hello", "world"]).status_code == 200
+    assert sorted(read) == ["hello", "world"]
 
 
 @pytest.mark.parametrize(
@@ -193,4 +224,4 @@ def test_an_ensemble_of_prompts_counts_the_tokens_of_all(built):
 )
 def test_senseless_limits_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        Limits(**changes)
+        ServerLimits(**changes)
