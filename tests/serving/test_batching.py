@@ -95,7 +95,10 @@ def test_a_request_whose_client_has_gone_frees_its_place(model, monkeypatch):
         return original(self, texts, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "encode", slow)
-    with serving(create_app(model, name=NAME, limits=ServerLimits(batch_size=1))) as client, ThreadPoolExecutor(1) as pool:
+    with (
+        serving(create_app(model, name=NAME, limits=ServerLimits(batch_size=1))) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
         first = pool.submit(post, client, "first")
         assert begun.wait(60)
         body = json.dumps({"model": NAME, "input": ["never"] * 9}).encode()
