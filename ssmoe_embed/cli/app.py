@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -60,6 +62,7 @@ def _options(
 
 def main() -> None:
     """Run the command; a bad input ends it with one message and status 1. SSMOE_DEBUG=1 shows every traceback."""
+    atexit.register(gc.freeze)  # or Python goes through all of PyTorch's objects once more before it ends, for seconds
     if os.environ.get("SSMOE_DEBUG"):  # also of what failed without ending the command
         logging.basicConfig()
         logging.getLogger("ssmoe_embed").setLevel(logging.DEBUG)
