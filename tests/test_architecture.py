@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -37,5 +38,44 @@ def test_a_part_is_in_the_table_and_imports_only_what_stands_above_it(part):
     assert part in ORDER
     wrong = [
         f"{path} imports {other}" for other, path in imports(part) if other != part and ORDER[other] >= ORDER[part]
+    ]
+    assert not wrong
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def imported(path):
+    """What a file imports of the package, for types only too: each module, and each name that is taken from it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield (whole, "") if whole in MODULES else (node.module, alias.name)
+
+
+def test_no_file_imports_itself_in_a_circle():
+    graph = {
+        name: {other for other, _ in imported(path) if other in MODULES and MODULES[other].name != "__init__.py"}
+        - {name}
+        for name, path in MODULES.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as circle:
+        pytest.fail(" → ".join(circle.args[1]))
+
+
+def test_no_file_takes_another_ones_private_names():
+    wrong = [
+        f"{name} takes {other}.{taken}"
+        for name, path in MODULES.items()
+        for other, taken in imported(path)
+        if other.startswith("ssmoe_embed") and re.match(r"_(?!_)", taken)
     ]
     assert not wrong

@@ -25,7 +25,7 @@ from ssmoe_embed.evaluation.mteb.encoders import corrupted_baseline
 from ssmoe_embed.evaluation.mteb.jobs import Group, Job, check_comparable, do, unfinished
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, model_name
 from ssmoe_embed.evaluation.mteb.report import Failure, Options, Report
-from ssmoe_embed.evaluation.mteb.runs import Run
+from ssmoe_embed.evaluation.mteb.runs import OF_THE_TASK, Run
 from ssmoe_embed.evaluation.mteb.variants import ROUTERS, SpectralVariants
 from ssmoe_embed.evaluation.results.folder import ResultFolder
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
@@ -147,25 +147,28 @@ class _Evaluation:
             with self._failing(f"{model.name}, {run}"):
                 meta = model.meta(run, batch_size=self.options.batch_size)
                 metas.setdefault((run.corruption_name, meta.experiment_name), (run, meta))
+        planned = [
+            (task, run, meta, _instructed(model.settings(run), task))
+            for task in self.tasks
+            for run, meta in metas.values()
+        ]
         variants: defaultdict[ForwardSettings, list[EmbeddingSettings]] = defaultdict(list)
-        for run, _ in metas.values():
-            variants[model.settings(run).forward].append(model.settings(run))
+        for *_, settings in planned:
+            variants[settings.forward].append(settings)
         groups = {
-            (run.corruption_name, forward): Group(model, tuple(dict.fromkeys(variants[forward])))
-            for run, _ in metas.values()
-            for forward in [model.settings(run).forward]
+            (run.corruption_name, settings.forward): Group(model, tuple(dict.fromkeys(variants[settings.forward])))
+            for _, run, _, settings in planned
         }
         return [
             Job(
                 task,
                 meta,
                 run.corruption,
-                groups[run.corruption_name, model.settings(run).forward],
-                model.settings(run),
+                groups[run.corruption_name, settings.forward],
+                settings,
                 predictions=self._keeps_predictions(task),
             )
-            for task in self.tasks
-            for run, meta in metas.values()
+            for task, run, meta, settings in planned
         ]
 
     def _run(self, jobs: list[Job]) -> None:
@@ -229,6 +232,14 @@ class _Evaluation:
             logger.debug("%s failed", what, exc_info=True)
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             self.report.failures.append(Failure(what, f"{advice}{type(error).__name__}: {first}"))
+
+
+def _instructed(settings: EmbeddingSettings, task: AbsTask) -> EmbeddingSettings:
+    """Settings with the task's own instruction, where that is asked for."""
+    if settings.instruction != OF_THE_TASK:
+        return settings
+    own = task.metadata.prompt or task.abstask_prompt
+    return settings.changed(instruction=own if isinstance(own, str) else str(own.get("query", "")))
 
 
 def _counted(jobs: Sequence[Job]) -> str:

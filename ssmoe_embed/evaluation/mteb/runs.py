@@ -16,6 +16,8 @@ from ssmoe_embed.spectral.settings import SpectralSettings
 
 _NO_CORRUPTION = ("none", CLEAN)
 _LADDER = "ladder"
+OF_THE_TASK = "task"
+"""As `instruction`: each task's own, as mteb has it; the paper's release takes those of E5, which are the same."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.evaluation.paper.embeddings import (
     DATASETS,
+    METHODS,
     METRICS,
     MODELS,
     OVERALL,
@@ -48,14 +49,16 @@ def compare_with_paper(
         model: Only this measured model.
         stands_for: Which of the paper's models the measured one is, where its name does not tell; `model` must be given
             if several were measured.
-        methods: Only these; by default all five.
+        methods: Only these; by default the paper's five, and `ssmoe-hidden` where it was measured.
         corrupt: The one corruption to compare with the paper's; by default every measured one, as the paper names none.
 
     Raises:
         ValueError: Nothing was measured that could be compared; the message says what there is.
     """
-    chosen = [Method.parse(method, "method") for method in methods or Method]
     found = list(scores)
+    measured = {str(score.method) for score in found}
+    own = [method for method in Method if method in METHODS or str(method) in measured]
+    chosen = [Method.parse(method, "method") for method in methods or own]
     pairs = _pairs(sorted({(score.model, score.revision) for score in found}), model, stands_for)
     corruptions = sorted({score.corruption for score in found} - {CLEAN})
     if corrupt is not None and corrupt not in corruptions:
@@ -135,13 +138,21 @@ def _notes(scores: Sequence[Score], other: Sequence[str]) -> Iterator[str]:
     versions = sorted({score.mteb_version for score in scores})
     if len(versions) > 1:
         yield f"Measured with several versions of mteb: {', '.join(map(str, versions))}."
+    if any("instruction" not in score.settings for score in scores):
+        yield (
+            "Without a task instruction before the texts. The paper's release puts E5's there unless it is told not to, and "
+            "the paper does not say which was measured: --settings instruction=task puts them where it does."
+        )
+    if any(score.method == Method.SSMOE_HIDDEN for score in scores):
+        yield "ssmoe-hidden is compared with the paper's SSMoE too, of which its release measures just this part."
     if any(score.corruption != CLEAN for score in scores):
         yield "The paper does not tell how it corrupts texts, or how many; no corruption here is known to be the same."
 
 
 def _rows(setup: Setup, method: Method, measured: Mapping[str, float], paper: PaperModel) -> Iterator[Row]:
     """The lines of one method under one setup."""
-    stated = _stated(paper.name, method, paper_prompt(setup.prompt), setup.condition)
+    published = Method.SSMOE if method is Method.SSMOE_HIDDEN else method
+    stated = _stated(paper.name, published, paper_prompt(setup.prompt), setup.condition)
     means = []
     for category in METRICS:
         rows = [

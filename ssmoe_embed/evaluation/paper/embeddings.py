@@ -145,6 +145,8 @@ DATASETS = (
     Dataset("Summarization", "Medrxiv", "SummEval"),  # SummEval is the one summarization task that MTEB had
 )
 
+METHODS = (Method.ROUTER, Method.SMOE, Method.MOEE, Method.EV, Method.SSMOE)
+"""The methods that the paper has numbers of."""
 _PROMPTS = {"none": "none", "PromptEOL": "prompteol"}
 _SAME_PROMPT = {"release-none": "none"}
 """The paper's runs without a prompt put the text into quotes, as its release does; plain text is compared with them too."""

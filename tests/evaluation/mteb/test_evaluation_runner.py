@@ -4,10 +4,13 @@ import json
 
 import mteb
 import pytest
+import torch
 from evaluation_tasks import METHODS, QUIET, all_kinds, average, contents, main_scores
 from having import having
 from mteb.mocks import MockClassificationTask, MockRetrievalTask, MockSTSTask
+from tiny import TOP_C
 
+from ssmoe_embed import SpectralRouters
 from ssmoe_embed.evaluation.mteb.report import Options
 from ssmoe_embed.evaluation.mteb.runner import evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run, grid
@@ -167,3 +170,31 @@ def test_clean_training_texts_are_an_experiment_of_their_own(model, tmp_path):
     assert len(report.scores()) == 2
     tokens = {rate.corruption: rate.words for rate in report.folder.rates()}
     assert tokens["replace@0.8,train_split=False"] < tokens["replace@0.8"]
+
+
+def test_each_task_may_be_measured_with_its_own_instruction(model, tmp_path):
+    tasks = [MockSTSTask(), MockClassificationTask()]
+    report = evaluate(
+        [model], tasks, grid(["smoe"], overrides={"instruction": "task"}), tmp_path / "task", options=QUIET
+    )
+    assert report.failures == []
+    for task, score in zip(tasks, main_scores(report).values(), strict=True):
+        own = task.metadata.prompt or task.abstask_prompt
+        alone = evaluate(
+            [model],
+            [task],
+            grid(["smoe"], overrides={"instruction": own}),
+            tmp_path / task.metadata.name,
+            options=QUIET,
+        )
+        assert list(main_scores(alone).values()) == [score]
+
+
+def test_the_paper_preset_is_measured_with_raw_signs(model, tmp_path):
+    report = evaluate([model], [MockSTSTask()], grid(["smoe", "paper"]), tmp_path, options=QUIET)
+    assert report.failures == []
+    assert {score.settings.get("sign") for score in report.scores()} == {None, "raw"}
+    raw = SpectralRouters.from_model(model.model[0].model, top_c=TOP_C, sign="raw", progress=False)
+    [made] = (tmp_path / "routers").rglob("*.safetensors")
+    for layer, weight in SpectralRouters.load(made).weights.items():
+        torch.testing.assert_close(weight, raw.weights[layer], rtol=0, atol=1e-6)

@@ -4,9 +4,9 @@ from collections import defaultdict
 
 import pytest
 
-from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.evaluation.paper.embeddings import (
     DATASETS,
+    METHODS,
     METRICS,
     MODELS,
     OVERALL,
@@ -44,7 +44,7 @@ def mean(values):
 def test_every_model_method_task_and_condition_is_there_once(printed):
     assert len(printed) == len(published()) == 3 * 5 * (7 * 2 + 19 * 2)
     for model in MODELS:
-        for method in Method:
+        for method in METHODS:
             for prompt in ("none", "prompteol"):
                 for dataset in DATASETS:
                     assert (model.name, dataset.category, dataset.task, str(method), prompt, "clean") in printed
@@ -62,7 +62,7 @@ def test_some_numbers_are_those_of_the_paper(printed):
 
 def test_the_overall_score_is_the_mean_of_the_categories(printed):
     for model in MODELS:
-        for method in Method:
+        for method in METHODS:
             for condition in Condition:
                 end = (None, str(method), "none", str(condition))
                 expected = mean(printed[(model.name, category, *end)] for category in METRICS)
@@ -72,7 +72,7 @@ def test_the_overall_score_is_the_mean_of_the_categories(printed):
 def test_category_means_follow_from_the_tasks_but_for_the_known_misprints(printed):
     found = {}
     for model in MODELS:
-        for method in Method:
+        for method in METHODS:
             for category in METRICS:
                 end = (str(method), "none", "clean")
                 expected = mean(printed[(model.name, category, dataset.task, *end)] for dataset in datasets(category))
@@ -105,7 +105,7 @@ def test_corrupt_texts_score_higher_than_clean_ones_in_seven_of_ninety_means(pri
         (model.name, category)
         for model in MODELS
         for category in METRICS
-        for method in Method
+        for method in METHODS
         if printed[model.name, category, None, str(method), "none", "corrupt"]
         > printed[model.name, category, None, str(method), "none", "clean"]
     ]

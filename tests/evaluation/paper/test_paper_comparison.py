@@ -215,3 +215,17 @@ def test_csv_and_markdown_say_the_same_as_the_rows():
 
 def test_a_difference_that_rounds_to_zero_has_no_sign():
     assert [signed(value) for value in (0.04, -0.04, 1.26, -1.24)] == ["0.0", "0.0", "+1.3", "−1.2"]
+
+
+def test_the_rerouted_hidden_state_is_compared_with_the_papers_ssmoe():
+    (comparison,) = compare_with_paper(every(method="ssmoe-hidden"))
+    row = line(comparison, "STS", "STS12", method="ssmoe-hidden")
+    assert row.published == paper_score("STS", "STS12")
+    assert any("ssmoe-hidden" in note for note in comparison.notes)
+
+
+@pytest.mark.parametrize("settings", [{}, {"instruction": "task"}])
+def test_it_is_said_whether_an_instruction_stood_before_the_texts(settings):
+    (comparison,) = compare_with_paper(every(settings=settings))
+    assert any("Without a task instruction" in note for note in comparison.notes) == (not settings)
+    assert {row.setup.settings for row in comparison.rows} == {"instruction=task" if settings else ""}
