@@ -16,7 +16,7 @@ texts = [
 # The model that comes with the package is an ordinary SentenceTransformer.
 model: SentenceTransformer = ssmoe_embed.load()
 vectors = model.encode(texts)
-print(f"{vectors.shape[0]} texts, {vectors.shape[1]} numbers each")
+print(f"{vectors.shape[0]} texts, {vectors.shape[1]} dimensions")
 print(model.similarity(vectors, vectors))
 
 # The same model read in other ways: what its routers say, or hidden state and routing joined.
