@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ssmoe_embed.cli.compare_language_models import LM_EVAL, compare_language_models
+from ssmoe_embed.cli.options import in_existing_folder
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.common.files import atomic_file
 
@@ -49,7 +50,10 @@ def compare(
     ] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Resamples of the bootstrap.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the tables: .md or .csv.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", callback=in_existing_folder, help="Also write the tables: .md or .csv."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
 ) -> None:
     """Put measured scores beside the paper's, or two methods beside one another with intervals and p-values.

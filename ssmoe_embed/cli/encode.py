@@ -24,6 +24,7 @@ from ssmoe_embed.cli.options import (
     Quiet,
     Workers,
     given,
+    in_existing_folder,
 )
 from ssmoe_embed.common.files import atomic_file
 
@@ -34,7 +35,8 @@ def encode(
         typer.Argument(metavar="[FILE]", help="Texts, one a line (.jsonl: see --field); by default standard input."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; by default standard output.")
+        Path | None,
+        typer.Option("--output", "-o", callback=in_existing_folder, help="File to write; by default standard output."),
     ] = None,
     kind: Annotated[
         str | None, typer.Option("--format", help="npy, jsonl or parquet; by default by the output's ending, else npy.")

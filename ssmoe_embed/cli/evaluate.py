@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,6 +91,7 @@ def evaluate(
     from ssmoe_embed.evaluation.results.summary import write_summary
 
     runs = grid(methods, prompts, corrupt or ("none",), parse_settings(settings or ()), train_corrupt=train_corrupt)
+    new = not output.exists()
     report = runner.evaluate(
         models or (),
         tasks or ("offline",),
@@ -112,8 +114,10 @@ def evaluate(
             trust_remote_code=trust_remote_code,
         ),
     )
-    written = write_summary(report.folder)
-    _show(report, written)
+    nothing = new and not report.done
+    if nothing:
+        shutil.rmtree(output, ignore_errors=True)
+    _show(report, () if nothing else write_summary(report.folder))
     if report.failures:
         raise typer.Exit(1)
 
@@ -140,7 +144,7 @@ def _show(report: Report, written: Sequence[Path]) -> None:
         console.print(display)
     errors = Console(stderr=True)
     errors.print(
-        f"{report.done} measured, {report.kept} kept from before; {', '.join(map(str, written))}",
+        "; ".join([f"{report.done} measured, {report.kept} kept from before", ", ".join(map(str, written))]),
         style="dim",
         soft_wrap=True,
     )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from ssmoe_embed.cli.options import DEFAULT_MODEL, Model, memory_lines
+from ssmoe_embed.cli.options import DEFAULT_MODEL, memory_lines
 
 
-def info(model: Model = DEFAULT_MODEL) -> None:
+def info(
+    model: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the embedding model.")] = DEFAULT_MODEL,
+) -> None:
     """Show a model's settings, size, and what its routers look like."""
     from ssmoe_embed.embedding.module import SSMoE
     from ssmoe_embed.hub.loading import load

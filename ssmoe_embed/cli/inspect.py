@@ -7,14 +7,26 @@ from typing import Annotated, Any
 
 import typer
 
-from ssmoe_embed.cli.options import BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
+from ssmoe_embed.cli.options import (
+    BatchSize,
+    Device,
+    DeviceMap,
+    Dtype,
+    Quiet,
+    TrustRemoteCode,
+    given,
+    in_existing_folder,
+)
 
 
 def inspect(
     models: Annotated[list[str], typer.Argument(help="Folders, hub ids or recipe names; several stand side by side.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page; its numbers go beside it as .json.")] = Path(
-        "report.html"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", callback=in_existing_folder, help="The page; its numbers go beside it as .json."
+        ),
+    ] = Path("report.html"),
     text: Annotated[
         Path | None, typer.Option(help="Texts to read, one a line; by default a sample of the package's.")
     ] = None,

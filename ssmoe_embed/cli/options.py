@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,6 +34,15 @@ def _known_device(value: str | None) -> str | None:
     except RuntimeError:
         raise ValueError(f"device={value!r} names no device; choose one such as cpu, cuda, cuda:1 or mps.") from None
     return value
+
+
+def in_existing_folder(file: Path | None) -> Path | None:
+    """A file to write, refused before any work is done if there is no folder for it: a typo should not make one."""
+    if file is not None and not file.parent.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {file.parent} to write {file.name} into; make it, or choose another."
+        )
+    return file
 
 
 def _count_or_fraction(value: str) -> Any:

@@ -129,7 +129,7 @@ def test_search_prints_titles_and_json(ssmoe, built, tmp_path):
 
 
 def test_info_shows_the_settings(ssmoe, built):
-    status, out, _ = ssmoe("info", "--model", built)
+    status, out, _ = ssmoe("info", built)
     assert status == 0
     assert "alpha" in out
     assert "parameters" in out

@@ -546,7 +546,7 @@ def test_the_command_builds_and_prints_bytes_by_component(ssmoe, olmoe, texts, t
     module = ssmoe_embed.load(tmp_path / "m", progress=False)[0]
     experts = memory_by_component(module)[Component.EXPERTS]
     assert f"experts: {experts / 1e6:,.2f} MB" in result.err
-    shown = ssmoe("info", "--model", tmp_path / "m")
+    shown = ssmoe("info", tmp_path / "m")
     assert f"experts: {experts / 1e6:,.2f} MB" in shown.out
     assert "nf4" in shown.out
 
