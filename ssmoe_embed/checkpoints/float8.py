@@ -30,11 +30,14 @@ def read_row(source: TensorSource, name: str, row: int) -> torch.Tensor:
     return weight
 
 
-class StoredExperts:
-    """One layer's experts on disk, used as a live module's fused parameters are: `experts.down_proj[3]` reads a row."""
+class StoredModule:
+    """A module on disk under the names that it has in memory, used as the live one is.
+
+    `module.experts.down_proj[3]` reads one row of a fused parameter, `module.gate.weight` a whole matrix.
+    """
 
     def __init__(self, source: TensorSource, path: str) -> None:
-        """Name them.
+        """Name it.
 
         Args:
             source: The checkpoint.
@@ -43,19 +46,12 @@ class StoredExperts:
         self._source = source
         self._path = path
 
-    def __getattr__(self, name: str) -> _Rows:
-        return _Rows(self._source, f"{self._path}.{name}")
-
-
-class _Rows:
-    """A tensor `[E,R,C]` of a checkpoint, of which only what is indexed is read."""
-
-    def __init__(self, source: TensorSource, name: str) -> None:
-        self._source = source
-        self._name = name
+    def __getattr__(self, name: str) -> StoredModule | torch.Tensor:
+        path = f"{self._path}.{name}"
+        return read_weight(self._source, path) if name == "weight" else StoredModule(self._source, path)
 
     def __getitem__(self, row: int) -> torch.Tensor:
-        return read_row(self._source, self._name, row)
+        return read_row(self._source, self._path, row)
 
 
 def read_weight(source: TensorSource, name: str) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssmoe_embed.checkpoints.float8 import StoredExperts, read_row, read_weight
+from ssmoe_embed.checkpoints.float8 import StoredModule, read_row, read_weight
 from ssmoe_embed.checkpoints.source import TensorSource
 from ssmoe_embed.common.choices import Choice
 
@@ -36,6 +36,8 @@ class MoELayer:
 
     index: int
     """Position among all decoder layers, dense ones included."""
+    block: nn.Module
+    """The MoE block: what holds router and experts."""
     router: nn.Module
     experts: nn.Module
 
@@ -87,6 +89,8 @@ class MoEFamily(ABC):
 
     The names that transformers has in memory are not given here: every family may have those, see `stored_matrices`.
     """
+    fused_names: ClassVar[tuple[str, ...]] = ("gate_up_proj", "down_proj")
+    """What the experts module calls its weights."""
     final_norm_attribute: ClassVar[str] = "norm"
     """Attribute of the decoder that holds the norm after its last layer."""
     layer_lists: ClassVar[tuple[str, ...]] = ("layer_types", "mlp_layer_types")
@@ -149,8 +153,13 @@ class MoEFamily(ABC):
         for index, layer in enumerate(self.decoder(model).layers):
             block = getattr(layer, self.block_attribute)
             if hasattr(block, self.router_attribute) and hasattr(block, "experts"):
-                found.append(MoELayer(index, getattr(block, self.router_attribute), block.experts))
+                found.append(MoELayer(index, block, getattr(block, self.router_attribute), block.experts))
         return found
+
+    def is_attention(self, layer: nn.Module, part: str) -> bool:
+        """Whether a part of a decoder layer, by its attribute, is attention or stands in its place."""
+        del layer
+        return part != self.block_attribute and "shared" not in part
 
     def router_weight(self, router: Any) -> torch.Tensor:
         """`R [E,H]`."""
@@ -175,10 +184,15 @@ class MoEFamily(ABC):
         groups = getattr(config, "n_group", None) or 1
         return groups, (getattr(config, "topk_group", None) or 1) if groups > 1 else 1
 
-    def expert_matrices(self, experts: Any, expert: int) -> tuple[torch.Tensor, ...]:
-        """The expert's matrices with rows in hidden space: gate, up, downᵀ, each `[I,H]`."""
-        gate, up = experts.gate_up_proj[expert].chunk(2, dim=0)  # [2I,H] → 2 × [I,H]
-        return gate, up, experts.down_proj[expert].T  # [H,I] → [I,H]
+    def expert_matrices(self, block: Any, expert: int) -> tuple[torch.Tensor, ...]:
+        """The expert's matrices with rows in hidden space: gate, up, downᵀ, each `[I,H]`.
+
+        Args:
+            block: The MoE block, live or, under the same names, on disk (`StoredModule`).
+            expert: Which of its experts.
+        """
+        gate, up = block.experts.gate_up_proj[expert].chunk(2, dim=0)  # [2I,H] → 2 × [I,H]
+        return gate, up, block.experts.down_proj[expert].T  # [H,I] → [I,H]
 
     # --- a checkpoint on disk -----------------------------------------------------------------------------------------
 
@@ -196,7 +210,7 @@ class MoEFamily(ABC):
 
     def stored_expert_layers(self, source: TensorSource) -> set[int]:
         """The indices of the layers that have expert matrices, which should be those that have routers."""
-        live = (f"{self._live_block}.experts.{name}" for name in ("gate_up_proj", "down_proj"))
+        live = (f"{self._live_block}.experts.{name}" for name in self.fused_names)
         return {layer for name in (*self.matrix_names, *self.packed_names, *live) for layer, _ in _stored(name, source)}
 
     def stored_router(self, source: TensorSource, prefix: str, layer: int) -> torch.Tensor:
@@ -211,17 +225,17 @@ class MoEFamily(ABC):
         transformers 5 saves in the family's published layout, or with `save_original_format=False` under the names and in
         the shapes that the model has in memory; those are read by the same rule as the live model's.
         """
-        live = f"{prefix}{self._live_block.format(layer=layer)}.experts"
+        live = prefix + self._live_block.format(layer=layer)
         packed = [prefix + name.format(layer=layer) for name in self.packed_names]
-        if f"{live}.gate_up_proj" in source or not (packed or self.matrix_names):
-            return self.expert_matrices(StoredExperts(source, live), expert)
+        if f"{live}.experts.{self.fused_names[0]}" in source or not (packed or self.matrix_names):
+            return self.expert_matrices(StoredModule(source, live), expert)
         if packed and (packed[0] in source or not self.matrix_names):
             gate_up, down = (read_row(source, name, expert) for name in packed)
             gate, up = gate_up.chunk(2, dim=0)  # [2I,H] → 2 × [I,H]
             return gate, up, down.T  # [H,I] → [I,H]
         names = [prefix + name.format(layer=layer, expert=expert) for name in self.matrix_names]
-        gate, up, down = (read_weight(source, name) for name in names)
-        return gate, up, down.T
+        *into, down = (read_weight(source, name) for name in names)
+        return *into, down.T
 
     @property
     def _live_block(self) -> str:

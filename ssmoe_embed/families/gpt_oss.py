@@ -29,9 +29,9 @@ class GptOss(MoEFamily):
     matrix_names = ()
     packed_names = ("layers.{layer}.mlp.experts.gate_up_proj_blocks", "layers.{layer}.mlp.experts.down_proj_blocks")
 
-    def expert_matrices(self, experts: Any, expert: int) -> tuple[torch.Tensor, ...]:
+    def expert_matrices(self, block: Any, expert: int) -> tuple[torch.Tensor, ...]:
         """See `MoEFamily.expert_matrices`."""
-        gate_up, down = experts.gate_up_proj[expert], experts.down_proj[expert]  # [H,2I], [I,H]
+        gate_up, down = block.experts.gate_up_proj[expert], block.experts.down_proj[expert]  # [H,2I], [I,H]
         return gate_up[:, ::2].T, gate_up[:, 1::2].T, down
 
     def stored_matrices(self, source: TensorSource, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
@@ -40,7 +40,8 @@ class GptOss(MoEFamily):
         if blocks[0] not in source:
             return super().stored_matrices(source, prefix, layer, expert)
         gate_up, down = (_unpacked(source, name, expert) for name in blocks)
-        return self.expert_matrices(SimpleNamespace(gate_up_proj={expert: gate_up}, down_proj={expert: down}), expert)
+        experts = SimpleNamespace(gate_up_proj={expert: gate_up}, down_proj={expert: down})
+        return self.expert_matrices(SimpleNamespace(experts=experts), expert)
 
     def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
         """See `MoEFamily.refusal`."""

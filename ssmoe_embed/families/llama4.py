@@ -36,7 +36,7 @@ class Llama4(MoEFamily):
         text = self.text_config(config)
         text.moe_layers = [layer for layer in text.moe_layers if layer < layers]
 
-    def expert_matrices(self, experts: Any, expert: int) -> tuple[torch.Tensor, ...]:
+    def expert_matrices(self, block: Any, expert: int) -> tuple[torch.Tensor, ...]:
         """See `MoEFamily.expert_matrices`."""
-        gate, up = experts.gate_up_proj[expert].T.chunk(2, dim=0)  # [H,2I] → 2 × [I,H]
-        return gate, up, experts.down_proj[expert]  # [I,H]
+        gate, up = block.experts.gate_up_proj[expert].T.chunk(2, dim=0)  # [H,2I] → 2 × [I,H]
+        return gate, up, block.experts.down_proj[expert]  # [I,H]

@@ -64,10 +64,6 @@ REFUSED: dict[str, str] = {
         "its logits are scaled after the router's weight is applied, so logits that replace them would be distorted. "
         f"{_CHOOSE}"
     ),
-    "nemotron_h": (
-        "its experts have no gate matrix, and in the larger models work in a latent space of another size than the "
-        f"router's. {_CHOOSE}"
-    ),
     "inkling": f"its router also weighs the shared experts, against each token's own. {_CHOOSE}",
     "openai_privacy_filter": (
         "it is a tagger that looks in both directions, so no token at the end of a text stands for all of it. "

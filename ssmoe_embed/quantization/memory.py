@@ -102,14 +102,15 @@ def _places(model: Any, family: MoEFamily) -> list[tuple[str, Component]]:
     sparse = {layer.index for layer in layers}
     for index, layer in enumerate(family.decoder(model).layers):
         for name, module in layer.named_children():
-            inside = name == family.block_attribute
-            for part, child in module.named_modules():
-                if "shared" in part.rsplit(".", 1)[-1] or (not inside and "shared" in name):
+            if "norm" in name:
+                continue
+            for part, child in module.named_modules(prefix=name):
+                if "shared" in part.rsplit(".", 1)[-1]:
                     places.append((names[id(child)], Component.SHARED_EXPERTS))
-            if inside and index not in sparse:
-                places.append((names[id(module)], Component.DENSE))
-            elif not inside and "norm" not in name:
+            if family.is_attention(layer, name):
                 places.append((names[id(module)], Component.ATTENTION))
+            elif index not in sparse:
+                places.append((names[id(module)], Component.DENSE))
     return places
 
 

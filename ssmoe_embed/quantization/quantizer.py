@@ -174,9 +174,8 @@ def packable(model: PreTrainedModel, settings: QuantizationSettings) -> dict[str
                 "linear layers), so most of the model would stay as it is; load it without 4-bit."
             )
         found |= fused
-    for part, module in _parts(family.decoder(model).layers):
-        name = names[id(module)]
-        attention = part != family.block_attribute and "shared" not in part
+    for decoder_layer, part, module in _parts(family.decoder(model).layers):
+        name, attention = names[id(module)], family.is_attention(decoder_layer, part)
         if attention and not settings.attention:
             continue
         if type(module) is nn.Linear and id(module) not in routers and name.rsplit(".", 1)[-1] not in _KEPT:
@@ -185,9 +184,9 @@ def packable(model: PreTrainedModel, settings: QuantizationSettings) -> dict[str
     return found
 
 
-def _parts(layers: Iterable[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """Every module of decoder layers, with the name of the layer's part that it belongs to."""
+def _parts(layers: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Every module of decoder layers, with the layer and the name of the part of it that it belongs to."""
     for layer in layers:
         for part, child in layer.named_children():
             for module in child.modules():
-                yield part, module
+                yield layer, part, module

@@ -80,7 +80,7 @@ class SpectralRouters:
         layers = {layer.index: layer for layer in family.layers(model)}
         made = _make(
             {index: family.router_weight(layer.router) for index, layer in layers.items()},
-            lambda index: lambda expert: family.expert_matrices(layers[index].experts, expert),
+            lambda index: lambda expert: family.expert_matrices(layers[index].block, expert),
             settings,
             workers=workers,
             progress=progress,

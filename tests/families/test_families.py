@@ -73,7 +73,7 @@ def test_an_expert_computed_from_its_matrices_equals_the_models_own(family, lang
     x = torch.randn(4, HIDDEN, generator=torch.Generator().manual_seed(1))
     for layer in adapter.layers(language_model):
         for expert in (0, EXPERTS - 1):
-            gate, up, down = adapter.expert_matrices(layer.experts, expert)
+            gate, up, down = adapter.expert_matrices(layer.block, expert)
             chosen, weights = torch.full((4, 1), expert), torch.ones(4, 1)
             if family == "gpt_oss":
                 bias = layer.experts.gate_up_proj_bias[expert]

@@ -90,7 +90,7 @@ def test_routers_and_experts_are_slices_of_the_checkpoint_with_rows_in_hidden_sp
         ):
             assert torch.equal(found.double(), expected)
         for expert in (0, 3, EXPERTS - 1):
-            live = adapter.expert_matrices(layer.experts, expert)
+            live = adapter.expert_matrices(layer.block, expert)
             stored = adapter.stored_matrices(checkpoint, prefixes[layer.index], layer.index, expert)
             for one, two, same in zip(live, stored, layout.matrices(tensors, layer.index, expert), strict=True):
                 assert same.shape[1] == HIDDEN
@@ -123,7 +123,7 @@ def fused(model, folder, tmp_path_factory):
 def test_a_checkpoint_in_the_models_own_layout_gives_the_same_spectral_routers(layout, adapter, fused, folder):
     checkpoint = Checkpoint.open(fused)
     assert len(set(checkpoint.shards.values())) > 1
-    assert any(name.endswith(f"{layout.live_block}.experts.gate_up_proj") for name in checkpoint.names())
+    assert any(name.endswith(f"{layout.live_block}.experts.{layout.fused[0]}") for name in checkpoint.names())
     assert sorted(adapter.stored_layers(checkpoint)) == list(layout.sparse)
     assert sorted(adapter.stored_expert_layers(checkpoint)) == list(layout.sparse)
     expected = spectral_weights(folder, layout.model_type, TOP_C)
@@ -200,7 +200,7 @@ def test_what_no_router_chooses_is_added_as_before(layout, adapter, model, route
                 whole = block(x.clone())
             handle.remove()
             whole = whole[0] if isinstance(whole, tuple) else whole
-            routed = layout.routed(layer.experts, x[0], *layout.decided(decided[0]))
+            routed = layout.routed(layer.block, x[0], *layout.decided(decided[0]))
             beside.append(whole.reshape(9, HIDDEN) - routed)
         torch.testing.assert_close(*beside, rtol=0, atol=1e-5)
         assert (beside[0].abs().max() > 1e-3) == layout.shared

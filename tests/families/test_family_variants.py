@@ -102,16 +102,12 @@ def test_gate_up_and_down_are_told_apart(model_type, model_folder):
     """An expert computed from its matrices equals the model's own. GPT-OSS, with its biases, is in `test_families.py`."""
     register_families()
     model = AutoModel.from_pretrained(model_folder(model_type), dtype=torch.float32).eval()
-    adapter = family_of(model)
+    layout, adapter = LAYOUTS[model_type], family_of(model)
     x = torch.randn(4, HIDDEN, generator=torch.Generator().manual_seed(1))
     for layer in adapter.layers(model):
         for expert in (0, EXPERTS - 1):
-            gate, up, down = adapter.expert_matrices(layer.experts, expert)
-            ours = torch.nn.functional.silu(x @ gate.T) * (x @ up.T) @ down
-            if model_type == "llama4":  # runs each expert on tokens of its own
-                theirs = layer.experts(x.repeat(EXPERTS, 1)).view(EXPERTS, 4, HIDDEN)[expert]
-            else:
-                theirs = layer.experts(x, torch.full((4, 1), expert), torch.ones(4, 1))
+            ours = layout.expert(x, *(matrix.float() for matrix in adapter.expert_matrices(layer.block, expert)))
+            theirs = layout.routed(layer.block, x, torch.ones(4, 1), torch.full((4, 1), expert))
             torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-6)
 
 

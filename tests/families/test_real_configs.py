@@ -14,6 +14,7 @@ from ssmoe_embed import SpectralRouters, SSMoE
 from ssmoe_embed.families import families, family_of, load_config
 
 FOLDER = Path(__file__).parent / "real_configs"
+NEMOTRON = [at for at, kind in enumerate("MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME") if kind == "E"]
 PUBLISHED = {
     "DeepSeek-V2-Lite": (15.7, range(1, 27), 64),
     "DeepSeek-V3": (671, range(3, 61), 256),
@@ -26,6 +27,7 @@ PUBLISHED = {
     "Llama-4-Scout-17B-16E": (107.8, range(48), 16),
     "MiniMax-M2": (228.7, range(62), 256),
     "Mixtral-8x7B-v0.1": (46.7, range(32), 8),
+    "NVIDIA-Nemotron-3-Nano-30B-A3B": (31.6, NEMOTRON, 128),
     "OLMoE-1B-7B-0924": (6.92, range(16), 64),
     "Phi-3.5-MoE-instruct": (41.9, range(32), 16),
     "Phi-tiny-MoE-instruct": (3.76, range(32), 16),
@@ -98,6 +100,11 @@ SMALLER = {
     "mamba_d_state": 8,
     "mamba_dt_rank": 4,
     "mamba_n_heads": 4,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 16,
+    "ssm_state_size": 16,
+    "n_groups": 2,
+    "moe_shared_expert_intermediate_size": 24,
     "num_experts": EXPERTS,
     "num_local_experts": EXPERTS,
     "n_routed_experts": EXPERTS,
@@ -126,6 +133,8 @@ def smaller(name, value, limit, depth):
     """One field of a configuration with smaller numbers."""
     if name in ("long_factor", "short_factor"):
         return value[:4]  # one for each pair of rotated dimensions
+    if isinstance(value, str) and len(value) == depth:
+        return value[:LAYERS]  # one letter a layer
     if isinstance(value, list) and len(value) == depth:
         return [smaller(name, one, limit, None) for one in value[:LAYERS]]
     if isinstance(value, dict):

@@ -62,7 +62,7 @@ def plain(folder):
 
 def weights_a_scale(name):
     """64 in experts and other MLPs, 32 in attention and what stands in its place."""
-    return 64 if any(part in name for part in ("mlp", "feed_forward", "moe", "shared")) else 32
+    return 64 if any(part in name for part in ("mlp", "feed_forward", "moe", "shared", "experts", "latent")) else 32
 
 
 def rounded(matrix, double=False, block=64):
@@ -107,8 +107,8 @@ def test_every_expert_is_packed_and_its_weights_are_those_of_bitsandbytes(packed
     for layer, reference in zip(family.layers(packed), family.layers(plain), strict=True):
         for expert in range(family.expert_count(layer)):
             for ours, trained in zip(
-                family.expert_matrices(layer.experts, expert),
-                family.expert_matrices(reference.experts, expert),
+                family.expert_matrices(layer.block, expert),
+                family.expert_matrices(reference.block, expert),
                 strict=True,
             ):
                 assert ours.shape == trained.shape

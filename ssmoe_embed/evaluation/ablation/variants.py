@@ -147,7 +147,7 @@ def routers_of(variant: Variant, module: SSMoE, own: SpectralRouters, seed: int)
             Layer(
                 own.weights[layer.index],
                 family.router_weight(layer.router).detach().float().cpu(),
-                lambda expert, experts=layer.experts: family.expert_matrices(experts, expert),  # type: ignore[misc]
+                lambda expert, block=layer.block: family.expert_matrices(block, expert),  # type: ignore[misc]
                 own.settings,
                 1000 * seed + place,  # no two layers alike
             )

@@ -171,7 +171,7 @@ def _layer(
     family = family_of(module.model)
     E = family.expert_count(layer)
     seen: LayerActivations = read["original"].layers[place]
-    overlaps = subspace_overlaps(lambda expert: family.expert_matrices(layer.experts, expert), E, options.directions)
+    overlaps = subspace_overlaps(lambda expert: family.expert_matrices(layer.block, expert), E, options.directions)
     found = top_tokens(read["original"].tokens, seen.chosen, E, options.tokens)
     names = _MATRICES if len(overlaps) == len(_MATRICES) else tuple(f"matrix {i}" for i in range(len(overlaps)))
     return LayerInspection(

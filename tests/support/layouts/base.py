@@ -46,6 +46,8 @@ class Layout:
     projections = ("gate_proj", "up_proj", "down_proj")
     """Gate, up and down of an expert."""
     score = "softmax"
+    fused = ("gate_up_proj", "down_proj")
+    """The weights of all experts of a live layer."""
     live_block = "mlp"
     live_gate = "gate"
     """Where transformers keeps the router of a live decoder layer."""
@@ -122,9 +124,13 @@ class Layout:
         """Weights and indices `[N,k]` in what a live router returned."""
         return output[1], output[2]
 
-    def routed(self, experts, x, weights, index):
-        """What the live experts make of `x [N,H]`, added up by weights and indices `[N,k]`."""
-        return experts(x, index, weights)
+    def routed(self, block, x, weights, index):
+        """What the live block's experts make of `x [N,H]`, added up by weights and indices `[N,k]`."""
+        return block.experts(x, index, weights)
+
+    def expert(self, x, gate, up, down):
+        """What one expert makes of `x [N,H]`, by the papers' formula, from matrices with rows in hidden space."""
+        return torch.nn.functional.silu(x @ gate.T) * (x @ up.T) @ down
 
     def live_logits(self, output):
         """The logits `[N,E]` in it."""

@@ -60,11 +60,11 @@ class Llama4(Layout):
         assert ((output[0] > 0).sum(dim=-1) == weights.shape[1]).all()
         return weights, index
 
-    def routed(self, experts, x, weights, index):
+    def routed(self, block, x, weights, index):
         """The score scales what enters an expert; all experts take as many rows, most of them 0."""
         scores = torch.zeros(len(x), EXPERTS).scatter_(1, index, weights)  # [N,E]
         rows = scores.T[:, :, None] * x  # [E,N,H]
-        return experts(rows.flatten(0, 1)).view_as(rows).sum(dim=0)
+        return block.experts(rows.flatten(0, 1)).view_as(rows).sum(dim=0)
 
     def live_logits(self, output):
         return output[1]
