@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 
 import ssmoe_embed
 from ssmoe_embed.serving.batching import Batcher
-from ssmoe_embed.serving.limits import ServerLimits
+from ssmoe_embed.serving.refusals import ServerLimits
 
 PROSE = "The mill stood by the river, and in 1874 nobody in the village could say who had built it, or why. "
 TEXTS = {

@@ -33,6 +33,10 @@ def serve(
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Scale the vectors of /v1/embeddings to length 1, as OpenAI's are.")
     ] = False,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="SSMOE_API_KEY", help="Key that clients must send; by default none is asked for."),
+    ] = None,
     batch_size: BatchSize = 32,
     wait: Annotated[
         float, typer.Option(min=0, max=1000, help="Milliseconds a text waits for others to share its forward pass.")
@@ -53,7 +57,7 @@ def serve(
     try:
         from ssmoe_embed.serving.app import create_app
         from ssmoe_embed.serving.guard import LOOPBACK, is_loopback
-        from ssmoe_embed.serving.limits import ServerLimits
+        from ssmoe_embed.serving.refusals import ServerLimits
         from ssmoe_embed.serving.server import Server, address_of, listen
     except ModuleNotFoundError as error:
         raise ImportError(f"Serving needs {error.name}: pip install 'ssmoe-embed[serve]'.") from None
@@ -75,6 +79,7 @@ def serve(
             limits=limits,
             normalize=normalize,
             hosts=(*LOOPBACK, host) if is_loopback(host) else None,
+            api_key=api_key or None,
             map_size=map_size,
         )
         address = address_of(listener)

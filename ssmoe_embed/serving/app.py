@@ -14,16 +14,17 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from sentence_transformers import SentenceTransformer
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.serving.batching import Batcher
 from ssmoe_embed.serving.corpora import Corpus
-from ssmoe_embed.serving.errors import RequestError, bad_value
 from ssmoe_embed.serving.guard import Guard
-from ssmoe_embed.serving.limits import ServerLimits
 from ssmoe_embed.serving.maps import MapMaker
+from ssmoe_embed.serving.metrics import CONTENT_TYPE, Metrics, Timed
 from ssmoe_embed.serving.openai_format import answer, models, parse_request
 from ssmoe_embed.serving.page import page
+from ssmoe_embed.serving.refusals import RequestError, ServerLimits, bad_value, client_gone
 from ssmoe_embed.serving.searching import check_query, explanation, search_answer
 
 ResultT = TypeVar("ResultT")
@@ -37,6 +38,7 @@ def create_app(
     limits: ServerLimits | None = None,
     normalize: bool = False,
     hosts: Collection[str] | None = None,
+    api_key: str | None = None,
     map_size: int = 5000,
 ) -> FastAPI:
     """A web application around a model and, if given, a corpus.
@@ -48,10 +50,12 @@ def create_app(
         limits: What is accepted.
         normalize: Scale the vectors of `/v1/embeddings` to length 1.
         hosts: Names that a request's Host header may have; None for any.
+        api_key: What clients must send to be answered; None for no key.
         map_size: The most documents on the map; 0 for no map.
     """
     limits = limits or ServerLimits()
-    batcher = Batcher(model, limits, normalize=normalize)
+    metrics = Metrics(name, __version__)
+    batcher = Batcher(model, limits, normalize=normalize, metrics=metrics)
     maps = MapMaker(corpus, most=map_size) if corpus is not None and map_size else None
 
     @asynccontextmanager
@@ -65,13 +69,15 @@ def create_app(
 
     # no pages of documentation: those that FastAPI offers load scripts from elsewhere
     app = FastAPI(title="ssmoe", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
-    app.add_middleware(Guard, hosts=hosts)
+    app.add_middleware(Guard, hosts=hosts, key=api_key)
+    app.add_middleware(Timed, metrics=metrics)
     _add_errors(app)
     dimension = model.get_embedding_dimension() or 0
     _add_embeddings(app, name, dimension, batcher, limits)
     _add_page(app, name, corpus, maps)
     if corpus is not None:
         _add_search(app, corpus, batcher, maps, limits)
+    _add_metrics(app, metrics, batcher, corpus)
     health = {"status": "ok", "model": name, "dimension": dimension, "version": __version__}
 
     @app.get("/health")
@@ -108,6 +114,17 @@ def _add_errors(app: FastAPI) -> None:
     async def broken(request: Request, error: Exception) -> Response:
         del request
         return JSONResponse(RequestError(500, f"{type(error).__name__}: {error}", code="internal_error").body(), 500)
+
+
+def _add_metrics(app: FastAPI, metrics: Metrics, batcher: Batcher, corpus: Corpus | None) -> None:
+    """What Prometheus reads."""
+    metrics.watch("ssmoe_texts_waiting", "Texts that wait for the model or are in it.", lambda: batcher.waiting)
+    if corpus is not None:
+        metrics.watch("ssmoe_documents", "Documents that can be found.", lambda: len(corpus))
+
+    @app.get("/metrics")
+    async def show_metrics() -> Response:
+        return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
 def _add_embeddings(app: FastAPI, name: str, dimension: int, batcher: Batcher, limits: ServerLimits) -> None:
@@ -209,7 +226,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, ResultT]) -> 
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise RequestError(499, "The client has closed the connection.", code="client_gone")
+            raise client_gone()
         return working.result()
     finally:
         working.cancel()
@@ -220,7 +237,7 @@ async def _body(request: Request, most: int) -> bytes:
     """A request's body, which is refused as soon as it is known to be too long.
 
     Raises:
-        RequestError: It is longer than `most` bytes (413), or the Content-Length is no number (400).
+        RequestError: It is longer than `most` bytes (413), the Content-Length is no number (400), or the client has gone.
     """
     announced = request.headers.get("content-length", "0")
     if not announced.isdecimal():
@@ -228,11 +245,14 @@ async def _body(request: Request, most: int) -> bytes:
     body = bytearray()
     too_long = int(announced) > most
     if not too_long:
-        async for part in request.stream():
-            body += part
-            too_long = len(body) > most
-            if too_long:
-                break
+        try:
+            async for part in request.stream():
+                body += part
+                too_long = len(body) > most
+                if too_long:
+                    break
+        except ClientDisconnect:
+            raise client_gone() from None
     if too_long:
         message = f"The body is longer than {most} bytes; send several smaller requests."
         raise RequestError(413, message, code="body_too_large", headers={"Connection": "close"})

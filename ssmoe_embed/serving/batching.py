@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from ssmoe_embed.serving.errors import RequestError, too_busy
-from ssmoe_embed.serving.limits import ServerLimits
+from ssmoe_embed.serving.metrics import Metrics
+from ssmoe_embed.serving.refusals import RequestError, ServerLimits, too_busy
 
 ResultT = TypeVar("ResultT")
 
@@ -77,15 +77,24 @@ class Batcher:
     again, so a short request never waits for the whole of a long one. It belongs to the event loop that `start` ran in.
     """
 
-    def __init__(self, model: SentenceTransformer, limits: ServerLimits, *, normalize: bool = False) -> None:
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        limits: ServerLimits,
+        *,
+        normalize: bool = False,
+        metrics: Metrics | None = None,
+    ) -> None:
         """Bind a model; nothing runs before `start`.
 
         Args:
             model: Any sentence-transformers model.
             limits: Batch size, wait and the bound of the queue.
             normalize: Scale every vector to length 1.
+            metrics: Where to count texts, tokens and batches.
         """
         self._model = model
+        self._metrics = metrics or Metrics("", "")
         self._limits = limits
         self.normalize = normalize
         self._jobs: deque[_Job] = deque()
@@ -202,7 +211,12 @@ class Batcher:
                 for one in parts:
                     await self._run_batch([one])
             return
-        self._speed = 0.8 * self._speed + 0.2 * len(texts) / max(monotonic() - begin, 1e-6)
+        seconds = monotonic() - begin
+        self._speed = 0.8 * self._speed + 0.2 * len(texts) / max(seconds, 1e-6)
+        self._metrics.batches.observe(len(texts))
+        self._metrics.texts.inc(len(texts))
+        self._metrics.tokens.inc(sum(tokens))
+        self._metrics.model_seconds.inc(seconds)
         start = 0
         for job, part in parts:
             rows = slice(start, start + len(part))

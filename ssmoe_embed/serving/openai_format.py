@@ -13,8 +13,7 @@ from typing import Any
 
 from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.serving.batching import Encoded, unit
-from ssmoe_embed.serving.errors import RequestError, bad_value
-from ssmoe_embed.serving.limits import ServerLimits
+from ssmoe_embed.serving.refusals import RequestError, ServerLimits, bad_value
 
 
 class Encoding(Choice):

@@ -8,9 +8,8 @@ from typing import Any
 
 from ssmoe_embed.search.filters import parse_filters
 from ssmoe_embed.serving.corpora import Corpus, Found
-from ssmoe_embed.serving.errors import RequestError, bad_value
-from ssmoe_embed.serving.limits import ServerLimits
 from ssmoe_embed.serving.maps import CorpusMap
+from ssmoe_embed.serving.refusals import RequestError, ServerLimits, bad_value
 
 
 def check_query(query: str, limits: ServerLimits) -> None:

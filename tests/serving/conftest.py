@@ -6,7 +6,7 @@ from serving import NAME, notes, serving
 import ssmoe_embed
 from ssmoe_embed.serving.app import create_app
 from ssmoe_embed.serving.indexed import IndexCorpus
-from ssmoe_embed.serving.limits import ServerLimits
+from ssmoe_embed.serving.refusals import ServerLimits
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from serving import NAME, URL, post, serving, vectors_of
 
 from ssmoe_embed.serving.app import create_app
 from ssmoe_embed.serving.batching import Batcher
-from ssmoe_embed.serving.errors import RequestError
-from ssmoe_embed.serving.limits import ServerLimits
+from ssmoe_embed.serving.refusals import RequestError, ServerLimits
 
 
 @pytest.fixture(scope="module")

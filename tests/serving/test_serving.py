@@ -19,7 +19,7 @@ from serving import NAME, URL, post, raw_request, serving, vectors_of
 
 from ssmoe_embed.serving.app import create_app
 from ssmoe_embed.serving.batching import encode_and_count
-from ssmoe_embed.serving.limits import ServerLimits
+from ssmoe_embed.serving.refusals import ServerLimits
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ ATTACK = "<img src=x onerror=\"document.title='hacked'\"><script>document.title=
 
 
 @contextmanager
-def serving(app):
+def serving(app, log_level="critical"):
     """An HTTP client of the served application."""
     listener = listen("127.0.0.1", 0)
     ready = threading.Event()
-    server = Server(app, ready=ready.set, log_level="critical")
+    server = Server(app, ready=ready.set, log_level=log_level)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
