@@ -7,7 +7,9 @@ import gc
 import logging
 import os
 import sys
-from typing import Annotated
+import warnings
+from pathlib import Path
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
@@ -60,6 +62,24 @@ def _options(
     """Sentence embeddings from Mixture-of-Experts language models, without training."""
 
 
+_show_warning = warnings.showwarning
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of this package as its text alone, without the line of code that it comes from."""
+    if Path(__file__).parents[1] in Path(filename).parents:
+        Console(stderr=True).print(f"Warning: {message}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        _show_warning(message, category, filename, lineno, file, line)
+
+
 def main() -> None:
     """Run the command; a bad input ends it with one message and status 1. SSMOE_DEBUG=1 shows every traceback."""
     atexit.register(gc.freeze)  # or Python goes through all of PyTorch's objects once more before it ends, for seconds
@@ -67,7 +87,9 @@ def main() -> None:
         logging.basicConfig()
         logging.getLogger("ssmoe_embed").setLevel(logging.DEBUG)
     try:
-        app(prog_name="ssmoe")
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            app(prog_name="ssmoe")
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("SSMOE_DEBUG"):
             raise

@@ -14,7 +14,7 @@ from ssmoe_embed.common.files import atomic_file
 
 if TYPE_CHECKING:
     from ssmoe_embed.distributed.jobs import Encoding, ModelReference
-    from ssmoe_embed.distributed.shards import Row, ShardFolder
+    from ssmoe_embed.distributed.shards import ShardFolder, TextRow
     from ssmoe_embed.search.documents import AddCounts, Document
     from ssmoe_embed.search.index import SemanticIndex
 
@@ -42,7 +42,7 @@ def on_ray(engine: str, workers: int | None) -> bool:
 
 
 def encode_file(
-    rows: Iterable[Row],
+    rows: Iterable[TextRow],
     output: Path,
     kind: str | None,
     reference: ModelReference,
@@ -89,7 +89,7 @@ class ClusterJob:
         from ssmoe_embed.distributed.engine import encode_on_ray
         from ssmoe_embed.distributed.jobs import Encoding
         from ssmoe_embed.distributed.joining import add_shards
-        from ssmoe_embed.distributed.shards import Row
+        from ssmoe_embed.distributed.shards import TextRow
         from ssmoe_embed.search.documents import AddCounts
 
         new = (one for one in documents if one.id not in index or index[one.id] != one)
@@ -97,7 +97,7 @@ class ClusterJob:
         if first is None:
             return AddCounts()
         shards = encode_on_ray(
-            (Row.of(one) for one in chain([first], new)),
+            (TextRow.of(one) for one in chain([first], new)),
             index.folder / "shards",
             self.reference,
             workers=self.workers,

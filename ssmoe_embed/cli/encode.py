@@ -108,7 +108,7 @@ def encode(
 
 def _encode_on_ray(source: Path | None, output: Path | None, field: str, quiet: bool, **job: Any) -> None:
     """Encode on a Ray cluster, into a folder of shards or, by way of one, into one file."""
-    from ssmoe_embed.distributed.shards import Row
+    from ssmoe_embed.distributed.shards import TextRow
 
     if source is None or output is None:
         raise ValueError(
@@ -118,7 +118,7 @@ def _encode_on_ray(source: Path | None, output: Path | None, field: str, quiet: 
         raise FileNotFoundError(f"There is no input file {source}.")
     with source.open("rb") as lines:
         texts = enumerate(texts_of(lines, field if source.suffix == ".jsonl" else None), start=1)
-        count = encode_file((Row(str(number), text) for number, text in texts), output, progress=not quiet, **job)
+        count = encode_file((TextRow(str(number), text) for number, text in texts), output, progress=not quiet, **job)
     if not quiet:
         typer.echo(f"{count} vectors in {output}", err=True)
 

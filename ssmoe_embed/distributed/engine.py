@@ -15,16 +15,15 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ssmoe_embed.distributed.jobs import Encoding, ModelReference
-from ssmoe_embed.distributed.shards import Row, Shard, ShardFolder
-from ssmoe_embed.distributed.workers import ShardEncoder, fingerprint_of
+from ssmoe_embed.distributed.jobs import Encoding, ModelReference, ShardEncoder, fingerprint_of
+from ssmoe_embed.distributed.shards import Shard, ShardFolder, TextRow
 
 _OBJECT_STORE = 128 * 2**20
 """Bytes of shared memory of a cluster that is started here: only names of shards go through it."""
 
 
 def encode_on_ray(
-    rows: Iterable[Row],
+    rows: Iterable[TextRow],
     folder: str | Path,
     reference: ModelReference,
     *,

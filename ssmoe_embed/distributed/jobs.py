@@ -1,4 +1,4 @@
-"""What is to be encoded, and how: all that a worker needs to know."""
+"""What is to be encoded, how, and the worker that does it on a machine of a cluster."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from ssmoe_embed.distributed.shards import ShardFolder
 from ssmoe_embed.embedding.streaming import CHUNK_BATCHES, check_precision
 from ssmoe_embed.hub.loading import load
+from ssmoe_embed.search.errors import WrongModelError
+from ssmoe_embed.search.fingerprint import check_model, model_fingerprint
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Encoding:
     """How texts become vectors.
 
     Attributes:
-        batch_size: Texts a forward pass.
+        batch_size: Batch size.
         as_documents: Whether texts are documents to be searched, with the model's prompt for such.
         arguments: Further keywords of `model.encode`, as JSON values.
     """
@@ -78,6 +82,41 @@ class Encoding:
         return np.concatenate(parts)
 
     def digest(self, fingerprint: Mapping[str, Any]) -> str:
-        """A short text that stands for the model and everything here that changes vectors."""
+        """A short text that names the model and everything here that changes vectors."""
         content = {"model": fingerprint, **asdict(self)}
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def fingerprint_of(reference: ModelReference) -> dict[str, Any]:
+    """The fingerprint of a model, found where the model will run."""
+    return model_fingerprint(reference.load())
+
+
+class ShardEncoder:
+    """One worker with one model: Ray Data calls it with the names of shards."""
+
+    def __init__(
+        self, folder: str, reference: ModelReference, fingerprint: Mapping[str, Any], encoding: Encoding
+    ) -> None:
+        """Load the model and make sure that it is the one that was meant.
+
+        Raises:
+            WrongModelError: Under that name this machine has another one.
+        """
+        self._folder = ShardFolder(folder)
+        self._encoding = encoding
+        self._model = reference.load()
+        try:
+            check_model(self._model, fingerprint, Path(folder))
+        except WrongModelError as error:
+            raise WrongModelError(f"Under the name {reference.name!r} a worker has another model. {error}") from None
+
+    def __call__(self, batch: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
+        """Encode shards; returns their names and how many texts each has."""
+        names = [str(name) for name in batch["name"]]
+        counts = []
+        for name in names:
+            texts = self._folder.waiting(name)
+            self._folder.finish(name, self._encoding.encode(self._model, texts))
+            counts.append(len(texts))
+        return {"name": names, "texts": counts}

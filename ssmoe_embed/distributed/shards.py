@@ -25,7 +25,7 @@ _MANIFEST = "shards.json"
 _INPUTS = "inputs"
 
 
-class Row(NamedTuple):
+class TextRow(NamedTuple):
     """One text with what is known of it; unlike a `Document` it may be empty."""
 
     id: str
@@ -35,7 +35,7 @@ class Row(NamedTuple):
     metadata: str = "{}"
 
     @classmethod
-    def of(cls, document: Document) -> Row:
+    def of(cls, document: Document) -> TextRow:
         """A document as a row."""
         metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
         return cls(document.id, document.text, document.title, document.source, metadata)
@@ -70,7 +70,7 @@ class ShardFolder:
         """Name a folder, which need not be there yet."""
         self.path = Path(path)
 
-    def plan(self, rows: Iterable[Row], size: int, digest: str) -> tuple[list[Shard], list[Shard]]:
+    def plan(self, rows: Iterable[TextRow], size: int, digest: str) -> tuple[list[Shard], list[Shard]]:
         """Split rows into shards, and write down the texts of those that are not encoded yet.
 
         Memory is that of one shard.
@@ -167,7 +167,7 @@ class ShardFolder:
                 raise ValueError(f"{self.path / shard.name} is missing; run the command that makes the shards again.")
         return shards
 
-    def read(self) -> Iterator[tuple[list[Row], np.ndarray[Any, Any]]]:
+    def read(self) -> Iterator[tuple[list[TextRow], np.ndarray[Any, Any]]]:
         """Rows and vectors `[n,D]` of finished work, shard by shard, in the order of the input."""
         import pyarrow.parquet as pq
 
@@ -190,18 +190,18 @@ def vectors_of(table: Any) -> np.ndarray[Any, Any]:
     return column.flatten().to_numpy().reshape(len(table), column.type.list_size)
 
 
-def _rows(table: Any) -> list[Row]:
+def _rows(table: Any) -> list[TextRow]:
     """The rows of a table, without their vectors."""
-    return [Row(*values) for values in zip(*(table[name].to_pylist() for name in Row._fields), strict=True)]
+    return [TextRow(*values) for values in zip(*(table[name].to_pylist() for name in TextRow._fields), strict=True)]
 
 
-def _parts(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+def _parts(rows: Iterable[TextRow], size: int) -> Iterator[list[TextRow]]:
     iterator = iter(rows)
     while part := list(islice(iterator, size)):
         yield part
 
 
-def _hash(rows: Sequence[Row], digest: str) -> str:
+def _hash(rows: Sequence[TextRow], digest: str) -> str:
     """Of all that a shard's file holds."""
     summary = hashlib.sha256(digest.encode())
     for row in rows:
@@ -209,9 +209,9 @@ def _hash(rows: Sequence[Row], digest: str) -> str:
     return summary.hexdigest()[:12]
 
 
-def _table(rows: Sequence[Row]) -> Any:
+def _table(rows: Sequence[TextRow]) -> Any:
     """Rows as a table without vectors."""
     import pyarrow as pa
 
-    columns = zip(Row._fields, zip(*rows, strict=True), strict=True)
+    columns = zip(TextRow._fields, zip(*rows, strict=True), strict=True)
     return pa.table({name: pa.array(values, pa.string()) for name, values in columns})

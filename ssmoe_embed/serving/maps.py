@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 
 from ssmoe_embed.common.files import load_tensors, save_tensors
 from ssmoe_embed.serving.corpora import Corpus, Entry, digest
-from ssmoe_embed.serving.projection import Projection, group, project
+from ssmoe_embed.serving.projection import MapMethod, group, project
 
 _VERSION = "1"
 """Raise it when the same corpus would give another map."""
@@ -41,7 +41,7 @@ class CorpusMap:
     points: np.ndarray[Any, Any]
     groups: np.ndarray[Any, Any]
     names: Sequence[str]
-    method: Projection
+    method: MapMethod
 
     def as_dict(self) -> dict[str, Any]:
         """The map as JSON, a column a field; `colors` are the fields by which points may be coloured."""
@@ -82,7 +82,7 @@ class CorpusMap:
 class MapMaker:
     """Makes the map of a corpus in a thread of its own, which never touches the model."""
 
-    def __init__(self, corpus: Corpus, *, most: int = 5000, method: Projection | None = None) -> None:
+    def __init__(self, corpus: Corpus, *, most: int = 5000, method: MapMethod | None = None) -> None:
         """Bind a corpus; nothing runs before `start`.
 
         Args:
@@ -92,7 +92,7 @@ class MapMaker:
         """
         self._corpus = corpus
         self._most = most
-        self._method = method or Projection.best()
+        self._method = method or MapMethod.best()
         self._thread: threading.Thread | None = None
         self.made: CorpusMap | None = None
         self.error: str | None = None

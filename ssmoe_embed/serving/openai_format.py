@@ -16,7 +16,7 @@ from ssmoe_embed.serving.batching import Encoded, unit
 from ssmoe_embed.serving.refusals import RequestError, ServerLimits, bad_value
 
 
-class Encoding(Choice):
+class EncodingFormat(Choice):
     """How an answer writes a vector."""
 
     FLOAT = "float"
@@ -36,7 +36,7 @@ class EmbeddingRequest:
     """
 
     texts: tuple[str, ...]
-    encoding: Encoding
+    encoding: EncodingFormat
     dimensions: int | None
 
 
@@ -79,7 +79,7 @@ def answer(request: EmbeddingRequest, encoded: Encoded, model: str, *, normalize
     if normalize and request.dimensions is not None:
         vectors = unit(vectors)
     rows: list[Any]
-    if request.encoding is Encoding.BASE64:
+    if request.encoding is EncodingFormat.BASE64:
         rows = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
     else:
         rows = vectors.tolist()
@@ -147,9 +147,9 @@ def _text(text: object, position: int, alone: bool) -> str:
     return text
 
 
-def _encoding(given: object) -> Encoding:
+def _encoding(given: object) -> EncodingFormat:
     try:
-        return Encoding.FLOAT if given is None else Encoding.parse(given, "encoding_format")
+        return EncodingFormat.FLOAT if given is None else EncodingFormat.parse(given, "encoding_format")
     except ValueError as error:
         raise bad_value(str(error), "encoding_format") from None
 

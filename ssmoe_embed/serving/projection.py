@@ -12,12 +12,12 @@ from ssmoe_embed.common.choices import Choice
 
 _SEED = 0
 _COMPONENTS = 50
-"""Numbers kept of each vector before t-SNE, by principal components: less noise, and many times faster."""
+"""Dimensions kept of each vector before t-SNE, by principal components: less noise, and many times faster."""
 _FEWEST = 5
 """With fewer points neighbourhoods mean nothing, and principal components are drawn."""
 
 
-class Projection(Choice):
+class MapMethod(Choice):
     """How vectors are laid on a plane."""
 
     UMAP = "umap"
@@ -28,12 +28,12 @@ class Projection(Choice):
     """The first two principal components."""
 
     @classmethod
-    def best(cls) -> Projection:
+    def best(cls) -> MapMethod:
         """UMAP where it is installed, else t-SNE."""
         return cls.UMAP if find_spec("umap") else cls.TSNE
 
 
-def project(vectors: np.ndarray[Any, Any], method: Projection) -> np.ndarray[Any, Any]:
+def project(vectors: np.ndarray[Any, Any], method: MapMethod) -> np.ndarray[Any, Any]:
     """Points on a plane, in `[-1, 1]`, near each other where the vectors point in like directions.
 
     The same vectors give the same points, by a fixed seed.
@@ -50,14 +50,14 @@ def project(vectors: np.ndarray[Any, Any], method: Projection) -> np.ndarray[Any
     if len(rows) < 2 or not np.ptp(rows, axis=0).any():  # one text, however often
         return np.zeros((len(rows), 2), dtype=np.float32)
     few = len(rows) < _FEWEST
-    points = _pca(rows, 2) if few or method is Projection.PCA else _neighbours(rows, method)
+    points = _pca(rows, 2) if few or method is MapMethod.PCA else _neighbours(rows, method)
     points = points - (points.min(axis=0) + points.max(axis=0)) / 2
     return (points / np.maximum(np.abs(points).max(axis=0), 1e-12)).astype(np.float32)
 
 
-def _neighbours(rows: np.ndarray[Any, Any], method: Projection) -> np.ndarray[Any, Any]:
+def _neighbours(rows: np.ndarray[Any, Any], method: MapMethod) -> np.ndarray[Any, Any]:
     """Points `[n,2]` that keep neighbourhoods."""
-    if method is Projection.UMAP:
+    if method is MapMethod.UMAP:
         from umap import UMAP
 
         neighbours = min(15, len(rows) - 1)

@@ -115,6 +115,16 @@ def test_build_makes_a_small_repository_that_loads(ssmoe, olmoe, tmp_path):
     assert "--overwrite" in err
 
 
+def test_a_warning_of_the_package_is_one_line_without_its_code(ssmoe, olmoe, tmp_path):
+    ran = ssmoe(
+        "build", olmoe, "-o", tmp_path / "m", "--top-c", 5000, "--calibration", "none", "--method", "ev", "--quiet"
+    )
+    assert ran.status == 0
+    [told] = [line for line in ran.err.splitlines() if "top_c" in line]
+    assert told.startswith("Warning: top_c=5000")
+    assert ".py" not in ran.err
+
+
 def test_search_prints_titles_and_json(ssmoe, built, tmp_path):
     records = [{"title": f"Title {text}", "text": text} for text in ("the cat", "a soup")]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, records)))

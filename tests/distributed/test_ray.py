@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 import ssmoe_embed
-from ssmoe_embed.distributed.jobs import Encoding, ModelReference
+from ssmoe_embed.distributed.jobs import Encoding, ModelReference, ShardEncoder
 from ssmoe_embed.distributed.joining import add_shards, write_shards
-from ssmoe_embed.distributed.shards import Row, ShardFolder
-from ssmoe_embed.distributed.workers import ShardEncoder
+from ssmoe_embed.distributed.shards import ShardFolder, TextRow
 from ssmoe_embed.embedding.streaming import VectorFormat
 from ssmoe_embed.search.errors import WrongModelError
 from ssmoe_embed.search.fingerprint import model_fingerprint
@@ -53,14 +52,14 @@ def encoded_here(folder, rows, model, size, encoding=SMALL):
 
 
 def rows_of(texts):
-    return [Row(str(number), text) for number, text in enumerate(texts)]
+    return [TextRow(str(number), text) for number, text in enumerate(texts)]
 
 
 # --- shards, without a cluster --------------------------------------------------------------------------------------------
 
 
 def test_shards_hold_texts_and_vectors_in_order(model, texts, tmp_path):
-    rows = [Row("a", "", None, "x.txt:1", '{"n": 1}'), *rows_of(texts)]
+    rows = [TextRow("a", "", None, "x.txt:1", '{"n": 1}'), *rows_of(texts)]
     encoded_here(tmp_path / "s", rows, model, 7)
     read = list(ShardFolder(tmp_path / "s").read())
     assert [row for part, _ in read for row in part] == rows
@@ -76,12 +75,24 @@ def test_finished_shards_are_kept_and_changed_ones_made_again(model, texts, tmp_
     first = encoded_here(tmp_path, rows, model, 10)
     assert len(first) == -(-len(rows) // 10)
     assert encoded_here(tmp_path, rows, model, 10) == []
-    rows[12] = Row("12", "another text")
+    rows[12] = TextRow("12", "another text")
     assert len(encoded_here(tmp_path, rows, model, 10)) == 1
     assert len(list(tmp_path.glob("part-*"))) == len(first), "the shard that is not needed any more is still there"
     assert len(encoded_here(tmp_path, rows, model, 10, Encoding(batch_size=2, arguments={"truncate_dim": 4}))) == len(
         first
     )
+
+
+def test_a_worker_finishes_the_shards_that_it_is_given_by_name(model, built, texts, tmp_path):
+    """What Ray Data calls, here without Ray."""
+    place, fingerprint = ShardFolder(tmp_path), model_fingerprint(model)
+    shards, waiting = place.plan(rows_of(texts), 20, SMALL.digest(fingerprint))
+    worker = ShardEncoder(str(tmp_path), ModelReference(str(built)), fingerprint, SMALL)
+    for shard in reversed(waiting):
+        assert worker({"name": [shard.name]}) == {"name": [shard.name], "texts": [shard.documents]}
+    place.complete(shards, {})
+    vectors = np.concatenate([vectors for _, vectors in place.read()])
+    np.testing.assert_allclose(vectors, model.encode(texts), atol=1e-5)
 
 
 def test_unfinished_work_is_not_taken_for_finished(model, texts, tmp_path):
@@ -229,4 +240,4 @@ def test_a_worker_with_another_model_refuses_to_work(built, tmp_path):
 def test_no_workers_are_refused(tmp_path):
     engine = pytest.importorskip("ssmoe_embed.distributed.engine")
     with pytest.raises(ValueError, match="at least 1"):
-        engine.encode_on_ray([Row("1", "a")], tmp_path, ModelReference("x"), workers=0)
+        engine.encode_on_ray([TextRow("1", "a")], tmp_path, ModelReference("x"), workers=0)

@@ -11,7 +11,7 @@ pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
 from ssmoe_embed.serving.corpora import spread
 from ssmoe_embed.serving.indexed import IndexCorpus
 from ssmoe_embed.serving.maps import MapMaker
-from ssmoe_embed.serving.projection import Projection, group, project
+from ssmoe_embed.serving.projection import MapMethod, group, project
 
 
 def test_the_map_shows_every_document_and_says_where_hits_are(client, index):
@@ -29,7 +29,7 @@ def test_the_map_shows_every_document_and_says_where_hits_are(client, index):
 
 def test_the_map_is_the_same_every_time_and_made_only_once(index, monkeypatch):
     vectors = index.vectors()
-    assert np.array_equal(project(vectors, Projection.TSNE), project(vectors, Projection.TSNE))
+    assert np.array_equal(project(vectors, MapMethod.TSNE), project(vectors, MapMethod.TSNE))
     first = MapMaker(IndexCorpus(index))
     first.start()
     first.wait()
@@ -61,7 +61,7 @@ def test_like_vectors_are_near_each_other_on_the_map():
     generator = np.random.default_rng(0)
     centres = generator.normal(size=(3, 20)) * 10
     vectors = np.concatenate([centre + generator.normal(size=(30, 20)) for centre in centres])
-    for method in {Projection.TSNE, Projection.PCA, Projection.best()}:
+    for method in {MapMethod.TSNE, MapMethod.PCA, MapMethod.best()}:
         points = project(vectors, method)
         middles = points.reshape(3, 30, 2).mean(axis=1)
         nearest = np.linalg.norm(points[:, None] - middles, axis=2).argmin(axis=1)
@@ -76,8 +76,8 @@ def test_like_vectors_are_near_each_other_on_the_map():
 @pytest.mark.parametrize("alike", [True, False])
 def test_a_small_corpus_has_a_map_too(count, alike):
     vectors = np.ones((count, 8)) if alike else np.random.default_rng(0).normal(size=(count, 8))
-    assert project(vectors, Projection.TSNE).shape == (count, 2)
-    assert np.isfinite(project(vectors, Projection.TSNE)).all()
+    assert project(vectors, MapMethod.TSNE).shape == (count, 2)
+    assert np.isfinite(project(vectors, MapMethod.TSNE)).all()
     groups, names = group(vectors, ["12"] * count)
     assert groups.max() < len(names)
 
