@@ -113,7 +113,7 @@ def family_of(subject: Any) -> MoEFamily:
     refusal = family.refusal(text, model)
     if refusal is not None:
         raise UnsupportedModelError(f"This model ({named}) is not supported: {refusal}")
-    return family
+    return family.variant(text)
 
 
 def _text_part(config: Any) -> Any:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ssmoe_embed.checkpoints.float8 import StoredModule, read_row, read_weight
 from ssmoe_embed.checkpoints.source import TensorSource
@@ -58,6 +57,8 @@ class FamilyNotes:
     """Number formats from which its experts are read without loading the model."""
     unsupported: str = "–"
     """What is refused; `MoEFamily.refusal` does it."""
+    score: str = "–"
+    """The score functions, where the configuration chooses among several."""
 
 
 class MoEFamily(ABC):
@@ -69,9 +70,7 @@ class MoEFamily(ABC):
     models: ClassVar[Mapping[str, str]]
     """The `config.model_type` values that it covers, each with well-known models; a twin is one more line."""
     notes: ClassVar[FamilyNotes]
-    score: ClassVar[Score] = Score.SOFTMAX
-    float32_router: ClassVar[bool] = False
-    """Whether the router's logits are computed in float32 whatever the model's dtype."""
+    score: Score = Score.SOFTMAX
     block_attribute: ClassVar[str] = "mlp"
     """Attribute of a decoder layer that holds its MoE block (or its dense MLP)."""
     router_attribute: ClassVar[str] = "gate"
@@ -115,6 +114,15 @@ class MoEFamily(ABC):
         """
         del config, model
         return None
+
+    def variant(self, config: Any) -> MoEFamily:
+        """The adapter for one configuration, where that decides on more than what to refuse.
+
+        Args:
+            config: See `text_config`.
+        """
+        del config
+        return self
 
     def text_config(self, config: Any) -> Any:
         """The decoder's part of a configuration: all of it, unless the model does more than read text."""
@@ -162,14 +170,8 @@ class MoEFamily(ABC):
         return part != self.block_attribute and "shared" not in part
 
     def router_weight(self, router: Any) -> torch.Tensor:
-        """`R [E,H]`."""
+        """`R [E,H]`, whose product with what has become of the router's input are its logits."""
         return router.weight
-
-    def router_logits(self, router: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        """The router's logits `[N,E]` for hidden states `[N,H]`."""
-        weight, bias = self.router_weight(router), getattr(router, "bias", None)
-        dtype = torch.float32 if self.float32_router else weight.dtype
-        return F.linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
     def expert_count(self, layer: MoELayer) -> int:
         """`E` of that layer."""

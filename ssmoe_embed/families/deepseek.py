@@ -19,7 +19,6 @@ class Deepseek(MoEFamily):
         beside="shared experts; dense layers by `first_k_dense_replace`, `moe_layer_freq`",
         unsupported="`norm_topk_prob=true`, `rope_scaling`, no shared experts, scores other than softmax",
     )
-    float32_router = True
 
     def register(self) -> None:
         """See `MoEFamily.register`."""

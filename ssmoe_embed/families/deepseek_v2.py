@@ -18,7 +18,6 @@ class DeepseekV2(MoEFamily):
         beside="shared experts; the first `first_k_dense_replace` layers are dense",
         unsupported="`norm_topk_prob=true`, `moe_layer_freq` ≠ 1 and scores other than softmax, which transformers ignores",
     )
-    float32_router = True
 
     def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
         """See `MoEFamily.refusal`."""

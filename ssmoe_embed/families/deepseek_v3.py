@@ -37,7 +37,6 @@ class DeepseekV3(MoEFamily):
         unsupported="`moe_layer_freq` and scores other than those that transformers computes",
     )
     score = Score.SIGMOID
-    float32_router = True
 
     def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
         """See `MoEFamily.refusal`."""

@@ -12,4 +12,3 @@ class Ernie45Moe(MoEFamily):
         beside="shared experts; dense layers outside `moe_layer_start_index` … `moe_layer_end_index`",
         unsupported="the vision-language models (`ernie4_5_vl_moe`)",
     )
-    float32_router = True

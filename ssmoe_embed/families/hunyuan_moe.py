@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 
 
 class HunyuanMoe(MoEFamily):
-    """The router's matrix sits in a linear layer of its own, which computes in the matrix's dtype."""
+    """The router's matrix sits in a linear layer of its own."""
 
     models = {"hunyuan_v1_moe": "Hunyuan-A13B"}
     notes = FamilyNotes(
@@ -45,8 +44,3 @@ class HunyuanMoe(MoEFamily):
         """See `MoEFamily.router_weight`."""
         weight: torch.Tensor = router.wg.weight
         return weight
-
-    def router_logits(self, router: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        """See `MoEFamily.router_logits`."""
-        weight = self.router_weight(router)
-        return F.linear(hidden.to(weight.dtype), weight)

@@ -30,7 +30,6 @@ class NemotronH(MoEFamily):
         unsupported="dense Nemotrons (no `moe` in `layers_block_type`)",
     )
     score = Score.SIGMOID
-    float32_router = True
     block_attribute = "mixer"
     router_name = "layers.{layer}.mixer.gate.weight"
     matrix_names = (

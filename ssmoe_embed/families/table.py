@@ -40,7 +40,16 @@ def rows() -> list[tuple[str, ...]]:
         notes = family.notes
         models = "\n".join(f"`{name}`: {models}" for name, models in family.models.items())
         how = (notes.weights, notes.beside, notes.layout)
-        found.append((models, str(family.score), *how, notes.four_bit, notes.from_disk, notes.unsupported))
+        found.append(
+            (
+                models,
+                str(family.score) if notes.score == "–" else notes.score,
+                *how,
+                notes.four_bit,
+                notes.from_disk,
+                notes.unsupported,
+            )
+        )
     return found
 
 

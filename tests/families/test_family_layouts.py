@@ -8,13 +8,14 @@ from having import having
 from layouts import LAYOUTS
 from layouts.base import EXPERTS, HIDDEN
 from reference import spectral_weights, stored_tensors
-from routed import TEXTS, decisions, embed, run, spread
+from routed import ALL_TOKENS, TEXTS, decisions, embed, run, spread
 from tiny import TOP_C
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ssmoe_embed import SpectralRouters, SpectralRouting, SSMoE, reroute
 from ssmoe_embed.checkpoints.shards import Checkpoint
 from ssmoe_embed.families import family_of, load_config, register_families, supported_types
+from ssmoe_embed.routing.sites import install_sites, recording
 
 METHODS = ("router", "smoe", "moee", "ev", "ssmoe")
 
@@ -145,19 +146,32 @@ def test_a_model_of_that_layout_gives_the_same_vectors_in_4_bits_too(fused, fold
 # --- routing ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_router_logits_are_the_models_own_and_alpha_zero_changes_no_bit(dtype, layout, adapter, model, routers):
-    model = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-    untouched = run(model)
-    for layer in adapter.layers(model):
-        x, output = decisions(layout, model)[layer.index]
-        found = adapter.router_logits(layer.router, x)
-        torch.testing.assert_close(found.double(), layout.live_logits(output).double(), rtol=0, atol=1e-6)
-    with reroute(model, SpectralRouting(routers, alpha=0)):
-        assert torch.equal(run(model), untouched)
-    with reroute(model, SpectralRouting(routers, alpha=0.9)):
-        assert not torch.equal(run(model), untouched)
-    assert torch.equal(run(model), untouched)
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=str)
+def typed(request, model):
+    """The language model in a dtype; never change it."""
+    return model if request.param == torch.float32 else copy.deepcopy(model).to(request.param)
+
+
+def test_inputs_and_logits_are_read_where_the_router_multiplies(layout, adapter, typed, tensors):
+    install_sites(typed, adapter)
+    with recording(ALL_TOKENS) as taken:
+        found = decisions(layout, typed)
+    assert list(found) == list(layout.sparse)
+    for index, (x, output) in found.items():
+        read, own = layout.recorded(taken.logits[index].float()), layout.live_logits(output).float()
+        torch.testing.assert_close(read, own, rtol=0, atol=1e-6)
+        if x.dtype == torch.float32:
+            entered = layout.router_input(x.double(), tensors, index)
+            torch.testing.assert_close(taken.inputs[index].double(), entered, rtol=0, atol=1e-5)
+
+
+def test_alpha_zero_changes_no_bit(typed, routers):
+    untouched = run(typed)
+    with reroute(typed, SpectralRouting(routers, alpha=0)):
+        assert torch.equal(run(typed), untouched)
+    with reroute(typed, SpectralRouting(routers, alpha=0.9)):
+        assert not torch.equal(run(typed), untouched)
+    assert torch.equal(run(typed), untouched)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
@@ -166,7 +180,7 @@ def test_mixed_scores_go_through_the_familys_own_rules(alpha, layout, model, ten
         found = decisions(layout, model)
     assert sorted(found) == list(layout.sparse)
     for index, (x, output) in found.items():
-        x = x.double()
+        x = layout.router_input(x.double(), tensors, index)
         learned = x @ layout.router(tensors, index).T + layout.router_bias(tensors, index)
         spectral = x @ routers.weights[index].double().T
         p = (1 - alpha) * layout.scores(learned) + alpha * layout.scores(spectral)

@@ -8,13 +8,14 @@ from having import having
 from layouts import LAYOUTS
 from layouts.base import EXPERTS, HIDDEN
 from reference import stored_tensors
-from routed import TEXTS, decisions, embed, run, spread
+from routed import ALL_TOKENS, TEXTS, decisions, embed, run, spread
 from safetensors.torch import save_file
 from tiny import TOP_C
 from transformers import AutoModel
 
 from ssmoe_embed import SpectralRouters, SpectralRouting, SSMoE, reroute
 from ssmoe_embed.families import UnsupportedModelError, family_of, register_families
+from ssmoe_embed.routing.sites import install_sites, recording
 
 FLAGS = [
     ("olmoe", {"norm_topk_prob": True}),
@@ -144,10 +145,13 @@ def test_hunyuans_router_may_stay_in_float32_below_a_model_in_bfloat16():
     for router in layout.routers(model).values():
         router.wg.float()
     adapter = family_of(model)
-    for layer in adapter.layers(model):
-        x, output = decisions(layout, model)[layer.index]
+    install_sites(model, adapter)
+    with recording(ALL_TOKENS) as taken:
+        found = decisions(layout, model)
+    for index, (x, output) in found.items():
         assert x.dtype == torch.bfloat16
-        assert torch.equal(adapter.router_logits(layer.router, x), output[0])
+        assert torch.equal(taken.logits[index], output[0])
+        assert output[0].dtype == torch.float32
     routers = SpectralRouters.from_model(model, top_c=TOP_C, progress=False)
     untouched = run(model)
     with reroute(model, SpectralRouting(routers, alpha=0)):

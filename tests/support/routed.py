@@ -9,6 +9,7 @@ BATCH = {
     "input_ids": torch.randint(3, VOCABULARY, (3, 17), generator=torch.Generator().manual_seed(3)),
     "attention_mask": torch.tensor([[1] * 17, [1] * 9 + [0] * 8, [1] * 17]),
 }
+ALL_TOKENS = torch.arange(BATCH["input_ids"].numel())
 
 
 @torch.no_grad()

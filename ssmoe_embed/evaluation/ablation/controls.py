@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.families import MoEFamily, MoELayer, family_of
 from ssmoe_embed.routing import SpectralRouting
+from ssmoe_embed.routing.interception import intercepted
 from ssmoe_embed.routing.mixing import mixed_scores, scores
 
 _PROBES = 32
@@ -67,11 +69,17 @@ class _Controlled:
         self._normalises: bool | None = None
 
     def __call__(self, router: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        hidden = args[0].reshape(-1, args[0].shape[-1])  # [N,H]
-        own_output = type(router).forward(router, *args, **kwargs)  # by the learned router, whatever is installed
+        made: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def seen(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:  # [N,H], [N,E]
+            made.append((x, logits))
+            return logits
+
+        forward = MethodType(type(router).forward, router)  # of the learned router, whatever is installed
+        own_output, _ = intercepted(forward, lambda: self.family.router_weight(router), seen, *args, **kwargs)
         if self._normalises is None:
-            self._normalises = _normalises(router, hidden, args[1:], kwargs)
-        learned = self.family.router_logits(router, hidden).float()
+            self._normalises = _normalises(router, args[0].reshape(-1, args[0].shape[-1]), args[1:], kwargs)
+        [(hidden, learned)] = made
         spectral = self.policy.routers.logits(self.layer.index, hidden)
         own = scores(learned, self.family.score)  # [N,E]
         mixed = mixed_scores(learned, spectral, self.policy.alpha, self.policy.mix, self.family.score)

@@ -141,7 +141,7 @@ def test_controls_take_choice_from_one_routing_and_weights_from_the_other(family
     assert same.any()
     assert torch.allclose(weights_w[same], mix_w[same], atol=1e-5)  # where both choose alike, only weights are left
     assert torch.allclose(choice_w[same], own_w[same], atol=1e-5)
-    learned = adapter.router_logits(layer.router, x[0]).float()
+    learned = F.linear(x[0], adapter.router_weight(layer.router), getattr(layer.router, "bias", None)).float()
     p = mixed_scores(learned, policy.routers.logits(layer.index, x[0]), 0.6, policy.mix, adapter.score).gather(1, own_i)
     q = scores(learned, adapter.score).gather(1, mix_i)
     assert torch.allclose(F.normalize(weights_w, dim=1), F.normalize(p, dim=1), atol=1e-5)

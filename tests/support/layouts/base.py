@@ -103,6 +103,11 @@ class Layout:
         )
         return gate, up, down.T
 
+    def router_input(self, x, tensors, layer):
+        """What a router makes of its input `x [N,H]` before it multiplies."""
+        del tensors, layer
+        return x
+
     # --- the routing rule ---------------------------------------------------------------------------------------------
 
     def scores(self, logits):
@@ -135,6 +140,10 @@ class Layout:
     def live_logits(self, output):
         """The logits `[N,E]` in it."""
         return output[0]
+
+    def recorded(self, logits):
+        """What stands there in their place."""
+        return logits
 
 
 def top_k(p, k, *, renormalise):
