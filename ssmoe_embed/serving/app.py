@@ -183,12 +183,13 @@ def _add_search(app: FastAPI, corpus: Corpus, batcher: Batcher, maps: MapMaker |
         top: int = 10,
         filters: Annotated[Sequence[str], Query(alias="filter")] = (),
         hybrid: bool = False,
+        snippets: bool = True,
     ) -> dict[str, Any]:
         check_query(q, limits)
         if not 1 <= top <= limits.max_top:
             raise bad_value(f"top={top} is outside 1 to {limits.max_top}.", "top")
         made = maps.made if maps else None
-        return await batcher.run(lambda: search_answer(corpus, made, q, top, filters, hybrid=hybrid))
+        return await batcher.run(lambda: search_answer(corpus, made, q, top, filters, hybrid=hybrid, snippets=snippets))
 
     @app.get("/api/explain")
     async def explain(q: str, id: str) -> dict[str, Any]:  # noqa: A002 (the name in the address)

@@ -97,7 +97,7 @@ class Corpus(ABC):
 
     @abstractmethod
     def search(
-        self, query: str, top: int, filters: Mapping[str, Sequence[str]], *, hybrid: bool = False
+        self, query: str, top: int, filters: Mapping[str, Sequence[str]], *, hybrid: bool = False, snippets: bool = True
     ) -> list[Found]:
         """The documents nearest to a query, best first; of each filter's values they must have one.
 

@@ -32,12 +32,12 @@ class IndexCorpus(Corpus):
         return len(self._index)
 
     def search(
-        self, query: str, top: int, filters: Mapping[str, Sequence[str]], *, hybrid: bool = False
+        self, query: str, top: int, filters: Mapping[str, Sequence[str]], *, hybrid: bool = False, snippets: bool = True
     ) -> list[Found]:
         """See `Corpus.search`; filters are by metadata or source."""
         with suppress(OSError, ValueError):  # a newer generation that cannot be opened: go on with this one
             self._index.refresh()
-        hits = self._index.search(query, top, filters=filters or None, hybrid=hybrid, snippets=True)
+        hits = self._index.search(query, top, filters=filters or None, hybrid=hybrid, snippets=snippets)
         return [found_of(hit) for hit in hits]
 
     def explain(self, query: str, name: str) -> list[tuple[str, float]]:

@@ -45,7 +45,14 @@ def explanation(corpus: Corpus, query: str, name: str) -> dict[str, Any]:
 
 
 def search_answer(
-    corpus: Corpus, made: CorpusMap | None, query: str, top: int, conditions: Sequence[str], *, hybrid: bool
+    corpus: Corpus,
+    made: CorpusMap | None,
+    query: str,
+    top: int,
+    conditions: Sequence[str],
+    *,
+    hybrid: bool,
+    snippets: bool,
 ) -> dict[str, Any]:
     """The JSON of one search; runs in the model's thread.
 
@@ -56,6 +63,7 @@ def search_answer(
         top: How many documents.
         conditions: What their metadata must be, as `key=value`.
         hybrid: Join with BM25.
+        snippets: Look for the best sentence of each hit, which takes longer than finding the hits.
 
     Raises:
         RequestError: The corpus refuses the query or a filter.
@@ -66,7 +74,7 @@ def search_answer(
         raise bad_value(str(error), "filter") from None
     begin = perf_counter()
     try:
-        found = corpus.search(query, top, filters, hybrid=hybrid)
+        found = corpus.search(query, top, filters, hybrid=hybrid, snippets=snippets)
     except ValueError as error:
         raise RequestError(400, str(error), code="search_refused") from error
     milliseconds = round((perf_counter() - begin) * 1000, 1)

@@ -41,7 +41,7 @@ class ShippedCorpus(Corpus):
         return len(self._search.documents)
 
     def search(
-        self, query: str, top: int, filters: Mapping[str, Sequence[str]], *, hybrid: bool = False
+        self, query: str, top: int, filters: Mapping[str, Sequence[str]], *, hybrid: bool = False, snippets: bool = True
     ) -> list[Found]:
         """See `Corpus.search`; filters are by `source` or `license`, and there is no hybrid search."""
         if hybrid:
@@ -51,8 +51,10 @@ class ShippedCorpus(Corpus):
                 raise ValueError(unknown("filter", name, _FILTERS))
         hits = self._search.search(query, len(self) if filters else top)
         found = [hit for hit in hits if all(getattr(hit.document, name) in filters[name] for name in filters)]
-        vector = self._model.encode_query(query, show_progress_bar=False, convert_to_numpy=True)
         plain = [semantic.Hit(_plain(hit.document), hit.score, hit.score) for hit in found[:top]]
+        if not snippets:
+            return [found_of(hit) for hit in plain]
+        vector = self._model.encode_query(query, show_progress_bar=False, convert_to_numpy=True)
         return [found_of(hit) for hit in with_snippets(self._model, vector, plain)]
 
     def get(self, name: str) -> Entry | None:

@@ -1,6 +1,7 @@
 """The page: nothing from elsewhere, no text taken for HTML, usable with keyboard and mouse."""
 
 import html
+import json
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from serving import ATTACK
 from ssmoe_embed.serving.page import page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+NODE = shutil.which("node")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 
@@ -33,6 +35,33 @@ def test_the_page_loads_nothing_and_its_policy_allows_nothing_else(client):
     )
     assert not re.search(r"\son\w+=", response.text), "an inline event handler, which the policy would block"
     assert page().html == response.text
+
+
+@pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
+def test_the_pages_script_is_javascript_and_names_fields_as_the_page_does(tmp_path):
+    """The function that words errors, run by Node.js, over errors as the server gives them."""
+    script = re.search(r"<script>(.*)</script>", page().html, re.DOTALL)[1]
+    (tmp_path / "page.js").write_text(script)
+    subprocess.run([NODE, "--check", tmp_path / "page.js"], check=True)
+    errors = [
+        {"message": "top=0 is outside 1 to 50.", "param": "top"},
+        {"message": "'x' is no key=value.", "param": "filter"},
+        {"message": "Too busy.", "param": None},
+    ]
+    labels, named = (
+        re.search(r"const LABELS = .*?;", script)[0],
+        re.search(r"function named.*?\n}\n", script, re.DOTALL)[0],
+    )
+    code = f"{labels}\n{named}\nconsole.log(JSON.stringify({errors}.map(named)))".replace("None", "null")
+    told = json.loads(subprocess.run([NODE, "-e", code], check=True, capture_output=True, text=True).stdout)
+    assert told == ["Results=0 is outside 1 to 50.", "Filter: 'x' is no key=value.", "Too busy."]
+    for label in ("Results", "Filter"):
+        assert f"<label>{label} " in page().html
+
+
+def test_hits_come_before_the_map_on_a_phone():
+    narrow = page().html.split("@media (max-width: 52rem)")[1]
+    assert re.search(r"grid-template-areas: ([^;]+);", narrow)[1] == '"form" "results" "map"'
 
 
 def test_the_page_never_parses_a_documents_text_as_html(client):
@@ -79,7 +108,7 @@ def test_a_browser_can_be_used_with_keyboard_and_mouse(client):
         view.click("summary")
         view.select_option("#top", "50")
         view.press("#query", "Enter")
-        view.wait_for_selector(".hit[data-id=bad]")
+        view.wait_for_selector(".hit[data-id=bad] mark")
         assert view.locator(".hit").count() == 31
         assert view.locator(".hit[data-id=bad] .title").inner_text() == f"Attack {ATTACK}"
         assert view.locator("#results img, #results script, #results a").count() == 0
@@ -87,6 +116,8 @@ def test_a_browser_can_be_used_with_keyboard_and_mouse(client):
         view.wait_for_selector("#document:not([hidden])")
         assert view.locator("#document .text").inner_text() == ATTACK
         view.wait_for_selector("#document .reason")
+        view.keyboard.press("/")
+        assert view.evaluate("document.activeElement.id") == "query"
         view.keyboard.press("Escape")
         assert view.locator("#document").is_hidden()
         view.focus("#canvas")

@@ -31,6 +31,16 @@ def test_hits_are_those_of_the_index_with_the_best_sentence_marked(client, index
     assert answer["documents"] == len(index)
 
 
+def test_hits_can_be_had_before_their_best_sentences(client, index, monkeypatch):
+    asked = {"q": "hello world", "top": 4}
+    marked = client.get("/api/search", params=asked).json()["hits"]
+    monkeypatch.setattr("ssmoe_embed.search.index.with_snippets", None)  # would be called to find them
+    plain = client.get("/api/search", params=asked | {"snippets": False}).json()["hits"]
+    assert [hit["id"] for hit in plain] == [hit["id"] for hit in marked]
+    for hit in plain:
+        assert hit["snippet"] == [{"text": index[hit["id"]].text, "best": False}]
+
+
 def test_filters_and_hybrid_reach_the_index(client, index):
     asked = {"q": "hello", "top": 50, "filter": ["parity=odd"]}
     assert {hit["metadata"]["parity"] for hit in client.get("/api/search", params=asked).json()["hits"]} == {"odd"}

@@ -12,13 +12,30 @@ const DARK = ["#56b4e9", "#f0883e", "#3fd0a0", "#e58ac8", "#e3c84a", "#a99cff", 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const state = { map: null, byId: new Map(), hits: [], only: null, near: null, open: null, query: "", explains: false, run: 0, view: { x: 0, y: 0, zoom: 1 } };
 
+const LABELS = { q: "What you look for", top: "Results", filter: "Filter" };  // what the page calls the API's parameters
+
 async function ask(path, parameters) {
   const address = new URL(path, location.href);
   for (const [name, value] of parameters || []) address.searchParams.append(name, value);
-  const response = await fetch(address, { headers: { accept: "application/json" } });
+  const headers = { accept: "application/json" };
+  const secret = sessionStorage.getItem("key");
+  if (secret) headers.authorization = `Bearer ${secret}`;
+  const response = await fetch(address, { headers }).catch(() => { throw new Error("The server does not answer; start it again with ssmoe serve."); });
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.error ? body.error.message : `The server answered ${response.status}.`);
+  if (response.status === 401) {
+    find("key").hidden = false;
+    throw new Error(secret ? "That is not the key of this server." : "This server asks for a key.");
+  }
+  if (!response.ok) throw new Error(body.error ? named(body.error) : `The server answered ${response.status}.`);
   return body;
+}
+
+// An error's message with the field's label in place of the parameter's name.
+function named({ message, param }) {
+  const label = LABELS[param];
+  if (!label) return message;
+  const [first, ...rest] = message.split(/\b/);
+  return first === param ? [label, ...rest].join("") : `${label}: ${message}`;
 }
 
 function say(text, wrong) {
@@ -42,13 +59,31 @@ async function search(query, keep) {
   if (filter) parameters.push(["filter", filter]);
   if (find("hybrid").checked) parameters.push(["hybrid", "true"]);
   try {
-    const answer = await ask("api/search", parameters);
+    const answer = await ask("api/search", [...parameters, ["snippets", "false"]]);
     if (run !== state.run) return;  // a later search has begun
     show(answer.hits);
     say(answer.hits.length ? `${answer.hits.length} of ${answer.documents.toLocaleString("en")} documents in ${answer.milliseconds} ms` : "Nothing found.");
+    const marked = await ask("api/search", parameters).catch(() => null);  // the best sentences take longer than the hits
+    if (marked) mark(run, marked);
   } catch (error) {
     if (run === state.run) { show([]); say(error.message, true); }
   }
+}
+
+// Shows the best sentences of hits that are there already.
+function mark(run, answer) {
+  if (run !== state.run) return;
+  const items = new Map([...find("hits").children].map((item) => [item.dataset.id, item]));
+  for (const hit of answer.hits) {
+    const item = items.get(hit.id);
+    if (item) item.querySelector(".snippet").replaceWith(snippet(hit));
+  }
+}
+
+function snippet(hit) {
+  const line = make("p", "snippet");
+  for (const part of hit.snippet) line.append(part.best ? make("mark", "", part.text) : part.text);
+  return line;
 }
 
 function show(hits) {
@@ -67,9 +102,7 @@ function card(hit, index) {
   title.type = "button";
   title.addEventListener("click", () => openDocument(hit.id));
   top.append(make("span", "rank", `${index + 1}`), title, make("span", "score", hit.similarity.toFixed(2)));
-  const snippet = make("p", "snippet");
-  for (const part of hit.snippet) snippet.append(part.best ? make("mark", "", part.text) : part.text);
-  item.append(top, snippet);
+  item.append(top, snippet(hit));
   if (hit.source) item.append(sourceLine(hit.source));
   for (const name of ["pointerenter", "focusin"]) item.addEventListener(name, () => approach(hit.id));
   for (const name of ["pointerleave", "focusout"]) item.addEventListener(name, () => approach(null));
@@ -370,20 +403,30 @@ canvas.addEventListener("keydown", (event) => {
 
 // --- the page ----------------------------------------------------------------------------------------------------------
 document.addEventListener("keydown", (event) => {
-  const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
-  if (event.key === "/" && !typing) { event.preventDefault(); find("query").focus(); }
+  const typing = event.target.matches?.("input:not([type=checkbox])");
+  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) { event.preventDefault(); find("query").focus(); find("query").select(); }
   if (event.key === "Escape") closeDocument();
 });
-find("form").addEventListener("submit", (event) => { event.preventDefault(); search(find("query").value); });
+// The box lets go of the keys, so that a phone's keyboard does not cover the hits and "/" leads back to it.
+find("form").addEventListener("submit", (event) => { event.preventDefault(); find("query").blur(); search(find("query").value); });
+find("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("key", find("secret").value);
+  find("key").hidden = true;
+  begin();
+});
 find("color").addEventListener("change", () => { state.only = null; legend(); draw(); });
 dark.addEventListener("change", () => { legend(); draw(); });
 addEventListener("popstate", () => search(new URLSearchParams(location.search).get("q") || "", true));
 new ResizeObserver(draw).observe(find("plane"));
 
-ask("api/info").then((info) => {
-  find("about").textContent = `${info.corpus} · ${info.documents.toLocaleString("en")} documents · model ${info.model}`;
-  find("hybrid-label").hidden = !info.hybrid;
-  state.explains = Boolean(info.explains);
-}).catch((error) => say(error.message, true));
-search(new URLSearchParams(location.search).get("q") || "", true);
-loadMap();
+function begin() {
+  ask("api/info").then((info) => {
+    find("about").textContent = `${info.corpus} · ${info.documents.toLocaleString("en")} documents · model ${info.model}`;
+    find("hybrid-label").hidden = !info.hybrid;
+    state.explains = Boolean(info.explains);
+    search(new URLSearchParams(location.search).get("q") || "", true);
+    loadMap();
+  }).catch((error) => say(error.message, true));
+}
+begin();
