@@ -17,9 +17,8 @@ from ssmoe_embed.evaluation.baselines.encoders import BASELINES
 from ssmoe_embed.evaluation.mteb.report import Report
 from ssmoe_embed.evaluation.mteb.runner import evaluate
 from ssmoe_embed.evaluation.mteb.runs import grid
-from ssmoe_embed.evaluation.results import summary
-from ssmoe_embed.evaluation.significance import table as method_table
-from ssmoe_embed.evaluation.significance.comparison import compare_methods
+from ssmoe_embed.evaluation.results.summary import summary
+from ssmoe_embed.evaluation.significance import comparison
 from ssmoe_embed.evaluation.tasks.offline import add_task, retrieval_task
 
 METHODS = [str(method) for method in Method]
@@ -70,11 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def markdown(report: Report, pairs: Sequence[tuple[str, str]], resamples: int) -> str:
     """The summary of all results, then the comparisons."""
-    parts = [summary.markdown(report.scores(), report.folder.rates()).rstrip()]
+    parts = [summary(report.scores(), report.folder.rates()).markdown()]
     for one, other in pairs:
-        lines = compare_methods(report.folder, one, other, resamples=resamples)
-        parts.append(method_table.markdown(lines, one, other).rstrip())
-    return "\n\n".join(parts) + "\n"
+        lines = comparison.compare_methods(report.folder, one, other, resamples=resamples)
+        parts.append(comparison.report(lines, one, other).markdown())
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
-from ssmoe_embed.cli.compare_language_models import LM_EVAL, compare_language_models
 from ssmoe_embed.cli.options import in_existing_folder
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.common.files import atomic_file
+from ssmoe_embed.common.files import write_files
 
 if TYPE_CHECKING:
+    from ssmoe_embed.common.tables import Report
     from ssmoe_embed.evaluation.results.folder import ResultFolder
 
 PAPER = "paper"
-_WRITERS = {".md": "markdown", ".csv": "csv_text"}
+_LM_EVAL = "lm_eval.json"
+"""The file that tells a result folder of `ssmoe lm-eval`."""
 
 
 def compare(
@@ -27,7 +27,7 @@ def compare(
         Path, typer.Argument(metavar="DIR", help="Result folder of `ssmoe evaluate` or `ssmoe lm-eval`.")
     ],
     with_: Annotated[
-        str | None, typer.Option("--with", help="paper: put the scores that the SSMoE paper printed beside them.")
+        str | None, typer.Option("--with", help="paper: compare with the scores that the SSMoE paper printed.")
     ] = None,
     methods: Annotated[
         list[str] | None,
@@ -56,7 +56,7 @@ def compare(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
 ) -> None:
-    """Put measured scores beside the paper's, or two methods beside one another with intervals and p-values.
+    """Compare measured scores with the paper's, or two methods with one another, with intervals and p-values.
 
     Example: ssmoe compare results --methods ssmoe smoe
     """
@@ -69,8 +69,8 @@ def compare(
             f"There is no result folder {results}; make it with `ssmoe evaluate … --output {results}`."
         )
     _check_output(output, overwrite)
-    if (results / LM_EVAL).is_file():
-        compare_language_models(results, output, with_paper=with_ == PAPER, stands_for=stands_for)
+    if (results / _LM_EVAL).is_file():
+        _language_models(results, output, with_paper=with_ == PAPER, stands_for=stands_for)
         return
     folder = ResultFolder(results)
     if with_ == PAPER:
@@ -86,16 +86,25 @@ def compare(
     _two_methods(folder, methods, tasks, output, options)
 
 
+def _language_models(results: Path, output: Path | None, *, with_paper: bool, stands_for: str | None) -> None:
+    from ssmoe_embed.evaluation.harness.results import GridFolder
+    from ssmoe_embed.evaluation.paper import language_model_comparison as comparison
+
+    if not with_paper:
+        raise ValueError(
+            f"{results} holds results of `ssmoe lm-eval`; add --with paper. Its report.md compares the routings themselves."
+        )
+    folder = GridFolder(results)
+    numbers = comparison.compare_with_paper(folder, stands_for)
+    _show([comparison.report(folder, numbers)], comparison.numbers_csv(numbers), output)
+
+
 def _with_paper(folder: ResultFolder, output: Path | None, options: dict[str, Any]) -> None:
-    from ssmoe_embed.evaluation.paper import table as comparison_table
     from ssmoe_embed.evaluation.paper.comparison import compare_with_paper
+    from ssmoe_embed.evaluation.paper.comparison_report import comparisons_csv, report
 
     comparisons = compare_with_paper(folder.scores(), **options)
-    console = Console()
-    for one in comparisons:
-        console.print(comparison_table.rich_tables(one))
-    if output is not None:
-        _write(output, getattr(comparison_table, _WRITERS[output.suffix])(comparisons))
+    _show([report(one) for one in comparisons], comparisons_csv(comparisons), output)
 
 
 def _two_methods(
@@ -104,32 +113,30 @@ def _two_methods(
     from ssmoe_embed.common.extras import require_mteb
 
     require_mteb()
-    from ssmoe_embed.evaluation.significance import table as method_table
-    from ssmoe_embed.evaluation.significance.comparison import CORRECTION, compare_methods
+    from ssmoe_embed.evaluation.significance.comparison import compare_methods, differences_csv, report
     from ssmoe_embed.evaluation.tasks.finding import find_tasks
 
     first, second = methods
     lines = compare_methods(folder, first, second, tasks=find_tasks(tasks) if tasks else None, **options)
-    console = Console()
-    for table in method_table.rich_tables(lines, first, second):
-        console.print(table)
-    console.print(Text(f"Points of 100. {CORRECTION}", style="dim"))
-    if output is not None:
-        _write(output, getattr(method_table, _WRITERS[output.suffix])(lines, first, second))
+    _show([report(lines, first, second)], differences_csv(lines, first, second), output)
     if all(line.bootstrap is None for line in lines):
         raise typer.Exit(1)
+
+
+def _show(reports: Sequence[Report], csv: str, output: Path | None) -> None:
+    """Print reports, and write them or the CSV where an output is named."""
+    for one in reports:
+        Console().print(one.rich())
+    if output is not None:
+        shown = csv if output.suffix == ".csv" else "\n".join(one.markdown() for one in reports)
+        write_files(output.parent, {output.name: shown})
 
 
 def _check_output(output: Path | None, overwrite: bool) -> None:
     """Refuse an output that cannot be written before anything is computed."""
     if output is None:
         return
-    if output.suffix not in _WRITERS:
+    if output.suffix not in (".md", ".csv"):
         raise ValueError(f"The output {str(output)!r} is neither a .md nor a .csv file.")
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists already; choose another output or pass --overwrite.")
-
-
-def _write(output: Path, text: str) -> None:
-    with atomic_file(output) as file:
-        file.write(text.encode())

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as Display
 
 from ssmoe_embed.cli.options import BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
 
@@ -131,17 +129,11 @@ def _summarise(report: Report) -> None:
 
 def _show(report: Report, written: Sequence[Path]) -> None:
     """Print the means, and what failed."""
-    from ssmoe_embed.evaluation.results.summary import mean_cells, mean_columns
-    from ssmoe_embed.evaluation.results.tables import labels, tables
+    from ssmoe_embed.evaluation.results.score_tables import score_tables
+    from ssmoe_embed.evaluation.results.summary import means
 
-    console = Console()
-    for table in tables(report.scores()):
-        names, common = labels(list(table.cells))
-        title = ", ".join(part for part in (table.corruption, "points of 100", common) if part)
-        display = Display("", *mean_columns(table), title=escape(title))
-        for row in table.cells:
-            display.add_row(escape(names[row]), *mean_cells(table, row))
-        console.print(display)
+    for table in score_tables(report.scores()):
+        Console().print(means(table).rich())
     errors = Console(stderr=True)
     errors.print(
         "; ".join([f"{report.done} measured, {report.kept} kept from before", ", ".join(map(str, written))]),

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ssmoe_embed.cli.options import DeviceMap, Dtype, Quiet, Revision, TopC, TrustRemoteCode, given
-from ssmoe_embed.common.files import atomic_file
+from ssmoe_embed.common.files import write_files
 
 
 def lm_eval(
@@ -40,7 +40,7 @@ def lm_eval(
     top_c: TopC = None,
     scale: Annotated[str | None, typer.Option(help="none or router.  [default: none]")] = None,
     seed: Annotated[int, typer.Option(help="Of random and hash routing and of random dropping.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Requests a forward pass.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size, in requests.")] = 8,
     dtype: Dtype = None,
     device_map: DeviceMap = None,
     revision: Revision = None,
@@ -53,22 +53,21 @@ def lm_eval(
     """Evaluate a language model under several routings, with all of its experts and with fewer.
 
     Writes report.md and report.csv beside the results. The same command again goes on where it stopped; `ssmoe compare DIR
-    --with paper` puts the results beside the paper's.
+    --with paper` compares the results with the paper's.
 
     Example: ssmoe lm-eval openai/gpt-oss-20b --tasks paper --num-fewshot 10 --output results
     """
-    from ssmoe_embed.evaluation.harness import report
-    from ssmoe_embed.evaluation.harness.cells import GRID, Cell
-    from ssmoe_embed.evaluation.harness.options import Options
+    from ssmoe_embed.evaluation.harness.grid import GRID, GridCell, GridOptions
+    from ssmoe_embed.evaluation.harness.report import report, scores_csv
     from ssmoe_embed.evaluation.harness.running import run_grid
     from ssmoe_embed.language_model import RoutingSettings
 
-    cells: list[Cell] = []
+    cells: list[GridCell] = []
     for name in routing or ["grid"]:
-        cells += GRID if name == "grid" else [Cell.parse(name)]
+        cells += GRID if name == "grid" else [GridCell.parse(name)]
     settings: dict[str, Any] = given(alpha=alpha, mix=mix, top_c=top_c, scale=scale, seed=seed)
     loading = given(device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None)
-    options = Options(
+    options = GridOptions(
         keep=keep,
         num_fewshot=num_fewshot,
         limit=limit,
@@ -89,10 +88,7 @@ def lm_eval(
         options,
         on_cell=None if quiet else lambda cell: typer.echo(f"Measuring {cell.name} …", err=True),
     )
-    for name, text in (("report.md", report.markdown(folder)), ("report.csv", report.csv_text(folder))):
-        with atomic_file(output / name) as file:
-            file.write(text.encode())
-    console = Console()
-    for table in report.tables(folder):
-        console.print(table.rich())
-    typer.echo(f"{output / 'report.md'}, {output / 'report.csv'}", err=True)
+    shown = report(folder)
+    written = write_files(output, {"report.md": shown.markdown(), "report.csv": scores_csv(folder)})
+    Console().print(shown.rich())
+    typer.echo(", ".join(map(str, written)), err=True)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ssmoe_embed.cli.options import BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
 from ssmoe_embed.common.choices import unknown
 
 if TYPE_CHECKING:
+    from ssmoe_embed.common.tables import Report
     from ssmoe_embed.evaluation.sweep.axes import Axis
     from ssmoe_embed.evaluation.sweep.result import SweepResult
 
@@ -38,7 +38,7 @@ def sweep(
         list[str] | None, typer.Option(help="paper, offline, a benchmark, or tasks of mteb.  [default: offline]")
     ] = None,
     corrupt: Annotated[str, typer.Option(help="none, replace@RATE or insert@RATE.")] = "none",
-    with_: Annotated[str | None, typer.Option("--with", help="paper: put the paper's table 6 beside it.")] = None,
+    with_: Annotated[str | None, typer.Option("--with", help="paper: compare with the paper's table 6.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")] = Path(
         "sweep"
     ),
@@ -66,7 +66,7 @@ def sweep(
     require_mteb()
     from ssmoe_embed.evaluation.mteb.report import Options
     from ssmoe_embed.evaluation.mteb.runs import grid, parse_settings
-    from ssmoe_embed.evaluation.sweep.report import write_report
+    from ssmoe_embed.evaluation.sweep.report import report, write_report
     from ssmoe_embed.evaluation.sweep.running import sweep as run
 
     runs = grid(corruptions=[corrupt])
@@ -85,7 +85,7 @@ def sweep(
         **loading,
     )
     written = write_report(result, output, with_paper=with_ is not None)
-    _show(result)
+    _show(result, report(result, with_paper=with_ is not None))
     typer.echo(", ".join(map(str, written)), err=True)
     if result.missing:
         raise typer.Exit(1)
@@ -101,25 +101,8 @@ def _axes(values: dict[str, list[Any] | None], vary: list[str]) -> list[Axis]:
     return axes
 
 
-def _show(result: SweepResult) -> None:
-    """Print the scores, a warning, and what failed."""
-    from ssmoe_embed.evaluation.sweep.report import cells, columns
-    from ssmoe_embed.evaluation.sweep.result import TEST_SET_WARNING
-
-    table = Table(title=f"{result.model}, {result.corruption} (points of 100)", title_justify="left")
-    for axis in result.axes:
-        table.add_column(axis.setting)
-    for task in columns(result):
-        table.add_column(task, justify="right")
-    for point in result.points:
-        table.add_row(*cells(result, point))
-    console = Console()
-    console.print(table)
-    for one in result.held_out():
-        text = (
-            f"{one.task}: {one.score:.2f} with {one.chosen.label}, chosen on the other tasks; best point {one.best:.2f}"
-        )
-        console.print(Text(text))
-    console.print(Text(TEST_SET_WARNING, style="yellow"))
+def _show(result: SweepResult, shown: Report) -> None:
+    """Print the report, and what failed."""
+    Console().print(shown.rich())
     for failure in result.failures:
         Console(stderr=True).print(Text(f"Failed: {failure}", style="red"))

@@ -35,6 +35,18 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def write_files(folder: str | Path, contents: Mapping[str, str | bytes]) -> list[Path]:
+    """Write files into a folder, each atomically; texts in UTF-8.
+
+    Returns:
+        Their paths, in order.
+    """
+    for name, content in contents.items():
+        with atomic_file(Path(folder) / name) as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+    return [Path(folder) / name for name in contents]
+
+
 def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
     """Write tensors and JSON metadata as one safetensors file, atomically; the same input gives the same bytes."""
     from safetensors.torch import save

@@ -1,5 +1,6 @@
 """Data that ships with the package: the calibration sample, the search corpus, the bundled model's folder."""
 
+import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +8,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Document", "calibration_texts", "read_records", "search_corpus", "search_folder", "tiny_folder"]
+__all__ = [
+    "Document",
+    "calibration_texts",
+    "paper_table",
+    "read_records",
+    "search_corpus",
+    "search_folder",
+    "tiny_folder",
+]
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,16 @@ def read_records(name: str) -> Iterator[dict[str, Any]]:
     with resources.files(__name__).joinpath(name).open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
+
+
+def paper_table(name: str) -> Iterator[dict[str, str]]:
+    """The rows of one of the SSMoE paper's tables, as printed (https://arxiv.org/abs/2605.30992).
+
+    Args:
+        name: Name of a file in ``paper``, such as ``table2_mteb_averages.csv``.
+    """
+    with resources.files(__name__).joinpath("paper", name).open(encoding="utf-8") as lines:
+        yield from csv.DictReader(lines)
 
 
 def calibration_texts() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssmoe_embed.common.tables import Table
 from ssmoe_embed.families import families
 from ssmoe_embed.families.refused import REFUSED
 
@@ -55,8 +56,7 @@ def rows() -> list[tuple[str, ...]]:
 
 def markdown() -> str:
     """The text of `docs/families.md`."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows()]
-    table = "\n".join(f"| {' | '.join(line)} |".replace("\n", "<br>") for line in lines)
+    table = Table(COLUMNS, tuple(rows()), texts=len(COLUMNS)).markdown()
     reasons: dict[str, list[str]] = {}
     for name, reason in sorted(REFUSED.items()):
         reasons.setdefault(reason, []).append(f"`{name}`")

@@ -21,8 +21,7 @@ from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.report import Options
 from ssmoe_embed.evaluation.mteb.runner import evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
-from ssmoe_embed.evaluation.results.folder import ResultFolder
-from ssmoe_embed.evaluation.results.notes import read_json
+from ssmoe_embed.evaluation.results.folder import ResultFolder, read_json
 from ssmoe_embed.evaluation.significance.bootstrap import weighted_scorer
 from ssmoe_embed.evaluation.tasks.finding import find_tasks
 from ssmoe_embed.routing import SpectralRouting

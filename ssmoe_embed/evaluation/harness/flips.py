@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import comb
+
+from scipy.stats import binomtest
 
 from ssmoe_embed.evaluation.harness.results import GridFolder
 
@@ -59,7 +60,8 @@ def answer_flips(first: Mapping[str, float], second: Mapping[str, float]) -> Fli
     lost = sum(first[key] > second[key] for key in first)
     won = sum(first[key] < second[key] for key in first)
     right = sum(first.values()) / count, sum(second.values()) / count
-    return Flips(*right, lost / count, won / count, _mcnemar(lost, won), count)
+    p_value = float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+    return Flips(*right, lost / count, won / count, p_value, count)
 
 
 def folder_flips(folder: GridFolder, base: str = "original") -> dict[tuple[str, str], Flips]:
@@ -78,10 +80,3 @@ def folder_flips(folder: GridFolder, base: str = "original") -> dict[tuple[str, 
         if not {*scores[0].values(), *scores[1].values()} - {0.0, 1.0}:
             found[cell, task] = answer_flips(*scores)
     return found
-
-
-def _mcnemar(lost: int, won: int) -> float:
-    """Two-sided exact p-value of a fair coin's `lost` heads and `won` tails."""
-    total, fewer = lost + won, min(lost, won)
-    tail: int = sum(comb(total, n) for n in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**total)

@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from rich.table import Table as RichTable
-
-from ssmoe_embed.evaluation.harness.cells import GRID
+from ssmoe_embed.common.tables import MISSING, Report, Table, csv_text
+from ssmoe_embed.evaluation.harness.finding import PAPER_TASKS
 from ssmoe_embed.evaluation.harness.flips import folder_flips
-from ssmoe_embed.evaluation.harness.names import PAPER_TASKS
+from ssmoe_embed.evaluation.harness.grid import GRID
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult
 
 _SHORT = {task: name for name, task in PAPER_TASKS.items()}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts.
-
-    Attributes:
-        title: What it shows.
-        columns: Heads.
-        rows: Cells.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def markdown(self) -> str:
-        """As Markdown."""
-        lines = [self.columns, ("---", *["---:"] * (len(self.columns) - 1)), *self.rows]
-        return f"**{self.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-    def rich(self) -> RichTable:
-        """For a terminal."""
-        table = RichTable(title=self.title, title_justify="left")
-        for place, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if place else "left")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
 
 
 def tables(folder: GridFolder) -> list[Table]:
@@ -55,23 +22,20 @@ def tables(folder: GridFolder) -> list[Table]:
     return [table for table in found if table.rows]
 
 
-def markdown(folder: GridFolder) -> str:
-    """The tables as Markdown."""
-    return "\n".join(table.markdown() for table in tables(folder))
+def report(folder: GridFolder) -> Report:
+    """The tables in one report."""
+    settings = folder.settings()
+    return Report(f"Routings of {settings['base']}", tuple(tables(folder)))
 
 
-def csv_text(folder: GridFolder) -> str:
+def scores_csv(folder: GridFolder) -> str:
     """One line a cell and task."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["cell", "task", "metric", "score", "stderr", "examples", "weight_bytes", "overlap", "overlap_chance"]
-    )
+    heads = ("cell", "task", "metric", "score", "stderr", "examples", "weight_bytes", "overlap", "overlap_chance")
+    rows = []
     for one in _sorted(folder.results()):
-        shared = (one.overlap["share"], one.overlap["chance_share"]) if one.overlap else ("", "")
-        stderr = "" if one.stderr is None else one.stderr
-        writer.writerow([one.cell, one.task, one.metric, one.score, stderr, one.examples, one.weight_bytes, *shared])
-    return out.getvalue()
+        shared = (one.overlap["share"], one.overlap["chance_share"]) if one.overlap else (None, None)
+        rows.append((one.cell, one.task, one.metric, one.score, one.stderr, one.examples, one.weight_bytes, *shared))
+    return csv_text(heads, rows)
 
 
 def _scores(results: Sequence[TaskResult], shots: int | None) -> Table:
@@ -80,11 +44,11 @@ def _scores(results: Sequence[TaskResult], shots: int | None) -> Table:
     rows = []
     for cell in _cells(results):
         of_cell = [by[cell, task] for task in tasks if (cell, task) in by]
-        shown = [_score(by[cell, task]) if (cell, task) in by else "–" for task in tasks]
+        shown = [_score(by[cell, task]) if (cell, task) in by else MISSING for task in tasks]
         rows.append((cell, f"{of_cell[0].weight_bytes / 1e6:,.2f}", *shown, _average(of_cell, len(tasks))))
     said = "the tasks' own shots" if shots is None else f"{shots}-shot"
     heads = ("cell", "MB", *(_SHORT.get(task, task) for task in tasks), "mean")
-    return Table(f"Scores ± standard error, points of 100, {said}", heads, tuple(rows))
+    return Table(heads, tuple(rows), f"Scores ± standard error, points of 100, {said}")
 
 
 def _flips(folder: GridFolder) -> Table:
@@ -99,7 +63,7 @@ def _flips(folder: GridFolder) -> Table:
             (cell, _SHORT.get(task, task), *(f"{100 * number:.1f}" for number in numbers), f"{one.p_value:.3f}")
         )
     heads = ("cell", "task", "original", "cell's", "flips", "right → wrong", "wrong → right", "p (McNemar)")
-    return Table("Answer flips against the original model, points of 100", heads, tuple(rows))
+    return Table(heads, tuple(rows), "Answer flips against the original model, points of 100", texts=2)
 
 
 def _overlap(results: Sequence[TaskResult]) -> Table:
@@ -109,7 +73,7 @@ def _overlap(results: Sequence[TaskResult]) -> Table:
             names = ("share", "chance_share", "jaccard", "chance_jaccard")
             rows.append((one.cell, _SHORT.get(one.task, one.task), *(f"{one.overlap[name]:.4f}" for name in names)))
     heads = ("cell", "task", "share of k", "by chance", "Jaccard", "by chance")
-    return Table("Experts in common with the model's own routers", heads, tuple(rows))
+    return Table(heads, tuple(rows), "Experts in common with the model's own routers", texts=2)
 
 
 def _perplexities(folder: GridFolder) -> Table:
@@ -121,7 +85,7 @@ def _perplexities(folder: GridFolder) -> Table:
         (one.cell, one.text, f"{one.value:.2f}", f"{one.nll:.4f} ± {one.stderr:.4f}", f"{one.tokens:,}")
         for one in found
     ]
-    return Table("Perplexity", ("cell", "text", "perplexity", "nats a token", "tokens"), tuple(rows))
+    return Table(("cell", "text", "perplexity", "nats per token", "tokens"), tuple(rows), "Perplexity", texts=2)
 
 
 def _score(result: TaskResult) -> str:
@@ -132,7 +96,7 @@ def _score(result: TaskResult) -> str:
 def _average(results: Sequence[TaskResult], wanted: int) -> str:
     """The mean score, its standard error that of independent tasks; nothing where a task is missing."""
     if len(results) < wanted:
-        return "–"
+        return MISSING
     mean = 100 * sum(one.score for one in results) / wanted
     errors = [one.stderr for one in results if one.stderr is not None]
     if len(errors) < wanted:

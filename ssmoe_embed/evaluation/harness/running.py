@@ -12,10 +12,8 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssmoe_embed.common.hub import HubOptions
-from ssmoe_embed.evaluation.harness.cells import Cell
-from ssmoe_embed.evaluation.harness.checks import check_grid
-from ssmoe_embed.evaluation.harness.names import find_tasks, load_tasks, metric_of
-from ssmoe_embed.evaluation.harness.options import Options
+from ssmoe_embed.evaluation.harness.finding import find_tasks, load_tasks, metric_of
+from ssmoe_embed.evaluation.harness.grid import GridCell, GridOptions, check_grid
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult, TextResult
 from ssmoe_embed.language_model.dropped import Dropped, drop_experts, weight_bytes
 from ssmoe_embed.language_model.dropping import DropBy
@@ -30,12 +28,12 @@ from ssmoe_embed.spectral.routers import SpectralRouters
 
 def run_grid(
     base: str | Path,
-    cells: Sequence[Cell],
+    cells: Sequence[GridCell],
     tasks: Sequence[str],
     output: str | Path,
-    options: Options | None = None,
+    options: GridOptions | None = None,
     *,
-    on_cell: Callable[[Cell], None] | None = None,
+    on_cell: Callable[[GridCell], None] | None = None,
 ) -> GridFolder:
     """Measure every cell on every task; the same call again goes on where it stopped.
 
@@ -54,7 +52,7 @@ def run_grid(
         ValueError: A setting or task is not known, a task needs a network that is not there, a text is too short, or the
             folder holds results of other settings. Like those above, this is found before any weights are read.
     """
-    options = options or Options()
+    options = options or GridOptions()
     names = find_tasks(tasks)
     manager = load_tasks(names, options.num_fewshot)
     check_grid(base, cells, options)
@@ -74,7 +72,7 @@ def run_grid(
 class _Subject:
     """What is measured: the model of one cell."""
 
-    cell: Cell
+    cell: GridCell
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     policy: RoutingPolicy | None
@@ -87,9 +85,9 @@ class _Runner:
     base: str | Path
     manager: Any
     folder: GridFolder
-    options: Options
+    options: GridOptions
 
-    def run(self, cell: Cell, names: Sequence[str]) -> None:
+    def run(self, cell: GridCell, names: Sequence[str]) -> None:
         """Measure one cell on some tasks."""
         model = load(self.base, dtype=self.options.dtype, progress=self.options.progress, **self.options.loading)
         tokenizer = load_tokenizer(self.base, HubOptions.among(self.options.loading))
@@ -106,7 +104,7 @@ class _Runner:
         if not self.has_perplexity(cell):
             self._perplexity(subject)
 
-    def has_perplexity(self, cell: Cell) -> bool:
+    def has_perplexity(self, cell: GridCell) -> bool:
         """Whether nothing is left to do for the text."""
         text = self.options.text
         return text is None or self.folder.has_perplexity(cell.name, text_digest(text))
@@ -121,7 +119,7 @@ class _Runner:
         result = TextResult(subject.cell.name, Path(file).name, text_digest(file), **asdict(found))
         self.folder.write_perplexity(result)
 
-    def _dropped(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cell: Cell) -> Dropped | None:
+    def _dropped(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cell: GridCell) -> Dropped | None:
         """Let the model lose the experts that the cell does without."""
         options = self.options
         if cell.drop is None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.evaluation.results.folder import ResultFolder
-from ssmoe_embed.evaluation.results.notes import read_json
+from ssmoe_embed.evaluation.results.folder import ResultFolder, read_json
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ from ssmoe_embed.common.files import atomic_file
 from ssmoe_embed.common.folders import atomic_folder
 from ssmoe_embed.evaluation.leaderboard.checks import META, check_reproducible, find_measured, one_version, result_files
 from ssmoe_embed.evaluation.leaderboard.model_code import model_code, unknown_fields
-from ssmoe_embed.evaluation.results.folder import ResultFolder
-from ssmoe_embed.evaluation.results.notes import read_json
+from ssmoe_embed.evaluation.results.folder import ResultFolder, read_json
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask

@@ -23,8 +23,7 @@ from ssmoe_embed.evaluation.mteb.cache import publish
 from ssmoe_embed.evaluation.mteb.encoders import MethodEncoder
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.passes import SharedPass
-from ssmoe_embed.evaluation.results.folder import ResultFolder
-from ssmoe_embed.evaluation.results.notes import read_json
+from ssmoe_embed.evaluation.results.folder import ResultFolder, read_json
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN, Corruption
 
 

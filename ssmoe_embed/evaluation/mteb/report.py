@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ssmoe_embed.evaluation.mteb.feature_store import GIB
-from ssmoe_embed.evaluation.results.folder import ResultFolder, Score
+from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
     texts_read: int = 0
 
-    def scores(self) -> list[Score]:
+    def scores(self) -> list[TaskScore]:
         """Every score in the folder, those of earlier evaluations too."""
         return self.folder.scores()
 

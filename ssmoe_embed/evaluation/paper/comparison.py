@@ -1,4 +1,4 @@
-"""Measured scores beside the paper's: by task, by category and overall.
+"""Measured scores compared with the paper's: by task, by category and overall.
 
 Like is compared with like: where only some tasks of a category were measured, their mean is compared with the paper's mean
 of the same tasks, and with nothing where the paper prints the category's mean only.
@@ -7,7 +7,7 @@ of the same tasks, and with nothing where the paper prints the category's mean o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import fmean
 
@@ -27,22 +27,100 @@ from ssmoe_embed.evaluation.paper.embeddings import (
     paper_prompt,
     published,
 )
-from ssmoe_embed.evaluation.paper.rows import Comparison, Row, Setup
-from ssmoe_embed.evaluation.results.folder import Score
+from ssmoe_embed.evaluation.results.folder import TaskScore
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN
 
 TASK_COUNT = len(DATASETS)
 
 
+@dataclass(frozen=True, order=True)
+class Setup:
+    """How a model was run, all but the method.
+
+    Attributes:
+        corruption: `clean`, or the corruption's name.
+        prompt: The template.
+        settings: What else differs from the model's own settings, as `alpha=0.9, mix=logits`.
+    """
+
+    corruption: str
+    prompt: str
+    settings: str = ""
+
+    @property
+    def condition(self) -> Condition:
+        """What the paper calls it."""
+        return Condition.CLEAN if self.corruption == CLEAN else Condition.CORRUPT
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One line of the comparison; scores in points of 100.
+
+    Attributes:
+        setup: How the model was run.
+        method: The representation.
+        category: The kind of task, or `OVERALL`.
+        task: mteb's name of the dataset; None for a mean.
+        measured: Our score; None where nothing was measured.
+        published: The paper's; None where it has none for exactly this.
+        covered: How many tasks were measured.
+        total: How many tasks the paper has there.
+    """
+
+    setup: Setup
+    method: Method
+    category: str
+    task: str | None
+    measured: float | None
+    published: float | None
+    covered: int
+    total: int
+
+    @property
+    def difference(self) -> float | None:
+        """Measured less published, if there are both."""
+        return None if self.measured is None or self.published is None else self.measured - self.published
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measured model compared with the paper's.
+
+    Attributes:
+        model: The measured model.
+        revision: Its revision.
+        paper: Which of the paper's models it is compared with.
+        rows: The lines: for each setup and method the tasks, the categories' means and the overall one.
+        notes: What a reader should know.
+    """
+
+    model: str
+    revision: str
+    paper: PaperModel
+    rows: tuple[ComparisonRow, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def setups(self) -> tuple[Setup, ...]:
+        """The setups in order, each once."""
+        return tuple(dict.fromkeys(row.setup for row in self.rows))
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods in order, each once."""
+        return tuple(dict.fromkeys(row.method for row in self.rows))
+
+
 def compare_with_paper(
-    scores: Iterable[Score],
+    scores: Iterable[TaskScore],
     *,
     model: str | None = None,
     stands_for: str | None = None,
     methods: Sequence[str] | None = None,
     corrupt: str | None = None,
 ) -> list[Comparison]:
-    """Put measured scores beside the paper's, one comparison for each model and revision that the paper has.
+    """Compare measured scores with the paper's, one comparison for each model and revision that the paper has.
 
     Args:
         scores: What was measured.
@@ -103,7 +181,7 @@ def _known(name: str) -> PaperModel | None:
 
 
 def _comparison(
-    scores: Sequence[Score], pair: tuple[str, str], paper: PaperModel, methods: Sequence[Method]
+    scores: Sequence[TaskScore], pair: tuple[str, str], paper: PaperModel, methods: Sequence[Method]
 ) -> Comparison:
     """The comparison of one model at one revision."""
     metrics = {dataset.task: dataset.metric for dataset in DATASETS}
@@ -112,7 +190,7 @@ def _comparison(
     measured: dict[tuple[Setup, str], dict[str, float]] = {}
     for score in usable:
         measured.setdefault((_setup(score), score.method), {})[score.task] = 100 * score.score
-    rows: list[Row] = []
+    rows: list[ComparisonRow] = []
     for setup in sorted({setup for setup, _ in measured}, key=_place):
         for method in methods:
             rows += _rows(setup, method, measured.get((setup, str(method)), {}), paper)
@@ -122,9 +200,8 @@ def _comparison(
     return Comparison(*pair, paper, tuple(rows), tuple(notes))
 
 
-def _setup(score: Score) -> Setup:
-    settings = ", ".join(f"{name}={value}" for name, value in sorted(score.settings.items()))
-    return Setup(score.corruption, score.prompt, settings)
+def _setup(score: TaskScore) -> Setup:
+    return Setup(score.corruption, score.prompt, score.settings_text)
 
 
 def _place(setup: Setup) -> tuple[bool, Setup]:
@@ -132,7 +209,7 @@ def _place(setup: Setup) -> tuple[bool, Setup]:
     return setup.corruption != CLEAN, setup
 
 
-def _notes(scores: Sequence[Score], other: Sequence[str]) -> Iterator[str]:
+def _notes(scores: Sequence[TaskScore], other: Sequence[str]) -> Iterator[str]:
     if other:
         yield f"Left out, since the paper reports another metric: {', '.join(other)}."
     versions = sorted({score.mteb_version for score in scores})
@@ -149,24 +226,17 @@ def _notes(scores: Sequence[Score], other: Sequence[str]) -> Iterator[str]:
         yield "The paper does not tell how it corrupts texts, or how many; no corruption here is known to be the same."
 
 
-def _rows(setup: Setup, method: Method, measured: Mapping[str, float], paper: PaperModel) -> Iterator[Row]:
+def _rows(setup: Setup, method: Method, measured: Mapping[str, float], paper: PaperModel) -> Iterator[ComparisonRow]:
     """The lines of one method under one setup."""
     published = Method.SSMOE if method is Method.SSMOE_HIDDEN else method
     stated = _stated(paper.name, published, paper_prompt(setup.prompt), setup.condition)
     means = []
     for category in METRICS:
         rows = [
-            Row(
-                setup,
-                method,
-                category,
-                d.task,
-                measured.get(d.task),
-                stated.get((category, d.task)),
-                d.task in measured,
-                1,
+            ComparisonRow(
+                setup, method, category, task, measured.get(task), stated.get((category, task)), task in measured, 1
             )
-            for d in datasets(category)
+            for task in (dataset.task for dataset in datasets(category))
         ]
         yield from rows
         means.append(_mean(rows, stated.get((category, None))))
@@ -174,7 +244,7 @@ def _rows(setup: Setup, method: Method, measured: Mapping[str, float], paper: Pa
     yield replace(_mean(means, stated.get((OVERALL, None))), category=OVERALL)
 
 
-def _mean(rows: Sequence[Row], stated: float | None) -> Row:
+def _mean(rows: Sequence[ComparisonRow], stated: float | None) -> ComparisonRow:
     """The mean of some lines; its published value is the `stated` one only if everything was measured."""
     covered, total = sum(row.covered for row in rows), sum(row.total for row in rows)
     present = [row for row in rows if row.measured is not None]

@@ -5,14 +5,13 @@ Source: SSMoE, tables 2, 6 and 9 to 11, https://arxiv.org/abs/2605.30992.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from statistics import fmean
 
 from ssmoe_embed.common.choices import Choice, unknown
+from ssmoe_embed.data import paper_table
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.hub.recipes import RECIPES
 
@@ -65,7 +64,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedScore:
     """One number of the paper.
 
     Attributes:
@@ -88,7 +87,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Ablation:
+class PublishedAblation:
     """One number of table 6, measured by classification accuracy with OLMoE-7B.
 
     Attributes:
@@ -179,7 +178,7 @@ def datasets(category: str) -> tuple[Dataset, ...]:
 
 
 @cache
-def published() -> tuple[Published, ...]:
+def published() -> tuple[PublishedScore, ...]:
     """Every number of tables 2 and 9 to 11, as printed."""
     return (*_averages(), *_tasks())
 
@@ -202,20 +201,22 @@ def misprints(model: PaperModel) -> tuple[str, ...]:
 
 
 @cache
-def ablations() -> tuple[Ablation, ...]:
+def ablations() -> tuple[PublishedAblation, ...]:
     """Every number of table 6, as printed."""
     tasks = {dataset.name: dataset.task for dataset in datasets("Classification")}
     return tuple(
-        Ablation(tasks[row["dataset"]], _SETTINGS[row["parameter"]], float(row["value"]), float(row["accuracy"]))
-        for row in _rows("table6_ablation_olmoe.csv")
+        PublishedAblation(
+            tasks[row["dataset"]], _SETTINGS[row["parameter"]], float(row["value"]), float(row["accuracy"])
+        )
+        for row in paper_table("table6_ablation_olmoe.csv")
     )
 
 
-def _averages() -> Iterator[Published]:
+def _averages() -> Iterator[PublishedScore]:
     """Table 2: means of the categories and of all, without a prompt."""
-    for row in _rows("table2_mteb_averages.csv"):
+    for row in paper_table("table2_mteb_averages.csv"):
         category = OVERALL if row["category"] == "Avg." else row["category"]
-        yield Published(
+        yield PublishedScore(
             model=row["model"],
             category=category,
             task=None,
@@ -226,12 +227,12 @@ def _averages() -> Iterator[Published]:
         )
 
 
-def _tasks() -> Iterator[Published]:
+def _tasks() -> Iterator[PublishedScore]:
     """Tables 9 to 11: single datasets, clean, with and without a prompt."""
     tasks = {(dataset.category, dataset.name): dataset.task for dataset in DATASETS}
-    for row in _rows("tables9-11_mteb_tasks.csv"):
+    for row in paper_table("tables9-11_mteb_tasks.csv"):
         category = row["category"].replace(" ", "")
-        yield Published(
+        yield PublishedScore(
             model=row["model"],
             category=category,
             task=tasks[category, row["dataset"]],
@@ -240,9 +241,3 @@ def _tasks() -> Iterator[Published]:
             condition=Condition.CLEAN,
             score=float(row["score"]),
         )
-
-
-def _rows(name: str) -> Iterator[dict[str, str]]:
-    """The lines of one table."""
-    table = resources.files("ssmoe_embed.data").joinpath("paper", name).read_text(encoding="utf-8")
-    yield from csv.DictReader(table.splitlines())

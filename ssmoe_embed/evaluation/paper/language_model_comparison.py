@@ -1,20 +1,19 @@
-"""A grid's results beside the paper's numbers."""
+"""A grid's results compared with the paper's numbers."""
 
 from __future__ import annotations
 
-import csv
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ssmoe_embed.common.choices import unknown
+from ssmoe_embed.common.tables import Report, Table, csv_text
 from ssmoe_embed.evaluation.harness.flips import Flips, folder_flips
-from ssmoe_embed.evaluation.harness.report import Table
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult
-from ssmoe_embed.evaluation.paper.language_models import MODELS, NOTES, SHOTS, Published, Quantity, published
+from ssmoe_embed.evaluation.paper.language_models import MODELS, NOTES, SHOTS, PublishedNumber, Quantity, published
 
 
 @dataclass(frozen=True)
-class Line:
+class NumberComparison:
     """One number of the paper and ours.
 
     Attributes:
@@ -22,7 +21,7 @@ class Line:
         measured: Ours, in the same unit; None if it was not measured.
     """
 
-    paper: Published
+    paper: PublishedNumber
     measured: float | None
 
     @property
@@ -31,8 +30,8 @@ class Line:
         return None if self.measured is None else self.measured - self.paper.value
 
 
-def compare_with_paper(folder: GridFolder, stands_for: str | None = None) -> list[Line]:
-    """Put the results of a grid beside the paper's, a line for each number that the paper prints of the model.
+def compare_with_paper(folder: GridFolder, stands_for: str | None = None) -> list[NumberComparison]:
+    """Compare the results of a grid with the paper's, a line for each number that the paper prints of the model.
 
     Args:
         folder: The results.
@@ -50,7 +49,7 @@ def compare_with_paper(folder: GridFolder, stands_for: str | None = None) -> lis
     for one in published():
         if one.model == model:
             found = values.get(one.cell) if one.quantity is Quantity.PERPLEXITY else _measured(one, results, flips)
-            lines.append(Line(one, found))
+            lines.append(NumberComparison(one, found))
     return lines
 
 
@@ -68,28 +67,28 @@ def notes(folder: GridFolder) -> list[str]:
     return found
 
 
-def table(lines: list[Line]) -> Table:
-    """The comparison as a table."""
+def report(folder: GridFolder, lines: Sequence[NumberComparison]) -> Report:
+    """The comparison and what to bear in mind."""
     rows = []
     for line in lines:
-        paper = f"{line.paper.value:g}" + ("" if line.paper.stderr is None else f" ± {line.paper.stderr:g}")
-        ours = "–" if line.measured is None else f"{line.measured:.4g}"
-        gap = "–" if line.difference is None else f"{line.difference:+.3g}"
-        what = str(line.paper.quantity)
-        rows.append((str(line.paper.table), line.paper.cell, line.paper.task or "", what, paper, ours, gap))
-    return Table("Beside the paper", ("table", "cell", "task", "quantity", "paper", "here", "difference"), tuple(rows))
-
-
-def csv_text(lines: list[Line]) -> str:
-    """One line a number."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["table", "model", "cell", "task", "quantity", "paper", "paper_stderr", "measured"])
-    for line in lines:
         one = line.paper
-        row = [one.table, one.model, one.cell, one.task, one.quantity, one.value, one.stderr, line.measured]
-        writer.writerow(["" if value is None else value for value in row])
-    return out.getvalue()
+        paper = f"{one.value:g}" + ("" if one.stderr is None else f" ± {one.stderr:g}")
+        ours = None if line.measured is None else f"{line.measured:.4g}"
+        gap = None if line.difference is None else f"{line.difference:+.3g}"
+        rows.append((one.table, one.cell, one.task or "", str(one.quantity), paper, ours, gap))
+    heads = ("table", "cell", "task", "quantity", "paper", "here", "difference")
+    return Report("Compared with the paper", (Table(heads, tuple(rows), texts=4), *notes(folder)))
+
+
+def numbers_csv(lines: Sequence[NumberComparison]) -> str:
+    """One line a number."""
+    heads = ("table", "model", "cell", "task", "quantity", "paper", "paper_stderr", "measured")
+    rows = [
+        (one.table, one.model, one.cell, one.task, one.quantity, one.value, one.stderr, line.measured)
+        for line in lines
+        for one in [line.paper]
+    ]
+    return csv_text(heads, rows)
 
 
 def _paper_model(base: str, stands_for: str | None) -> str:
@@ -107,7 +106,7 @@ def _paper_model(base: str, stands_for: str | None) -> str:
 
 
 def _measured(
-    one: Published, results: dict[tuple[str, str], TaskResult], flips: dict[tuple[str, str], Flips]
+    one: PublishedNumber, results: dict[tuple[str, str], TaskResult], flips: dict[tuple[str, str], Flips]
 ) -> float | None:
     """Our number for one of the paper's, if it was measured."""
     if one.quantity is Quantity.MEMORY:

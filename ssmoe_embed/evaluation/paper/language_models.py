@@ -5,15 +5,14 @@ Source: SSMoE, tables 1, 5, 8 and 12 to 16, https://arxiv.org/abs/2605.30992.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 
 from ssmoe_embed.common.choices import Choice
-from ssmoe_embed.evaluation.harness.cells import NAMED, Cell
-from ssmoe_embed.evaluation.harness.names import MMLU, PAPER_TASKS
+from ssmoe_embed.data import paper_table
+from ssmoe_embed.evaluation.harness.finding import MMLU, PAPER_TASKS
+from ssmoe_embed.evaluation.harness.grid import NAMED, GridCell
 from ssmoe_embed.language_model.routings import Routing
 
 
@@ -34,7 +33,7 @@ class Quantity(Choice):
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedNumber:
     """One number of the paper.
 
     Attributes:
@@ -67,7 +66,7 @@ SHOTS = 10
 """Of tables 1, 5, 12, 13, 15 and 16, as far as the paper says; those of table 8 it does not tell."""
 
 _GPT_OSS = "GPT-OSS-20B"
-_ORIGINAL, _FULL = Cell(Routing.ORIGINAL).name, Cell(Routing.SSMOE).name
+_ORIGINAL, _FULL = GridCell(Routing.ORIGINAL).name, GridCell(Routing.SSMOE).name
 _DROPPED = NAMED["ssmoe-drop"].name
 _TABLE_1 = {
     "Original": _ORIGINAL,
@@ -91,7 +90,7 @@ NOTES = (
 
 
 @cache
-def published() -> tuple[Published, ...]:
+def published() -> tuple[PublishedNumber, ...]:
     """Every number of these tables but their means."""
     return tuple(
         one
@@ -105,68 +104,66 @@ _FILE_16 = "table16_gsm8k_capacity.csv"
 _COLUMNS = {
     "original": _ORIGINAL,
     "ssmoe": _DROPPED,
-    "ssmoe_average_ev": Cell(Routing.AVERAGE_EV).name,
-    "hash": Cell(Routing.HASH).name,
-    "random": Cell(Routing.RANDOM).name,
+    "ssmoe_average_ev": GridCell(Routing.AVERAGE_EV).name,
+    "hash": GridCell(Routing.HASH).name,
+    "random": GridCell(Routing.RANDOM).name,
     "ssmoe_full": _FULL,
     "ssmoe_75": _DROPPED,
 }
 
 
-def _table_1() -> Iterator[Published]:
+def _table_1() -> Iterator[PublishedNumber]:
     seen = set()
-    for row in _rows("table1_reasoning.csv"):
+    for row in paper_table("table1_reasoning.csv"):
         model, cell = row["model"].split()[0], _TABLE_1[row["method"]]
         if (model, cell) not in seen:
             seen.add((model, cell))
-            yield Published(1, model, cell, None, Quantity.MEMORY, float(row["memory_gb"]))
+            yield PublishedNumber(1, model, cell, None, Quantity.MEMORY, float(row["memory_gb"]))
         if row["task"] not in _MEANS:
             value, stderr = float(row["score"]), float(row["stderr"])
-            yield Published(1, model, cell, _TASKS[row["task"]], Quantity.SCORE, value, stderr)
+            yield PublishedNumber(1, model, cell, _TASKS[row["task"]], Quantity.SCORE, value, stderr)
 
 
-def _wide(table: int, name: str) -> Iterator[Published]:
+def _wide(table: int, name: str) -> Iterator[PublishedNumber]:
     """A table with a column a cell."""
-    for row in _rows(name):
+    for row in paper_table(name):
         if row["task"] not in _MEANS:
             for column, cell in _COLUMNS.items():
                 if column in row:
-                    yield Published(table, _GPT_OSS, cell, _TASKS[row["task"]], Quantity.SCORE, float(row[column]))
+                    yield PublishedNumber(
+                        table, _GPT_OSS, cell, _TASKS[row["task"]], Quantity.SCORE, float(row[column])
+                    )
 
 
-def _table_8() -> Iterator[Published]:
-    for row in _rows("table8_sft_olmoe.csv"):
+def _table_8() -> Iterator[PublishedNumber]:
+    for row in paper_table("table8_sft_olmoe.csv"):
         for column, cell in (("smoe", _ORIGINAL), ("ssmoe", _FULL)):
             if row["task"] not in _MEANS:
                 task = _TASKS[row["task"]]
-                yield Published(8, "OLMoE-7B (fine-tuned)", cell, task, Quantity.SCORE, float(row[column]))
+                yield PublishedNumber(8, "OLMoE-7B (fine-tuned)", cell, task, Quantity.SCORE, float(row[column]))
 
 
-def _table_13() -> Iterator[Published]:
+def _table_13() -> Iterator[PublishedNumber]:
     columns = {
         "flip_rate": Quantity.FLIP_RATE,
         "correct_to_wrong": Quantity.CORRECT_TO_WRONG,
         "wrong_to_correct": Quantity.WRONG_TO_CORRECT,
     }
-    for row in _rows("table13_answer_flips.csv"):
+    for row in paper_table("table13_answer_flips.csv"):
         if row["task"] not in _MEANS:
             for column, quantity in columns.items():
-                yield Published(13, _GPT_OSS, _DROPPED, _TASKS[row["task"]], quantity, float(row[column]))
+                yield PublishedNumber(13, _GPT_OSS, _DROPPED, _TASKS[row["task"]], quantity, float(row[column]))
 
 
-def _table_14() -> Iterator[Published]:
+def _table_14() -> Iterator[PublishedNumber]:
     cells = {"original": _ORIGINAL, "router": NAMED["router-drop"].name, "ssmoe": _DROPPED}
-    for row in _rows("table14_perplexity_wikitext2.csv"):
-        yield Published(14, row["model"], cells[row["method"]], None, Quantity.PERPLEXITY, float(row["ppl"]))
+    for row in paper_table("table14_perplexity_wikitext2.csv"):
+        yield PublishedNumber(14, row["model"], cells[row["method"]], None, Quantity.PERPLEXITY, float(row["ppl"]))
 
 
-def _table_15() -> Iterator[Published]:
-    for row in _rows("table15_overlap.csv"):
+def _table_15() -> Iterator[PublishedNumber]:
+    for row in paper_table("table15_overlap.csv"):
         if row["task"] not in _MEANS:
-            yield Published(15, _GPT_OSS, _FULL, _TASKS[row["task"]], Quantity.OVERLAP, float(row["mean_overlap"]))
-
-
-def _rows(name: str) -> Iterator[dict[str, str]]:
-    """The lines of one table."""
-    table = resources.files("ssmoe_embed.data").joinpath("paper", name).read_text(encoding="utf-8")
-    yield from csv.DictReader(table.splitlines())
+            yield PublishedNumber(
+                15, _GPT_OSS, _FULL, _TASKS[row["task"]], Quantity.OVERLAP, float(row["mean_overlap"])
+            )

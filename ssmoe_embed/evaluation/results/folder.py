@@ -6,17 +6,20 @@
     DIR/tasks/{Task}.json
 
 The results are mteb's own files, so mteb's tools read them; `tasks` says what was asked of each task, so that this module
-can read them without mteb, and `rates` how much of a task's texts was corrupted.
+can read them without mteb, and `rates` how much of a task's texts was corrupted. These notes are one small file for each
+task: one for all would be read, changed and written again, so evaluations that share a folder, say one on each GPU, would
+undo each other's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssmoe_embed.evaluation.results.notes import note, notes, read_json
+from ssmoe_embed.common.files import atomic_file
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -34,7 +37,7 @@ _RATES = "rates"
 
 
 @dataclass(frozen=True)
-class Score:
+class TaskScore:
     """One model's score on one task.
 
     Attributes:
@@ -71,6 +74,16 @@ class Score:
     def is_default(self) -> bool:
         """Whether it is the model as it is, on clean texts: what a leaderboard takes."""
         return _EXPERIMENTS not in self.path.parts[-3:-1]
+
+    @property
+    def side(self) -> str:
+        """What a comparison calls it by: its method, or the baseline."""
+        return self.method or self.model.rpartition("/")[2]
+
+    @property
+    def settings_text(self) -> str:
+        """The settings in one line."""
+        return settings_text(self.settings)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, without the path."""
@@ -139,7 +152,7 @@ class ResultFolder:
         folder = self.path / corruption / _PREDICTIONS / meta.model_name_as_path() / str(meta.revision)
         return folder / _EXPERIMENTS / meta.experiment_name if meta.experiment_name else folder
 
-    def prediction_file(self, score: Score) -> Path:
+    def prediction_file(self, score: TaskScore) -> Path:
         """Where the predictions behind a score are, if they were kept."""
         root = self.path / score.corruption
         folder = score.path.relative_to(root / _RESULTS).parent
@@ -172,7 +185,7 @@ class ResultFolder:
             for task, values in notes(self.path / corruption / _RATES).items()
         ]
 
-    def scores(self) -> list[Score]:
+    def scores(self) -> list[TaskScore]:
         """Every score in the folder; results that lack some of what was asked of their task, and parts, are left out.
 
         Raises:
@@ -194,7 +207,7 @@ class ResultFolder:
                 if path.name != _META and not path.name.startswith("."):
                     yield corruption, path
 
-    def _score(self, corruption: str, path: Path, tasks: dict[str, Any]) -> Score | None:
+    def _score(self, corruption: str, path: Path, tasks: dict[str, Any]) -> TaskScore | None:
         result, meta = read_json(path), read_json(path.parent / _META)
         asked = tasks.get(result["task_name"]) or _looked_up(result["task_name"])
         main = {
@@ -206,7 +219,7 @@ class ResultFolder:
         settings = meta.get("loader_kwargs") or {}
         changed = dict(meta.get("experiment_kwargs") or {})
         changed = {name: changed[name] for name in changed if name not in ("method", "prompt", "corruption")}
-        return Score(
+        return TaskScore(
             model=meta["name"],
             revision=str(meta["revision"]),
             method=settings.get("method", ""),
@@ -245,3 +258,38 @@ def _looked_up(name: str) -> dict[str, Any]:
     except KeyError:
         return {"type": "unknown", "metric": "main_score", "splits": {}}
     return {"type": metadata.type, "metric": metadata.main_score, "splits": {}}
+
+
+def settings_text(settings: Mapping[str, object]) -> str:
+    """Changed settings in one line."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(settings.items()))
+
+
+def note(folder: Path, task: str, content: dict[str, Any]) -> None:
+    """Note something of a task in `folder/TASK.json`, atomically; a note that says so already stays as it is."""
+    path = folder / f"{task}.json"
+    if path.is_file() and read_json(path) == content:
+        return
+    with atomic_file(path) as file:
+        file.write((json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+def notes(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was noted, by task."""
+    return {path.stem: read_json(path) for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is broken.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}; the result folder is incomplete, copy it again.")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is broken ({error}); delete it, and the next run measures it again.") from None
+    return content

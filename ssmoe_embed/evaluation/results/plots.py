@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from ssmoe_embed.evaluation.results.tables import Row, Table, corruption_order, labels
+from ssmoe_embed.common.plots import house_style, label_axes, line_style, new_figure, png
+from ssmoe_embed.evaluation.results.score_tables import ResultRow, ScoreTable, corruption_order, labels
 
 _MOST_NUMBERS = 1200
 """Cells up to which a heat map shows the numbers."""
 _MOST_LINES = 24
-_STYLES = ("-", "--", ":", "-.")
 
 
-def heatmap(table: Table) -> bytes:
+@house_style
+def heatmap(table: ScoreTable) -> bytes:
     """A PNG with a row for each method and a column for each task.
 
     A cell shows the score; its colour, how far the score is above or below the column's mean, since tasks differ far more
@@ -26,10 +26,10 @@ def heatmap(table: Table) -> bytes:
     means = {task: fmean([found[task] for found in table.cells.values() if task in found] or [0.0]) for task in tasks}
     differences = [[table.cells[row].get(task, float("nan")) - means[task] for task in tasks] for row in rows]
     most = max([1.0, *(abs(one) for line in differences for one in line if one == one)])  # noqa: PLR0124 (not NaN)
-    figure, axes = _figure(3.2 + 0.45 * len(tasks) + _width(names), 2.2 + 0.3 * len(rows))
+    figure, [[axes]] = new_figure(3.2 + 0.45 * len(tasks) + _width(names), 2.2 + 0.3 * len(rows))
     image = axes.imshow(differences, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
-    axes.set_xticks(range(len(tasks)), tasks, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=8)
+    axes.set_xticks(range(len(tasks)), tasks, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), [names[row] for row in rows])
     if len(rows) * len(tasks) <= _MOST_NUMBERS:
         for y, row in enumerate(rows):
             for x, task in enumerate(tasks):
@@ -42,11 +42,12 @@ def heatmap(table: Table) -> bytes:
             axes.axvline(x - 0.5, color="black", linewidth=0.8)
     figure.colorbar(image, ax=axes, label="points above the task's mean", fraction=0.03, pad=0.02)
     head = f"Main score, {table.corruption} texts (number: points of 100)"
-    axes.set_title(f"{head}\n{common}" if common else head, fontsize=9)
-    return _png(figure)
+    axes.set_title(f"{head}\n{common}" if common else head)
+    return png(figure)
 
 
-def slopes(tables: Sequence[Table]) -> bytes | None:
+@house_style
+def slopes(tables: Sequence[ScoreTable]) -> bytes | None:
     """A PNG of what corruption costs: a panel for each type of task and operation, a line for each method.
 
     Returns:
@@ -63,7 +64,7 @@ def slopes(tables: Sequence[Table]) -> bytes | None:
         return None
     names, common = labels(rows)
     width = 2.6 * len(kinds) + _width(names)
-    figure, grid = _figure(max(6.0, width), 2.9 * len(operations) + 0.4, len(operations), len(kinds))
+    figure, grid = new_figure(max(6.0, width), 2.9 * len(operations) + 0.4, len(operations), len(kinds))
     for line, operation in zip(grid, operations, strict=True):
         steps = [clean, *(table for table in corrupt if table.corruption.partition("@")[0] == operation)]
         steps.sort(key=lambda table: corruption_order(table.corruption))
@@ -72,56 +73,27 @@ def slopes(tables: Sequence[Table]) -> bytes | None:
     handles, shown = grid[0][0].get_legend_handles_labels()
     grid[0][0].set_ylabel("mean score, points of 100")
     if common:
-        figure.suptitle(common, fontsize=9)
-    figure.legend(handles, shown, loc="outside right upper", fontsize=8, frameon=False)
-    return _png(figure)
+        figure.suptitle(common)
+    figure.legend(handles, shown, loc="outside right upper")
+    return png(figure)
 
 
-def _panel(axes: Any, steps: Sequence[Table], names: dict[Row, str], kind: str | None) -> None:
+def _panel(axes: Any, steps: Sequence[ScoreTable], names: dict[ResultRow, str], kind: str | None) -> None:
     """The lines of one type of task under rising rates of one operation."""
-    colours = _colours(len(names))
     for i, row in enumerate(names):
         means = [_mean(table, row, kind) if row in table.cells else None for table in steps]
         known = [(x, mean) for x, mean in enumerate(means) if mean is not None]
-        style = {"color": colours[i % len(colours)], "linestyle": _STYLES[i // len(colours) % len(_STYLES)]}
-        axes.plot([x for x, _ in known], [y for _, y in known], marker="o", markersize=3, label=names[row], **style)
+        axes.plot([x for x, _ in known], [y for _, y in known], marker="o", label=names[row], **line_style(i))
     ticks = [table.corruption.partition("@")[2].replace(",", "\n") or table.corruption for table in steps]
-    axes.set_xticks(range(len(steps)), ticks, fontsize=7)
-    axes.set_xlabel(f"{steps[-1].corruption.partition('@')[0]}, nominal rate", fontsize=7)
+    label_axes(axes, kind or "mean of types", f"{steps[-1].corruption.partition('@')[0]}, nominal rate")
+    axes.set_xticks(range(len(steps)), ticks)
     axes.set_xlim(-0.3, len(steps) - 0.7)
-    axes.set_title(kind or "mean of types", fontsize=9)
-    axes.tick_params(axis="y", labelsize=7)
-    axes.grid(axis="y", linewidth=0.3)
 
 
-def _mean(table: Table, row: Row, kind: str | None) -> float | None:
+def _mean(table: ScoreTable, row: ResultRow, kind: str | None) -> float | None:
     return table.mean_of_types(row) if kind is None else table.mean(row, kind)
 
 
-def _colours(count: int) -> list[Any]:
-    import matplotlib
-
-    return list(matplotlib.colormaps["tab10" if count <= 10 else "tab20"].colors)  # type: ignore[attr-defined]
-
-
-def _width(names: dict[Row, str]) -> float:
+def _width(names: dict[ResultRow, str]) -> float:
     """Inches that the rows' names take."""
     return 0.065 * max(map(len, names.values()))
-
-
-def _figure(width: float, height: float, lines: int = 0, columns: int = 0) -> tuple[Any, Any]:
-    """A figure that belongs to no window, with one panel or a grid of them."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ImportError(f"Plots need matplotlib ({error}): pip install 'ssmoe-embed[mteb]'.") from None
-    figure = Figure(figsize=(min(width, 60.0), min(height, 60.0)), layout="constrained", dpi=110)
-    if not lines:
-        return figure, figure.subplots()
-    return figure, figure.subplots(lines, columns, squeeze=False)
-
-
-def _png(figure: Any) -> bytes:
-    output = io.BytesIO()
-    figure.savefig(output, format="png")
-    return output.getvalue()

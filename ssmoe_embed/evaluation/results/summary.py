@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from ssmoe_embed.common.files import atomic_file
-from ssmoe_embed.evaluation.results.folder import Rate, ResultFolder, Score
-from ssmoe_embed.evaluation.results.tables import Row, Table, tables
+from ssmoe_embed.common.files import write_files
+from ssmoe_embed.common.tables import MISSING, Report, Table, csv_text, points
+from ssmoe_embed.evaluation.results.folder import Rate, ResultFolder, TaskScore
+from ssmoe_embed.evaluation.results.score_tables import ResultRow, ScoreTable, labels, score_tables
 
 MARKDOWN, CSV, HEATMAP, SLOPES = "summary.md", "summary.csv", "heatmap.png", "slopes.png"
-_NOT_MEASURED = "–"
+_HEAD = ("model", "method", "prompt", "settings")
 
 
 def write_summary(folder: ResultFolder, *, plots: bool = True) -> list[Path]:
@@ -28,91 +27,76 @@ def write_summary(folder: ResultFolder, *, plots: bool = True) -> list[Path]:
         The files.
     """
     scores = folder.scores()
-    written = {MARKDOWN: markdown(scores, folder.rates()).encode(), CSV: csv_text(scores).encode()}
+    written: dict[str, str | bytes] = {MARKDOWN: summary(scores, folder.rates()).markdown(), CSV: scores_csv(scores)}
     if plots and scores:
         from ssmoe_embed.evaluation.results.plots import heatmap, slopes
 
-        made = tables(scores)
+        made = score_tables(scores)
         written[HEATMAP] = heatmap(made[0])
         drawn = slopes(made)
         written |= {SLOPES: drawn} if drawn else {}
-    for name, content in written.items():
-        with atomic_file(folder.path / name) as file:
-            file.write(content)
-    return [folder.path / name for name in written]
+    return write_files(folder.path, written)
 
 
-def markdown(scores: Sequence[Score], rates: Sequence[Rate] = ()) -> str:
-    """All tables, in points of 100: for each corruption the means by type of task, then the single tasks."""
+def summary(scores: Sequence[TaskScore], rates: Sequence[Rate] = ()) -> Report:
+    """All scores, in points of 100: for each corruption the means by type of task, then the single tasks."""
     if not scores:
-        return "# Results\n\nNothing is measured yet.\n"
+        return Report("Results", ("Nothing is measured yet.",))
     versions = sorted({score.mteb_version for score in scores})
-    lines = [
-        "# Results",
-        "",
-        f"Main scores of mteb {', '.join(versions)}, in points of 100. {_NOT_MEASURED}: not measured, or a mean over tasks "
-        "of which some are not.",
+    parts: list[str | Table] = [
+        f"Main scores of mteb {', '.join(versions)}, in points of 100. {MISSING}: not measured, or a mean over tasks of "
+        "which some are not."
     ]
-    for table in tables(scores):
-        lines += ["", f"## {table.corruption}", ""]
+    for table in score_tables(scores):
         found = [rate for rate in rates if rate.corruption == table.corruption]
-        if found:
-            words, tokens = sum(rate.words for rate in found), sum(rate.tokens for rate in found)
-            realised = tokens / words if words else 0.0
-            lines += [
-                f"Nominal rate {found[0].nominal:g}, realised {realised:.4f} ({tokens:,} of {words:,} words).",
-                "",
-            ]
-        lines += _means(table)
-        lines += ["", *_tasks(table)]
-    return "\n".join(lines) + "\n"
+        parts += [f"## {table.corruption}", *([_rate(found)] if found else []), *_shown(table)]
+    return Report("Results", tuple(parts))
 
 
-def mean_columns(table: Table) -> list[str]:
-    """Names of the columns of `mean_cells`."""
+def means(table: ScoreTable) -> Table:
+    """The means of every row under a short name, for the terminal."""
+    names, common = labels(list(table.cells))
+    title = ", ".join(part for part in (table.corruption, "points of 100", common) if part)
+    return Table(("", *_mean_columns(table)), tuple((names[row], *_means(table, row)) for row in table.cells), title)
+
+
+def scores_csv(scores: Sequence[TaskScore]) -> str:
+    """One score a line, from 0 to 1."""
+    names = [one.name for one in fields(TaskScore) if one.name != "path"]
+    rows = [score.as_dict() | {"settings": json.dumps(score.settings, sort_keys=True)} for score in scores]
+    return csv_text(names, [[row[name] for name in names] for row in rows])
+
+
+def _shown(table: ScoreTable) -> tuple[Table, Table]:
+    """The means and the single tasks."""
+    head = {row: (row.model, row.method, f"`{row.prompt}`" if row.prompt else "", row.settings) for row in table.cells}
+    tasks = [f"{task} ({metric})" for task, metric in table.metrics.items()]
+    of_types = [(*head[row], *_means(table, row)) for row in table.cells]
+    of_tasks = [
+        (*head[row], *(points(found.get(task)) for task in table.metrics)) for row, found in table.cells.items()
+    ]
+    shown = (
+        Table((*_HEAD, *_mean_columns(table)), tuple(of_types), texts=len(_HEAD)),
+        Table((*_HEAD, *tasks), tuple(of_tasks), texts=len(_HEAD)),
+    )
+    return shown[0].without_empty_columns(), shown[1].without_empty_columns()
+
+
+def _mean_columns(table: ScoreTable) -> list[str]:
     counts = [f"{kind} ({sum(one == kind for one in table.kinds.values())})" for kind in table.types]
     return [*counts, "mean of types", f"mean of tasks ({len(table.metrics)})"]
 
 
-def mean_cells(table: Table, row: Row) -> list[str]:
-    """The means of a row, as text."""
-    means = [*(table.mean(row, kind) for kind in table.types), table.mean_of_types(row), table.mean(row)]
-    return [_number(mean) for mean in means]
+def _means(table: ScoreTable, row: ResultRow) -> list[str]:
+    """The means of a row."""
+    return [
+        points(mean)
+        for mean in (*(table.mean(row, kind) for kind in table.types), table.mean_of_types(row), table.mean(row))
+    ]
 
 
-def csv_text(scores: Sequence[Score]) -> str:
-    """One score a line, from 0 to 1."""
-    output = io.StringIO()
-    names = [one.name for one in fields(Score) if one.name != "path"]
-    writer = csv.DictWriter(output, names, lineterminator="\n")
-    writer.writeheader()
-    for score in scores:
-        writer.writerow(score.as_dict() | {"settings": json.dumps(score.settings, sort_keys=True)})
-    return output.getvalue()
-
-
-def _means(table: Table) -> list[str]:
-    rows = [[*_head(row), *mean_cells(table, row)] for row in table.cells]
-    return _markdown_table(["model", "method", "prompt", "settings", *mean_columns(table)], rows)
-
-
-def _tasks(table: Table) -> list[str]:
-    columns = [f"{task} ({metric})" for task, metric in table.metrics.items()]
-    rows = [[*_head(row), *(_number(found.get(task)) for task in table.metrics)] for row, found in table.cells.items()]
-    return _markdown_table(["model", "method", "prompt", "settings", *columns], rows)
-
-
-def _head(row: Row) -> list[str]:
-    return [row.model, row.method, f"`{row.prompt}`" if row.prompt else "", row.settings]
-
-
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table without the columns before the numbers that are empty in all rows."""
-    kept = [i for i in range(len(columns)) if i > 3 or any(row[i] for row in rows)]
-    lines = [[columns[i] for i in kept], ["---" if i <= 3 else "---:" for i in kept]]
-    lines += [[row[i].replace("|", "\\|").replace("\n", " ") for i in kept] for row in rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
-
-
-def _number(value: float | None) -> str:
-    return _NOT_MEASURED if value is None else f"{value:.1f}"
+def _rate(found: Sequence[Rate]) -> str:
+    """How much of the texts was corrupted."""
+    words, tokens = sum(rate.words for rate in found), sum(rate.tokens for rate in found)
+    realised = tokens / words if words else 0.0
+    return f"Nominal rate {found[0].nominal:g}, realised {realised:.4f} ({tokens:,} of {words:,} words)."

@@ -1,4 +1,4 @@
-"""Two methods side by side on every task that both were measured on: differences, intervals and p-values.
+"""Two methods on every task that both were measured on: differences, intervals and p-values, as a report and as CSV.
 
 They are computed from the predictions that were kept of the test examples.
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.evaluation.results.folder import ResultFolder, Score
-from ssmoe_embed.evaluation.results.notes import read_json
+from ssmoe_embed.common.tables import Report, Table, csv_text, points, signed
+from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore, read_json
 from ssmoe_embed.evaluation.significance.bootstrap import RESAMPLES, PairedBootstrap, paired_bootstrap
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class MethodDifference:
         adjusted: The p-value adjusted for all lines of the table (Holm).
     """
 
-    first: Score
-    second: Score
+    first: TaskScore
+    second: TaskScore
     part: str
     bootstrap: PairedBootstrap | None
     reason: str = ""
@@ -52,9 +52,8 @@ class MethodDifference:
     @property
     def setup(self) -> str:
         """How both were run, such as `ssmoe/tiny, clean, prompt none`."""
-        settings = [f"{name}={value}" for name, value in sorted(self.first.settings.items())]
-        prompt = [f"prompt {self.first.prompt}"] if self.first.prompt else []
-        return ", ".join([self.first.model, self.first.corruption, *prompt, *settings])
+        prompt = f"prompt {self.first.prompt}" if self.first.prompt else ""
+        return ", ".join(filter(None, [self.first.model, self.first.corruption, prompt, self.first.settings_text]))
 
 
 def compare_methods(
@@ -107,7 +106,71 @@ def compare_methods(
     return _adjusted(found)
 
 
-def _only(scores: Sequence[Score], field: str, wanted: Sequence[str]) -> list[Score]:
+def report(lines: Sequence[MethodDifference], first: str, second: str) -> Report:
+    """The comparison, a table for each setup."""
+    heads = ("task", "metric", first, second, f"{first} − {second}", "95 % interval", "p", "p (Holm)", "n")
+    tables = [
+        Table(heads, tuple(_cells(line) for line in lines if line.setup == setup), title=setup, texts=2)
+        for setup in dict.fromkeys(line.setup for line in lines)
+    ]
+    return Report(f"{first} and {second}", (f"Points of 100. {CORRECTION}", *tables))
+
+
+def differences_csv(lines: Sequence[MethodDifference], first: str, second: str) -> str:
+    """The lines as CSV; scores from 0 to 1 as mteb gives them."""
+    numbers = ("difference", "low", "high", "p_value", "p_holm")
+    rows = []
+    for line in lines:
+        one, found = line.first, line.bootstrap
+        scores = (one.score, line.second.score) if found is None else (found.second, found.first)
+        head = (one.model, one.revision, one.corruption, one.prompt, line.task, one.metric, first, second)
+        row = [*head, *(f"{score:.6f}" for score in scores)]
+        if found is None:
+            row += [""] * (len(numbers) + 2)
+        else:
+            values = (found.difference, found.low, found.high, found.p_value, line.adjusted or 0.0)
+            row += [*(f"{value:.6f}" for value in values), str(found.examples), str(found.resamples)]
+        rows.append([*row, line.reason])
+    heads = (
+        "model",
+        "revision",
+        "corruption",
+        "prompt",
+        "task",
+        "metric",
+        "first",
+        "second",
+        "first_score",
+        "second_score",
+    )
+    return csv_text((*heads, *numbers, "examples", "resamples", "reason"), rows)
+
+
+def p_text(value: float) -> str:
+    """A p-value of three digits, or that it is smaller."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _cells(line: MethodDifference) -> tuple[str | int | None, ...]:
+    """One line; scores and differences in points of 100."""
+    found = line.bootstrap
+    if found is None:
+        scores = (points(100 * score.score) for score in (line.first, line.second))
+        return (line.task, line.first.metric, *scores, None, line.reason, None, None, None)
+    return (
+        line.task,
+        line.first.metric,
+        points(100 * found.second),
+        points(100 * found.first),
+        signed(100 * found.difference, 2),
+        f"[{signed(100 * found.low, 2)}, {signed(100 * found.high, 2)}]",
+        p_text(found.p_value),
+        None if line.adjusted is None else p_text(line.adjusted),
+        found.examples,
+    )
+
+
+def _only(scores: Sequence[TaskScore], field: str, wanted: Sequence[str]) -> list[TaskScore]:
     """The scores of some tasks or of one corruption.
 
     Raises:
@@ -120,9 +183,9 @@ def _only(scores: Sequence[Score], field: str, wanted: Sequence[str]) -> list[Sc
     return kept
 
 
-def _check(scores: Sequence[Score], first: str, second: str, model: str | None) -> None:
+def _check(scores: Sequence[TaskScore], first: str, second: str, model: str | None) -> None:
     """Make sure that both sides were measured at all."""
-    there = sorted({_side(score) for score in scores})
+    there = sorted({score.side for score in scores})
     for name in (first, second):
         if not any(_is(score, name) for score in scores):
             raise ValueError(unknown("methods", name, there or ["(nothing was measured)"]))
@@ -133,16 +196,13 @@ def _check(scores: Sequence[Score], first: str, second: str, model: str | None) 
         raise ValueError(unknown("model", model, models or ["(no model was measured)"]))
 
 
-def _side(score: Score) -> str:
-    """What a score is called by: its method, or the baseline."""
-    return score.method or score.model.rpartition("/")[2]
+def _is(score: TaskScore, name: str) -> bool:
+    return name in (score.side, score.model) if not score.method else score.method == name
 
 
-def _is(score: Score, name: str) -> bool:
-    return name in (_side(score), score.model) if not score.method else score.method == name
-
-
-def _pairs(scores: Sequence[Score], first: str, second: str, model: str | None) -> Iterator[tuple[Score, Score]]:
+def _pairs(
+    scores: Sequence[TaskScore], first: str, second: str, model: str | None
+) -> Iterator[tuple[TaskScore, TaskScore]]:
     """Scores of both sides that differ in nothing else."""
     others = [score for score in scores if _is(score, second)]
     for one in scores:
@@ -151,14 +211,14 @@ def _pairs(scores: Sequence[Score], first: str, second: str, model: str | None) 
             yield from ((one, other) for other in there if _alike(one, other))
 
 
-def _alike(one: Score, other: Score) -> bool:
+def _alike(one: TaskScore, other: TaskScore) -> bool:
     same = (one.task, one.corruption) == (other.task, other.corruption)
     if not one.method or not other.method:
         return same
     return same and _run(one) == _run(other)
 
 
-def _run(score: Score) -> tuple[Any, ...]:
+def _run(score: TaskScore) -> tuple[Any, ...]:
     return score.model, score.revision, score.prompt, sorted(score.settings.items(), key=str)
 
 
@@ -178,7 +238,7 @@ class _Task:
 
 
 def _lines(
-    results: ResultFolder, one: Score, other: Score, task: _Task, drawing: tuple[int, int]
+    results: ResultFolder, one: TaskScore, other: TaskScore, task: _Task, drawing: tuple[int, int]
 ) -> Iterator[MethodDifference]:
     """The comparisons of two results, one for each part of the task that both have."""
     sides = [_parts(score) for score in (one, other)]
@@ -203,7 +263,7 @@ def _lines(
             )
 
 
-def _predictions(results: ResultFolder, score: Score) -> Path:
+def _predictions(results: ResultFolder, score: TaskScore) -> Path:
     """The predictions behind a score.
 
     Raises:
@@ -211,11 +271,11 @@ def _predictions(results: ResultFolder, score: Score) -> Path:
     """
     path = results.prediction_file(score)
     if not path.is_file():
-        raise FileNotFoundError(f"no predictions of {_side(score)} were kept; evaluate with --predictions --overwrite")
+        raise FileNotFoundError(f"no predictions of {score.side} were kept; evaluate with --predictions --overwrite")
     return path
 
 
-def _parts(score: Score) -> dict[tuple[str, str], float]:
+def _parts(score: TaskScore) -> dict[tuple[str, str], float]:
     """Main score by split and subset."""
     content = read_json(score.path)["scores"]
     return {(split, one["hf_subset"]): float(one["main_score"]) for split, all_ in content.items() for one in all_}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from ssmoe_embed.evaluation.paper.embeddings import Ablation, ablations
+from ssmoe_embed.evaluation.paper.embeddings import PublishedAblation, ablations
 from ssmoe_embed.evaluation.sweep.axes import Axis, Point, points
 
 MEAN = "mean"
@@ -88,7 +88,7 @@ class SweepResult:
             found.append(HeldOut(task, chosen, self.scores[chosen, task], best))
         return found
 
-    def paper(self) -> list[Ablation]:
+    def paper(self) -> list[PublishedAblation]:
         """The paper's table 6, as far as its tasks and settings are among those of the sweep."""
         settings = {axis.setting for axis in self.axes}
         return [number for number in ablations() if number.task in self.metrics and number.setting in settings]

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.evaluation.ablation.agreement import Readings, agreement
 from ssmoe_embed.evaluation.ablation.likelihood import Likelihood, difference, likelihood
-from ssmoe_embed.evaluation.ablation.report import cells, write_report
+from ssmoe_embed.evaluation.ablation.report import numbers, write_report
 from ssmoe_embed.evaluation.ablation.running import AblationOptions, ablate
 from ssmoe_embed.evaluation.ablation.texts import Corpora, corpora
 from ssmoe_embed.evaluation.ablation.variants import find_variants
@@ -86,11 +86,11 @@ def test_an_ablation_goes_on_where_it_stopped_and_leaves_the_model_as_it_was(olm
     before = model.model.encode(texts[:4])
     options = AblationOptions(alphas=(0.5,), seeds=2, tasks=("WordRelatednessSTS",), calibration_texts=24)
     chosen = find_variants(["random", "weights-only"])
-    first = list(cells(ablate("m", model, chosen, kinds, tmp_path, options=options)))
+    first = list(numbers(ablate("m", model, chosen, kinds, tmp_path, options=options)))
     assert np.array_equal(model.model.encode(texts[:4]), before)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json") if path.name != "tasks.json"}
     again = ablate("m", model, chosen, kinds, tmp_path, options=options)
-    assert list(cells(again)) == first
+    assert list(numbers(again)) == first
     assert {path: path.stat().st_mtime_ns for path in files} == files
     written = write_report(again, tmp_path)
     rows = list(csv.DictReader(written[1].open()))
@@ -110,7 +110,7 @@ def test_a_model_without_head_is_ablated_without_perplexity(olmoe, kinds, tmp_pa
     model = EvaluatedModel.load(folder, calibration="none", top_c=3, progress=False)
     found = ablate("m", model, find_variants(["permuted"]), kinds, tmp_path / "out", options=AblationOptions(seeds=1))
     assert "no language-model head" in found.notes[0]
-    assert {cell.measure for cell in cells(found)} == {"choices"}
+    assert {cell.measure for cell in numbers(found)} == {"choices"}
 
 
 def test_results_of_another_dtype_or_mix_are_not_taken_for_these(olmoe, kinds, tmp_path):

@@ -10,11 +10,9 @@ import torch
 from tiny import TOP_C
 
 from ssmoe_embed import reroute
-from ssmoe_embed.evaluation.harness import names
-from ssmoe_embed.evaluation.harness.cells import GRID, Cell
-from ssmoe_embed.evaluation.harness.checks import check_grid
-from ssmoe_embed.evaluation.harness.names import OFFLINE_TASKS, PAPER_TASKS, find_tasks, load_tasks
-from ssmoe_embed.evaluation.harness.options import Options
+from ssmoe_embed.evaluation.harness import finding
+from ssmoe_embed.evaluation.harness.finding import OFFLINE_TASKS, PAPER_TASKS, find_tasks, load_tasks
+from ssmoe_embed.evaluation.harness.grid import GRID, GridCell, GridOptions, check_grid
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult
 from ssmoe_embed.evaluation.harness.running import run_grid
 from ssmoe_embed.evaluation.harness.tasks import local_data
@@ -36,7 +34,7 @@ def text_file(tmp_path_factory, texts):
 
 @pytest.fixture(scope="module")
 def options(text_file):
-    return Options(
+    return GridOptions(
         num_fewshot=1,
         limit=6,
         settings=SETTINGS,
@@ -51,7 +49,7 @@ def options(text_file):
 def grid(olmoe, options, tmp_path_factory):
     """Four cells on the offline tasks; never change it."""
     output = tmp_path_factory.mktemp("grid") / "results"
-    return run_grid(olmoe, [Cell.parse(name) for name in CELLS], ["offline"], output, options)
+    return run_grid(olmoe, [GridCell.parse(name) for name in CELLS], ["offline"], output, options)
 
 
 @torch.no_grad()
@@ -70,8 +68,8 @@ def by_hand(model, tokenizer, prompt, choices):
 
 @pytest.mark.parametrize("routing", ["original", "hash"])
 def test_the_score_is_that_of_a_computation_by_hand(routing, olmoe, tmp_path):
-    options = Options(num_fewshot=0, limit=8, progress=False, overlap_prompts=0)
-    folder = run_grid(olmoe, [Cell.parse(routing)], ["ssmoe_dictionary"], tmp_path / "out", options)
+    options = GridOptions(num_fewshot=0, limit=8, progress=False, overlap_prompts=0)
+    folder = run_grid(olmoe, [GridCell.parse(routing)], ["ssmoe_dictionary"], tmp_path / "out", options)
     model, tokenizer = load(olmoe, routing), load_tokenizer(olmoe)
     test = local_data.dictionary()["test"].select(range(8))
     right = [by_hand(model, tokenizer, f"{one['definition']}:", one["choices"]) == one["gold"] for one in test]
@@ -84,7 +82,7 @@ def test_the_score_is_that_of_a_computation_by_hand(routing, olmoe, tmp_path):
 
 def test_every_cell_has_every_task_with_its_memory_and_overlap(grid, olmoe):
     results = {(one.cell, one.task): one for one in grid.results()}
-    cells = [Cell.parse(name).name for name in CELLS]
+    cells = [GridCell.parse(name).name for name in CELLS]
     assert set(results) == {(cell, task) for cell in cells for task in OFFLINE_TASKS}
     whole = sum(weight.nbytes for weight in load(olmoe).parameters())
     for (cell, _), one in results.items():
@@ -119,18 +117,18 @@ def test_perplexity_is_measured_under_the_cells_routing(grid, olmoe, text_file):
 
 def test_a_group_of_tasks_has_one_score_and_the_examples_of_all(olmoe, tmp_path, monkeypatch):
     folder = tmp_path / "tasks"
-    shutil.copytree(names.TASK_FOLDER, folder)
+    shutil.copytree(finding.TASK_FOLDER, folder)
     lines = ["group: both", "task: [ssmoe_dictionary, ssmoe_continuation]"]
     lines += ["aggregate_metric_list:", "  - metric: acc", "    weight_by_size: true"]
     (folder / "both.yaml").write_text("\n".join(lines))
-    monkeypatch.setattr(names, "TASK_FOLDER", folder)
-    monkeypatch.setattr(names, "OFFLINE_TASKS", ("both",))
-    names._manager.cache_clear()
-    options = Options(num_fewshot=0, limit=4, progress=False, overlap_prompts=0)
+    monkeypatch.setattr(finding, "TASK_FOLDER", folder)
+    monkeypatch.setattr(finding, "OFFLINE_TASKS", ("both",))
+    finding._manager.cache_clear()
+    options = GridOptions(num_fewshot=0, limit=4, progress=False, overlap_prompts=0)
     try:
-        found = run_grid(olmoe, [Cell.parse("original")], ["both"], tmp_path / "out", options)
+        found = run_grid(olmoe, [GridCell.parse("original")], ["both"], tmp_path / "out", options)
     finally:
-        names._manager.cache_clear()
+        finding._manager.cache_clear()
     (result,) = found.results()
     correct = found.correct("original", "both")
     assert len(correct) == result.examples == 8
@@ -148,7 +146,7 @@ def test_only_what_is_missing_is_measured_again(grid, olmoe, options, tmp_path):
     lost.unlink()
     times = {file: file.stat().st_mtime_ns for file in copy.rglob("*.json")}
     told = []
-    run_grid(olmoe, [Cell.parse(name) for name in CELLS], ["offline"], copy, options, on_cell=told.append)
+    run_grid(olmoe, [GridCell.parse(name) for name in CELLS], ["offline"], copy, options, on_cell=told.append)
     assert [cell.name for cell in told] == ["hash"]
     assert json.loads(lost.read_text()) == before
     assert all(file.stat().st_mtime_ns == time for file, time in times.items())
@@ -171,13 +169,15 @@ def test_what_a_later_cell_lacks_is_told_before_the_first_is_measured(changed, m
     (tmp_path / "empty.txt").write_text("")
     told = []
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        run_grid(olmoe, GRID, ["offline"], tmp_path / "out", Options(**changed, progress=False), on_cell=told.append)
+        run_grid(
+            olmoe, GRID, ["offline"], tmp_path / "out", GridOptions(**changed, progress=False), on_cell=told.append
+        )
     assert not told
     assert not (tmp_path / "out").exists()
 
 
 def test_what_no_cell_needs_is_not_asked_for(olmoe, tmp_path):
-    check_grid(olmoe, [Cell.parse("original")], Options(keep=0.1, calibration=tmp_path / "nowhere.txt"))
+    check_grid(olmoe, [GridCell.parse("original")], GridOptions(keep=0.1, calibration=tmp_path / "nowhere.txt"))
 
 
 def test_a_folder_without_results_may_be_claimed_again(tmp_path):
@@ -198,20 +198,20 @@ def test_results_of_other_settings_do_not_mix(grid, olmoe):
 def test_a_folder_of_something_else_is_left_alone(olmoe, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match="not empty"):
-        run_grid(olmoe, GRID, ["offline"], tmp_path, Options(progress=False))
+        run_grid(olmoe, GRID, ["offline"], tmp_path, GridOptions(progress=False))
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_papers_tasks_are_known_to_the_harness():
-    known = names._manager(include_defaults=True).all_tasks
+    known = finding._manager(include_defaults=True).all_tasks
     assert all(name in known for name in [*PAPER_TASKS.values(), "mmlu"])
 
 
 def test_a_task_that_needs_the_network_says_so_before_a_model_is_loaded(tmp_path):
     with pytest.raises(ValueError, match=r"'arc_easy'.*network.*--tasks offline"):
-        run_grid(tmp_path / "no model", GRID, ["arc_easy"], tmp_path / "out", Options(progress=False))
+        run_grid(tmp_path / "no model", GRID, ["arc_easy"], tmp_path / "out", GridOptions(progress=False))
     assert not (tmp_path / "out").exists()
 
 
@@ -243,14 +243,14 @@ def test_offline_tasks_have_one_right_answer_of_four_and_no_example_twice(make):
 
 
 def test_a_cells_name_names_it():
-    for cell in [*GRID, Cell.parse("ev+router-drop")]:
-        assert Cell.parse(cell.name) == cell
+    for cell in [*GRID, GridCell.parse("ev+router-drop")]:
+        assert GridCell.parse(cell.name) == cell
 
 
 @pytest.mark.parametrize("name", ["ssmo", "ssmoe+drop", "ssmoe+best-drop"])
 def test_an_unknown_cell_is_refused(name):
     with pytest.raises(ValueError, match="is not known"):
-        Cell.parse(name)
+        GridCell.parse(name)
 
 
 # --- the command -------------------------------------------------------------------------------------------------------

@@ -6,10 +6,9 @@ import math
 import pytest
 
 from ssmoe_embed.evaluation.harness import report
-from ssmoe_embed.evaluation.harness.cells import GRID
+from ssmoe_embed.evaluation.harness.finding import PAPER_TASKS
 from ssmoe_embed.evaluation.harness.flips import answer_flips, folder_flips
-from ssmoe_embed.evaluation.harness.names import PAPER_TASKS
-from ssmoe_embed.evaluation.harness.options import Options
+from ssmoe_embed.evaluation.harness.grid import GRID, GridOptions
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult, TextResult
 from ssmoe_embed.evaluation.paper import language_model_comparison as comparison
 from ssmoe_embed.evaluation.paper.language_models import Quantity, published
@@ -29,7 +28,7 @@ OVERLAP = {"share": 0.5, "chance_share": 0.125, "jaccard": 0.375, "chance_jaccar
 def folder(tmp_path):
     """Results as a run leaves them."""
     found = GridFolder(tmp_path / "results")
-    found.claim(Options(num_fewshot=10).record("openai/gpt-oss-20b"))
+    found.claim(GridOptions(num_fewshot=10).record("openai/gpt-oss-20b"))
     for (cell, task), right in RIGHT.items():
         samples = [{"task": task, "doc_id": i, "doc_hash": str(i), "score": float(one)} for i, one in enumerate(right)]
         score = sum(right) / 4
@@ -87,11 +86,11 @@ def test_flips_overlap_and_perplexity_have_tables_of_their_own(folder):
     assert rows_of(folder, "Answer flips")["ssmoe", "PIQA"] == ("25.0", "75.0", "50.0", "0.0", "50.0", "0.500")
     assert rows_of(folder, "Experts in common")["ssmoe", "BoolQ"] == ("0.5000", "0.1250", "0.3750", "0.0667")
     assert rows_of(folder, "Perplexity")["original", "mine.txt"][0] == "100.00"
-    assert report.markdown(folder).count("\n**") == 3
+    assert report.report(folder).markdown().count("\n## ") == 4
 
 
 def test_the_csv_has_a_line_for_each_cell_and_task(folder):
-    lines = list(csv.DictReader(report.csv_text(folder).splitlines()))
+    lines = list(csv.DictReader(report.scores_csv(folder).splitlines()))
     assert [(line["cell"], line["task"]) for line in lines] == list(RIGHT)
     assert [float(line["score"]) for line in lines] == [sum(right) / 4 for right in RIGHT.values()]
 

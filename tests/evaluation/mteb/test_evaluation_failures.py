@@ -17,8 +17,7 @@ from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.report import Options
 from ssmoe_embed.evaluation.mteb.runner import evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run, grid
-from ssmoe_embed.evaluation.results.folder import ResultFolder
-from ssmoe_embed.evaluation.results.notes import notes
+from ssmoe_embed.evaluation.results.folder import ResultFolder, notes
 from ssmoe_embed.evaluation.tasks.corruption import Tally
 
 

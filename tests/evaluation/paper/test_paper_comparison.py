@@ -1,4 +1,4 @@
-"""Measured scores beside the paper's."""
+"""Measured scores compared with the paper's."""
 
 import csv
 import io
@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from ssmoe_embed.evaluation.paper.comparison import compare_with_paper
+from ssmoe_embed.evaluation.paper.comparison_report import cell, comparisons_csv, report
 from ssmoe_embed.evaluation.paper.embeddings import DATASETS, METRICS, OVERALL, datasets, published
-from ssmoe_embed.evaluation.paper.table import cell, csv_text, markdown, rich_tables, signed
-from ssmoe_embed.evaluation.results.folder import Score
+from ssmoe_embed.evaluation.results.folder import TaskScore
 
 CORRUPT = "replace@0.015"
 
@@ -32,7 +32,7 @@ def score(dataset, points, *, method="ssmoe", prompt="none", corruption="clean",
         "mteb_version": "2.26.24",
         "path": Path("x.json"),
     }
-    return Score(**values | changes)
+    return TaskScore(**values | changes)
 
 
 def every(offset=0.0, **kwargs):
@@ -190,7 +190,7 @@ def test_notes_tell_of_several_versions_of_mteb_unknown_corruption_and_the_paper
 def test_the_terminal_shows_measured_published_and_difference():
     (comparison,) = compare_with_paper(every())
     console = Console(width=160, file=io.StringIO(), record=True)
-    console.print(rich_tables(comparison))
+    console.print(report(comparison).rich())
     text = console.export_text()
     (emotion,) = [row for row in text.splitlines() if "EmotionClassification" in row]
     assert "20.0 (37.4, −17.4)" in emotion
@@ -200,21 +200,17 @@ def test_the_terminal_shows_measured_published_and_difference():
 
 def test_csv_and_markdown_say_the_same_as_the_rows():
     comparisons = compare_with_paper([*every(), *every(corruption=CORRUPT)])
-    rows = list(csv.DictReader(io.StringIO(csv_text(comparisons))))
+    rows = list(csv.DictReader(io.StringIO(comparisons_csv(comparisons))))
     assert len(rows) == len(comparisons[0].rows) == 2 * 5 * 26
     for read, row in zip(rows, comparisons[0].rows, strict=True):
         assert (read["category"], read["task"] or None, read["method"]) == (row.category, row.task, str(row.method))
         assert read["measured"] == ("" if row.measured is None else f"{row.measured:.4f}")
         assert read["published"] == ("" if row.published is None else f"{row.published:.4f}")
-    text = markdown(comparisons)
+    text = report(comparisons[0]).markdown()
     widths = {row.count("|") for row in text.splitlines() if row.startswith("|")}
     assert widths == {7}
     assert "| **Overall** |" in text
     assert "corrupt: replace@0.015, prompt none" in text
-
-
-def test_a_difference_that_rounds_to_zero_has_no_sign():
-    assert [signed(value) for value in (0.04, -0.04, 1.26, -1.24)] == ["0.0", "0.0", "+1.3", "−1.2"]
 
 
 def test_the_rerouted_hidden_state_is_compared_with_the_papers_ssmoe():

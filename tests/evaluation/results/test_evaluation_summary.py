@@ -10,10 +10,10 @@ from statistics import fmean
 import pytest
 from matplotlib.image import imread
 
-from ssmoe_embed.evaluation.results.folder import Rate, Score
+from ssmoe_embed.evaluation.results.folder import Rate, TaskScore
 from ssmoe_embed.evaluation.results.plots import heatmap, slopes
-from ssmoe_embed.evaluation.results.summary import csv_text, markdown, mean_cells, mean_columns
-from ssmoe_embed.evaluation.results.tables import labels, tables
+from ssmoe_embed.evaluation.results.score_tables import labels, score_tables
+from ssmoe_embed.evaluation.results.summary import means, scores_csv, summary
 
 TASKS = {"A": "STS", "B": "STS", "C": "Clustering", "D": "Odd"}
 METRICS = {"STS": "cosine_spearman", "Clustering": "v_measure", "Odd": "m"}
@@ -33,7 +33,7 @@ def score(task="A", value=0.5, **changes):
         "mteb_version": "2.0",
         "path": Path("clean/results/x/r/A.json"),
     }
-    return Score(task=task, score=value, **(fields | changes))
+    return TaskScore(task=task, score=value, **(fields | changes))
 
 
 def column(text, header, row):
@@ -57,17 +57,24 @@ def scores():
 
 
 def test_means_are_of_types_and_of_all_tasks_and_only_of_what_is_complete(scores):
-    [clean, _] = tables(scores)
+    [clean, _] = score_tables(scores)
     rows = {row.method or row.model: row for row in clean.cells}
     assert list(rows) == ["smoe", "ssmoe", "baseline/chance"]
-    assert mean_columns(clean) == ["Clustering (1)", "STS (2)", "Odd (1)", "mean of types", "mean of tasks (4)"]
+    shown = {cells[0]: list(cells[1:]) for cells in means(clean).rows}
+    assert list(means(clean).columns[1:]) == [
+        "Clustering (1)",
+        "STS (2)",
+        "Odd (1)",
+        "mean of types",
+        "mean of tasks (4)",
+    ]
     values = [90, fmean([10, 40]), 60, fmean([90, 25, 60]), fmean([10, 40, 90, 60])]
-    assert mean_cells(clean, rows["smoe"]) == [f"{value:.1f}" for value in values]
-    assert mean_cells(clean, rows["ssmoe"]) == ["95.0", "–", "65.0", "–", "–"]
+    assert shown["ssmoe/x · smoe"] == [f"{value:.1f}" for value in values]
+    assert shown["ssmoe/x · ssmoe"] == ["95.0", "–", "65.0", "–", "–"]
 
 
 def test_the_markdown_names_metrics_corruptions_and_their_realised_rate(scores):
-    text = markdown(scores, [Rate("replace@0.2", "A", 0.2, 100, 25), Rate("replace@0.2", "B", 0.2, 100, 17)])
+    text = summary(scores, [Rate("replace@0.2", "A", 0.2, 100, 25), Rate("replace@0.2", "B", 0.2, 100, 17)]).markdown()
     clean, corrupt = text.split("## replace@0.2")
     assert column(clean, "C (v_measure)", ["ssmoe/x", "smoe"]) == "90.0"
     assert column(clean, "B (cosine_spearman)", ["ssmoe/x", "ssmoe"]) == "–"
@@ -78,8 +85,8 @@ def test_the_markdown_names_metrics_corruptions_and_their_realised_rate(scores):
 
 def test_revisions_are_named_only_where_there_are_several():
     one, two = score(), score(revision="fedcba9876543210")
-    assert [row.model for row in tables([one])[0].cells] == ["ssmoe/x"]
-    assert [row.model for row in tables([one, two])[0].cells] == ["ssmoe/x@0123456", "ssmoe/x@fedcba9"]
+    assert [row.model for row in score_tables([one])[0].cells] == ["ssmoe/x"]
+    assert [row.model for row in score_tables([one, two])[0].cells] == ["ssmoe/x@0123456", "ssmoe/x@fedcba9"]
 
 
 def test_names_of_rows_leave_out_what_all_models_have_in_common():
@@ -88,20 +95,20 @@ def test_names_of_rows_leave_out_what_all_models_have_in_common():
         score(settings={"alpha": 0.7}, method="ev"),
         score(model="baseline/x", method=""),
     ]
-    names, common = labels(list(tables(both)[0].cells))
+    names, common = labels(list(score_tables(both)[0].cells))
     assert list(names.values()) == ["ssmoe/x · smoe", "ssmoe/x · ev", "baseline/x"]
     assert common == "prompt none, alpha=0.7"
 
 
 def test_a_prompt_with_a_bar_does_not_break_the_table():
-    text = markdown([score(prompt="a|{text}")])
+    text = summary([score(prompt="a|{text}")]).markdown()
     header, _, row = next(part for part in text.split("\n\n") if "{text}" in part).strip().splitlines()
     assert "a\\|{text}" in row
     assert row.replace("\\|", "").count("|") == header.count("|")
 
 
 def test_the_csv_has_one_score_a_line_with_all_fields(scores):
-    rows = list(csv.DictReader(io.StringIO(csv_text(scores))))
+    rows = list(csv.DictReader(io.StringIO(scores_csv(scores))))
     assert len(rows) == len(scores)
     for row, one in zip(rows, scores, strict=True):
         assert float(row["score"]) == one.score
@@ -111,20 +118,20 @@ def test_the_csv_has_one_score_a_line_with_all_fields(scores):
 
 def test_corruptions_are_ordered_by_operation_and_rate():
     names = ["insert@0.05", "replace@0.4", "clean", "replace@0.05", "insert@1", "replace@0.05,seed=1"]
-    ordered = [table.corruption for table in tables([score(corruption=name) for name in names])]
+    ordered = [table.corruption for table in score_tables([score(corruption=name) for name in names])]
     assert ordered == ["clean", "replace@0.05", "replace@0.05,seed=1", "replace@0.4", "insert@0.05", "insert@1"]
 
 
 def test_the_pictures_are_drawn_also_of_many_tasks_and_of_gaps(scores):
     many = [replace(score(), task=f"Task{i}", task_type=f"T{i % 9}") for i in range(80)]
-    for table in (tables(scores)[0], tables(many)[0]):
+    for table in (score_tables(scores)[0], score_tables(many)[0]):
         image = imread(io.BytesIO(heatmap(table)))
         assert image.shape[0] > 100
         assert image[..., :3].std() > 0.01
-    drawn = slopes(tables(scores))
+    drawn = slopes(score_tables(scores))
     assert imread(io.BytesIO(drawn))[..., :3].std() > 0.01
 
 
 def test_there_are_no_slopes_without_clean_and_corrupted_texts():
-    assert slopes(tables([score()])) is None
-    assert slopes(tables([score(corruption="replace@0.1")])) is None
+    assert slopes(score_tables([score()])) is None
+    assert slopes(score_tables([score(corruption="replace@0.1")])) is None

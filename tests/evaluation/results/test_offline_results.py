@@ -9,7 +9,7 @@ import ssmoe_embed
 from ssmoe_embed.evaluation.mteb.report import Options
 from ssmoe_embed.evaluation.mteb.runner import evaluate
 from ssmoe_embed.evaluation.mteb.runs import grid
-from ssmoe_embed.evaluation.results.tables import tables
+from ssmoe_embed.evaluation.results.score_tables import score_tables
 
 ROOT = Path(__file__).parents[3]
 CORRUPT = "replace@0.015"
@@ -59,7 +59,7 @@ def test_the_default_method_has_the_readmes_scores_on_all_offline_tasks(corrupti
     runs, options = grid(corruptions=[corruption]), Options(progress=False)
     report = evaluate(["ssmoe/tiny"], ["offline"], runs, tmp_path, options=options)
     assert report.failures == []
-    (table,) = tables(report.scores())
+    (table,) = score_tables(report.scores())
     (row,) = table.cells
     assert row.method == ssmoe_embed.load(progress=False)[0].settings.method == "smoe"
     assert (table.types, len(table.metrics)) == (TYPES, 11)

@@ -11,13 +11,12 @@ from evaluation_tasks import rated_pairs, renamed
 from mteb.mocks import MockMultilingualSTSTask
 from scipy.stats import spearmanr
 
+from ssmoe_embed.common.tables import signed
 from ssmoe_embed.evaluation.mteb.report import Options
 from ssmoe_embed.evaluation.mteb.runner import evaluate
 from ssmoe_embed.evaluation.mteb.runs import grid
-from ssmoe_embed.evaluation.paper.table import signed
 from ssmoe_embed.evaluation.results.folder import ResultFolder
-from ssmoe_embed.evaluation.significance import table as method_table
-from ssmoe_embed.evaluation.significance.comparison import compare_methods
+from ssmoe_embed.evaluation.significance.comparison import compare_methods, differences_csv, report
 
 CORRUPT = "replace@0.015"
 
@@ -120,9 +119,7 @@ def test_a_task_whose_predictions_are_gone_says_so_and_the_others_are_compared(m
     lines = compare_methods(copy, "ssmoe", "smoe", tasks=tasks, resamples=200)
     gone = ours(lines)
     assert gone.bootstrap is None
-    assert "no predictions of smoe were kept; evaluate with --predictions" in method_table.markdown(
-        lines, "ssmoe", "smoe"
-    )
+    assert "no predictions of smoe were kept; evaluate with --predictions" in report(lines, "ssmoe", "smoe").markdown()
     others = [one for one in lines if one.task != "MockSTSTask"]
     assert others
     assert all(one.adjusted is not None for one in others if one.bootstrap)
@@ -131,11 +128,11 @@ def test_a_task_whose_predictions_are_gone_says_so_and_the_others_are_compared(m
 def test_tables_of_two_methods_say_the_same(measured):
     folder, tasks = measured
     lines = compare_methods(folder, "ssmoe", "smoe", tasks=tasks, resamples=200)
-    rows = list(csv.DictReader(io.StringIO(method_table.csv_text(lines, "ssmoe", "smoe"))))
+    rows = list(csv.DictReader(io.StringIO(differences_csv(lines, "ssmoe", "smoe"))))
     found = ours(lines).bootstrap
     (row,) = [row for row in rows if (row["task"], row["corruption"]) == ("MockSTSTask", "clean")]
     assert float(row["difference"]) == pytest.approx(found.difference, abs=1e-6)
     assert float(row["first_score"]) - float(row["second_score"]) == pytest.approx(found.difference, abs=1e-5)
     assert float(row["p_value"]) == pytest.approx(found.p_value, abs=1e-6)
-    shown = [text for text in method_table.markdown(lines, "ssmoe", "smoe").splitlines() if "| MockSTSTask" in text]
+    shown = [text for text in report(lines, "ssmoe", "smoe").markdown().splitlines() if "| MockSTSTask" in text]
     assert signed(100 * found.difference, 2) in shown[0]

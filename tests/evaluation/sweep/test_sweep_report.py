@@ -6,7 +6,7 @@ import io
 import pytest
 
 from ssmoe_embed.evaluation.sweep.axes import Axis, points
-from ssmoe_embed.evaluation.sweep.report import csv_text, markdown, plot, write_report, x_axis
+from ssmoe_embed.evaluation.sweep.report import plot, report, scores_csv, write_report, x_axis
 from ssmoe_embed.evaluation.sweep.result import MEAN, TEST_SET_WARNING, SweepResult
 
 
@@ -36,7 +36,7 @@ def test_held_out_settings_are_chosen_without_the_task_they_are_scored_on():
 
 
 def test_markdown_warns_of_tuning_on_the_test_set_and_marks_the_best_of_each_column():
-    text = markdown(result([Axis("alpha", (0.0, 1.0))], [10, 90, 80, 20]))
+    text = report(result([Axis("alpha", (0.0, 1.0))], [10, 90, 80, 20])).markdown()
     assert TEST_SET_WARNING in text
     assert "| 0.0 | 10.00 | **90.00** | **50.00** |" in text
     assert "| 1.0 | **80.00** | 20.00 | **50.00** |" in text
@@ -45,16 +45,16 @@ def test_markdown_warns_of_tuning_on_the_test_set_and_marks_the_best_of_each_col
 
 def test_the_papers_table_6_stands_beside_the_tasks_and_settings_that_it_has():
     names = ("EmotionClassification", "STS12")
-    text = markdown(result([Axis("alpha", (0.0, 1.0))], [10, 90, 80, 20], names), with_paper=True)
+    text = report(result([Axis("alpha", (0.0, 1.0))], [10, 90, 80, 20], names), with_paper=True).markdown()
     assert "| alpha | 0.9 | 32.7 |" in text
     assert "topc" not in text
     assert "| top_c |" not in text
-    other = markdown(result([Axis("alpha", (0.0, 1.0))], [10, 90, 80, 20]), with_paper=True)
+    other = report(result([Axis("alpha", (0.0, 1.0))], [10, 90, 80, 20]), with_paper=True).markdown()
     assert "has none of these tasks and settings" in other
 
 
 def test_csv_has_a_line_for_every_point_and_task():
-    rows = list(csv.DictReader(io.StringIO(csv_text(result([Axis("alpha", (0.0, 1.0))], [10, 20, 30, None])))))
+    rows = list(csv.DictReader(io.StringIO(scores_csv(result([Axis("alpha", (0.0, 1.0))], [10, 20, 30, None])))))
     assert [(row["alpha"], row["task"], row["score"]) for row in rows] == [
         ("0.0", "STS12", "10.0000"),
         ("0.0", "STS13", "20.0000"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from ssmoe_embed.embedding.methods import Method
-from ssmoe_embed.evaluation.results.folder import Score
+from ssmoe_embed.evaluation.results.folder import TaskScore
 
 _TYPES = ("Classification", "Clustering", "PairClassification", "Reranking", "Retrieval", "STS", "Summarization")
 """The order of the kinds of task; others follow by name."""
@@ -15,7 +15,7 @@ _METHODS = [str(method) for method in Method]
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """What a row of a table is about.
 
     Attributes:
@@ -32,7 +32,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class ScoreTable:
     """The scores under one corruption, in points of 100.
 
     Attributes:
@@ -45,27 +45,27 @@ class Table:
     corruption: str
     metrics: dict[str, str]
     kinds: dict[str, str]
-    cells: dict[Row, dict[str, float]]
+    cells: dict[ResultRow, dict[str, float]]
 
     @property
     def types(self) -> list[str]:
         """The kinds of task, in order."""
         return list(dict.fromkeys(self.kinds[task] for task in self.metrics))
 
-    def mean(self, row: Row, kind: str | None = None) -> float | None:
+    def mean(self, row: ResultRow, kind: str | None = None) -> float | None:
         """Mean over the tasks of a type, or over all; None unless all of them were measured."""
         tasks = [task for task in self.metrics if kind in (None, self.kinds[task])]
         found = [self.cells[row][task] for task in tasks if task in self.cells[row]]
         return fmean(found) if tasks and len(found) == len(tasks) else None
 
-    def mean_of_types(self, row: Row) -> float | None:
+    def mean_of_types(self, row: ResultRow) -> float | None:
         """Mean of the types' means; None unless all tasks were measured."""
         means = [self.mean(row, kind) for kind in self.types]
         known = [mean for mean in means if mean is not None]
         return fmean(known) if known and len(known) == len(means) else None
 
 
-def tables(scores: Sequence[Score]) -> list[Table]:
+def score_tables(scores: Sequence[TaskScore]) -> list[ScoreTable]:
     """One table a corruption, clean texts first, all with the same columns."""
     several = _several_revisions(scores)
     ordered = sorted(scores, key=lambda score: (_rank(score.task_type, _TYPES), score.task_type, score.task))
@@ -73,15 +73,15 @@ def tables(scores: Sequence[Score]) -> list[Table]:
     kinds = {score.task: score.task_type for score in ordered}
     found = []
     for corruption in sorted({score.corruption for score in scores}, key=corruption_order):
-        cells: dict[Row, dict[str, float]] = {}
+        cells: dict[ResultRow, dict[str, float]] = {}
         chosen = [score for score in scores if score.corruption == corruption]
         for score in sorted(chosen, key=_row_order):
             cells.setdefault(_row(score, several), {})[score.task] = 100 * score.score
-        found.append(Table(corruption, metrics, kinds, cells))
+        found.append(ScoreTable(corruption, metrics, kinds, cells))
     return found
 
 
-def labels(rows: Sequence[Row]) -> tuple[dict[Row, str], str]:
+def labels(rows: Sequence[ResultRow]) -> tuple[dict[ResultRow, str], str]:
     """Short names of rows, and what all of them but the baselines have in common.
 
     Returns:
@@ -105,23 +105,18 @@ def corruption_order(name: str) -> tuple[object, ...]:
     return (name != "clean", operation != "replace", operation, float(rate) if rate else 0.0, name)
 
 
-def settings_text(settings: Mapping[str, object]) -> str:
-    """Changed settings in one line."""
-    return ", ".join(f"{name}={value}" for name, value in sorted(settings.items()))
-
-
-def _row(score: Score, several: frozenset[str]) -> Row:
+def _row(score: TaskScore, several: frozenset[str]) -> ResultRow:
     model = f"{score.model}@{score.revision[:7]}" if score.model in several else score.model
-    return Row(model, score.method, score.prompt, settings_text(score.settings))
+    return ResultRow(model, score.method, score.prompt, score.settings_text)
 
 
-def _row_order(score: Score) -> tuple[object, ...]:
+def _row_order(score: TaskScore) -> tuple[object, ...]:
     """Baselines after models; methods in their usual order."""
-    order = (score.model, score.revision, score.prompt, _rank(score.method, _METHODS), settings_text(score.settings))
+    order = (score.model, score.revision, score.prompt, _rank(score.method, _METHODS), score.settings_text)
     return (not score.method, *order)
 
 
-def _several_revisions(scores: Iterable[Score]) -> frozenset[str]:
+def _several_revisions(scores: Iterable[TaskScore]) -> frozenset[str]:
     """Models with results of more than one revision."""
     revisions: dict[str, set[str]] = {}
     for score in scores:
