@@ -33,7 +33,8 @@ def read_row(source: TensorSource, name: str, row: int) -> torch.Tensor:
 class StoredModule:
     """A module on disk under the names that it has in memory, used as the live one is.
 
-    `module.experts.down_proj[3]` reads one row of a fused parameter, `module.gate.weight` a whole matrix.
+    `module.experts.down_proj[3]` reads one row of a fused parameter, `module.gate.weight` a whole matrix, and
+    `module.scale.double()` any other tensor.
     """
 
     def __init__(self, source: TensorSource, path: str) -> None:
@@ -52,6 +53,10 @@ class StoredModule:
 
     def __getitem__(self, row: int) -> torch.Tensor:
         return read_row(self._source, self._path, row)
+
+    def double(self) -> torch.Tensor:
+        """The whole tensor in float64."""
+        return read_weight(self._source, self._path).double()
 
 
 def read_weight(source: TensorSource, name: str) -> torch.Tensor:

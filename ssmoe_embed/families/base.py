@@ -72,7 +72,7 @@ class MoEFamily(ABC):
     notes: ClassVar[FamilyNotes]
     score: Score = Score.SOFTMAX
     block_attribute: ClassVar[str] = "mlp"
-    """Attribute of a decoder layer that holds its MoE block (or its dense MLP)."""
+    """Attribute of a decoder layer that holds its MoE block (or its dense MLP); empty where the layer itself does."""
     router_attribute: ClassVar[str] = "gate"
     """Attribute of the MoE block that holds its router."""
     router_name: ClassVar[str] = "layers.{layer}.mlp.gate.weight"
@@ -159,7 +159,7 @@ class MoEFamily(ABC):
         """The sparse layers in order; dense ones are left out."""
         found = []
         for index, layer in enumerate(self.decoder(model).layers):
-            block = getattr(layer, self.block_attribute)
+            block = getattr(layer, self.block_attribute) if self.block_attribute else layer
             if hasattr(block, self.router_attribute) and hasattr(block, "experts"):
                 found.append(MoELayer(index, block, getattr(block, self.router_attribute), block.experts))
         return found
@@ -242,7 +242,7 @@ class MoEFamily(ABC):
     @property
     def _live_block(self) -> str:
         """The name of a layer's MoE block in memory, below the model's prefix."""
-        return f"layers.{{layer}}.{self.block_attribute}"
+        return f"layers.{{layer}}.{self.block_attribute}".removesuffix(".")
 
 
 def _stored(template: str, source: TensorSource) -> set[tuple[int, str]]:

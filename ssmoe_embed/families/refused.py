@@ -41,10 +41,6 @@ REFUSED: dict[str, str] = {
         f"{_CHOOSE}"
     ),
     "ernie4_5_vl_moe": f"it has separate experts and routers for text and images. {_CHOOSE}, such as ernie4_5_moe",
-    "gemma4": (
-        "its router normalises and scales its input first and weighs each expert once more, so a spectral router beside it "
-        f"would see another input. {_CHOOSE}"
-    ),
     "jetmoe": (
         "its attention layers choose among experts too, and its gates return a plan of computation in place of weights. "
         f"{_CHOOSE}"
@@ -80,7 +76,6 @@ REFUSED |= dict.fromkeys(
     ("inkling2_loop", "inkling2_loop_text"),
     f"it runs its middle layers several times for each token, so a layer has no single routing to read. {_CHOOSE}",
 )
-REFUSED["gemma4_text"] = REFUSED["gemma4"]
 REFUSED["ernie4_5_vl_moe_text"] = REFUSED["ernie4_5_vl_moe"]
 REFUSED["muse_spark_text"] = REFUSED["muse_spark"]
 REFUSED |= dict.fromkeys(("inkling_mm_model", "inkling_text", "inkling2", "inkling2_text"), REFUSED["inkling"])

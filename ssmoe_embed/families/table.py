@@ -40,17 +40,9 @@ def rows() -> list[tuple[str, ...]]:
     for family in families():
         notes = family.notes
         models = "\n".join(f"`{name}`: {models}" for name, models in family.models.items())
-        how = (notes.weights, notes.beside, notes.layout)
-        found.append(
-            (
-                models,
-                str(family.score) if notes.score == "–" else notes.score,
-                *how,
-                notes.four_bit,
-                notes.from_disk,
-                notes.unsupported,
-            )
-        )
+        score = str(family.score) if notes.score == "–" else notes.score
+        how = (score, notes.weights, notes.beside, notes.layout)
+        found.append((models, *how, notes.four_bit, notes.from_disk, notes.unsupported))
     return found
 
 

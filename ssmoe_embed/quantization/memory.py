@@ -24,7 +24,7 @@ class Component(Choice):
     SHARED_EXPERTS = "shared experts"
     """With their gates."""
     DENSE = "dense layers"
-    """The MLPs of layers that have no experts."""
+    """MLPs without experts."""
     ROUTERS = "routers"
     SPECTRAL_ROUTERS = "spectral routers"
     """W_EV, its fingerprints and its copy on the model's device."""
@@ -99,8 +99,8 @@ def _places(model: Any, family: MoEFamily) -> list[tuple[str, Component]]:
     for layer in layers:
         places.append((names[id(layer.router)], Component.ROUTERS))
         places.append((names[id(layer.experts)], Component.EXPERTS))
-    sparse = {layer.index for layer in layers}
-    for index, layer in enumerate(family.decoder(model).layers):
+    held = {id(part) for layer in layers for part in (layer.block, layer.router, layer.experts)}
+    for layer in family.decoder(model).layers:
         for name, module in layer.named_children():
             if "norm" in name:
                 continue
@@ -109,7 +109,7 @@ def _places(model: Any, family: MoEFamily) -> list[tuple[str, Component]]:
                     places.append((names[id(child)], Component.SHARED_EXPERTS))
             if family.is_attention(layer, name):
                 places.append((names[id(module)], Component.ATTENTION))
-            elif index not in sparse:
+            elif id(module) not in held:
                 places.append((names[id(module)], Component.DENSE))
     return places
 

@@ -124,7 +124,7 @@ def fused(model, folder, tmp_path_factory):
 def test_a_checkpoint_in_the_models_own_layout_gives_the_same_spectral_routers(layout, adapter, fused, folder):
     checkpoint = Checkpoint.open(fused)
     assert len(set(checkpoint.shards.values())) > 1
-    assert any(name.endswith(f"{layout.live_block}.experts.{layout.fused[0]}") for name in checkpoint.names())
+    assert any(name.endswith(f".experts.{layout.fused[0]}") for name in checkpoint.names())
     assert sorted(adapter.stored_layers(checkpoint)) == list(layout.sparse)
     assert sorted(adapter.stored_expert_layers(checkpoint)) == list(layout.sparse)
     expected = spectral_weights(folder, layout.model_type, TOP_C)
@@ -203,7 +203,7 @@ def test_what_no_router_chooses_is_added_as_before(layout, adapter, model, route
     """A MoE block's output is that of the experts its router chose, and of shared experts, which re-routing leaves alone."""
     x = torch.randn(1, 9, HIDDEN, generator=torch.Generator().manual_seed(7))
     for layer in adapter.layers(model):
-        block = getattr(layout.decoder(model).layers[layer.index], layout.live_block)
+        block = layout.live(layout.decoder(model).layers[layer.index])
         beside = []
         for alpha in (0.0, 0.5):
             decided = []
@@ -211,7 +211,7 @@ def test_what_no_router_chooses_is_added_as_before(layout, adapter, model, route
                 lambda _router, _args, output, seen=decided: seen.append(output)
             )
             with reroute(model, SpectralRouting(routers, alpha=alpha)):
-                whole = block(x.clone())
+                whole = layout.output(block, x.clone())
             handle.remove()
             whole = whole[0] if isinstance(whole, tuple) else whole
             routed = layout.routed(layer.block, x[0], *layout.decided(decided[0]))

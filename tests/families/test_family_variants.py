@@ -107,7 +107,8 @@ def test_gate_up_and_down_are_told_apart(model_type, model_folder):
     x = torch.randn(4, HIDDEN, generator=torch.Generator().manual_seed(1))
     for layer in adapter.layers(model):
         for expert in (0, EXPERTS - 1):
-            ours = layout.expert(x, *(matrix.float() for matrix in adapter.expert_matrices(layer.block, expert)))
+            matrices = (matrix.float() for matrix in adapter.expert_matrices(layer.block, expert))
+            ours = layout.expert(layer.block, x, *matrices)
             theirs = layout.routed(layer.block, x, torch.ones(4, 1), torch.full((4, 1), expert))
             torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-6)
 

@@ -37,6 +37,7 @@ PUBLISHED = {
     "Qwen3.5-35B-A3B": (34.7, range(40), 256),
     "deepseek-moe-16b-base": (16.4, range(1, 28), 64),
     "dots.llm1.base": (142.8, range(1, 62), 128),
+    "gemma-4-26B-A4B": (25.4, range(30), 128),
     "gpt-oss-120b": (116.8, range(36), 128),
     "gpt-oss-20b": (20.9, range(24), 32),
     "granite-3.1-3b-a800m-base": (3.3, range(32), 40),
@@ -53,8 +54,8 @@ PUBLISHED = {
     "sarvam-105b": (106, range(1, 32), 128),
     "sarvam-30b": (32.2, range(1, 19), 128),
 }
-"""Billions of parameters of the language model without layers of multi-token prediction (None: known too roughly), the
-sparse layers, and experts in each of them."""
+"""Billions of parameters of the language model without layers of multi-token prediction (None: known too roughly; Gemma's
+with its vision model of about 0.15), the sparse layers, and experts in each of them."""
 DEFAULTS = {
     "DeepSeek-V3.2": "deepseek_v32",
     "GLM-4.7-Flash": "glm4_moe_lite",
@@ -100,6 +101,9 @@ SMALLER = {
     "mamba_d_state": 8,
     "mamba_dt_rank": 4,
     "mamba_n_heads": 4,
+    "global_head_dim": 32,
+    "num_global_key_value_heads": 2,
+    "top_k_experts": 4,
     "mamba_num_heads": 4,
     "mamba_head_dim": 16,
     "ssm_state_size": 16,
@@ -154,7 +158,8 @@ def reduced(config):
     if config.get("num_key_value_heads") == config.get("num_attention_heads") and depth:
         made["num_key_value_heads"] = made["num_attention_heads"]
     if "text_config" in config:
-        made |= {"text_config": reduced(config["text_config"]), "vision_config": LAYOUTS[config["model_type"]].vision}
+        vision = getattr(LAYOUTS[config["model_type"]], "vision", None)
+        made |= {"text_config": reduced(config["text_config"]), "vision_config": vision}
     return made
 
 

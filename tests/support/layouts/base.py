@@ -77,15 +77,17 @@ class Layout:
         """The live routers by layer index."""
         layers = self.decoder(model).layers
         return {
-            index: getattr(getattr(layers[index], self.live_block), self.live_gate)
-            for index in self.sparse
-            if index < len(layers)
+            index: getattr(self.live(layers[index]), self.live_gate) for index in self.sparse if index < len(layers)
         }
+
+    def live(self, layer):
+        """A live decoder layer's MoE block."""
+        return getattr(layer, self.live_block) if self.live_block else layer
 
     # --- the checkpoint -----------------------------------------------------------------------------------------------
 
     def start(self, layer):
-        return f"{self.prefix}layers.{layer}.{self.block}."
+        return ".".join((f"{self.prefix}layers.{layer}", *([self.block] if self.block else ()), ""))
 
     def router(self, tensors, layer):
         """`R [E,H]`."""
@@ -133,8 +135,13 @@ class Layout:
         """What the live block's experts make of `x [N,H]`, added up by weights and indices `[N,k]`."""
         return block.experts(x, index, weights)
 
-    def expert(self, x, gate, up, down):
+    def output(self, block, x):
+        """What the live block makes of `x [B,T,H]`."""
+        return block(x)
+
+    def expert(self, block, x, gate, up, down):
         """What one expert makes of `x [N,H]`, by the papers' formula, from matrices with rows in hidden space."""
+        del block
         return torch.nn.functional.silu(x @ gate.T) * (x @ up.T) @ down
 
     def live_logits(self, output):

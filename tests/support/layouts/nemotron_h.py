@@ -46,5 +46,5 @@ class NemotronH(DeepseekV3):
     def routed(self, block, x, weights, index):
         return block.fc2_latent_proj(block.experts(block.fc1_latent_proj(x), index, weights))
 
-    def expert(self, x, up, down):
+    def expert(self, block, x, up, down):
         return torch.relu(x @ up.T) ** 2 @ down
