@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -22,10 +22,14 @@ from transformers.utils import logging
 
 from ssmoe_embed.common.devices import check_device_map
 from ssmoe_embed.common.hub import HubOptions
+from ssmoe_embed.embedding.adapters import Adapter, base_of_adapter, load_adapter
+from ssmoe_embed.embedding.fingerprint import Fingerprint
 from ssmoe_embed.families import MoEFamily, family_of, load_config
 from ssmoe_embed.quantization.loading import forget_unpacking, load_quantized, unpacked_mxfp4
 from ssmoe_embed.quantization.settings import QuantizationSettings, requested
 from ssmoe_embed.spectral.routers import SpectralRouters
+
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -34,61 +38,86 @@ class BaseModelSource:
 
     Attributes:
         name_or_path: Folder or hub id that it is loaded from.
-        revision: Hub revision; for a folder None.
+        hub: How its files are fetched.
         dtype: The dtype it is loaded in unless `model_kwargs` names one; None for the checkpoint's own.
         quantization: A name of `Quantization` to load it in 4 bits, unless `model_kwargs` says otherwise; None for not.
         license: Its licence, as the model card tells it.
         included: It is part of the embedding model's own repository.
-        token: Hub token.
-        cache_folder: Hub cache.
-        local_files_only: Never ask the hub.
-        trust_remote_code: Allow code that comes with the base model.
+        adapter: Folder or hub id of an adapter that is put onto it; None for none.
+        adapted: How the adapter sits on it.
         model_kwargs: For `AutoModel.from_pretrained`: `dtype`, `device_map`, `attn_implementation`, …; and `load_in_4bit`.
         processor_kwargs: For `AutoTokenizer.from_pretrained`.
         config_kwargs: For the base model's configuration.
+        loaded: What model and tokenizer were when they were loaded, the adapter left out; None if that is not known.
     """
 
     name_or_path: str
-    revision: str | None = None
+    hub: HubOptions = field(default_factory=HubOptions)
     dtype: str | None = None
     quantization: str | None = None
     license: str | None = None
     included: bool = False
-    token: bool | str | None = None
-    cache_folder: str | None = None
-    local_files_only: bool = False
-    trust_remote_code: bool = False
+    adapter: str | None = None
+    adapted: Adapter = field(default_factory=Adapter)
     model_kwargs: dict[str, Any] | None = None
     processor_kwargs: dict[str, Any] | None = None
     config_kwargs: dict[str, Any] | None = None
+    loaded: Fingerprint | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        given = dict(self.model_kwargs or {})
+        if "torch_dtype" in given:  # what dtype was called before transformers 5
+            given.setdefault("dtype", given.pop("torch_dtype"))
+            object.__setattr__(self, "model_kwargs", given)
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", dtype_name(self.dtype))
+
+    @classmethod
+    def of(cls, base: str | Path, hub: HubOptions, **fields: Any) -> BaseModelSource:
+        """The source that a user names: a language model, or an adapter, whose base model is meant with it.
+
+        Args:
+            base: Folder or hub id.
+            hub: How its files are fetched.
+            **fields: The other fields.
+        """
+        name = str(Path(base).expanduser())
+        name = str(Path(name).resolve()) if Path(name).is_dir() else str(base)
+        if Path(name).is_dir() and (Path(name) / CONFIG).is_file():
+            return cls(name, hub, **fields)
+        found = base_of_adapter(name, hub)
+        if found is None:
+            return cls(name, hub, **fields)
+        return cls(found[0], replace(hub, revision=found[1]), adapter=name, adapted=Adapter(wrapped=True), **fields)
 
     @property
-    def hub(self) -> HubOptions:
-        """How its files are fetched."""
-        return HubOptions(self.revision, self.token, self.cache_folder, self.local_files_only, self.trust_remote_code)
-
-    @property
-    def hub_kwargs(self) -> dict[str, Any]:
-        """Keywords that the hub's functions share."""
-        return {
-            "revision": self.revision,
-            "token": self.token,
-            "cache_dir": self.cache_folder,
-            "local_files_only": self.local_files_only,
-        }
+    def wanted_dtype(self) -> str | None:
+        """The dtype that was asked for; None for the checkpoint's own."""
+        named = (self.model_kwargs or {}).get("dtype", self.dtype)
+        return None if named in (None, "auto") else dtype_name(named)
 
     def load_config(self) -> PretrainedConfig:
-        """The base model's configuration."""
-        kwargs = self.hub_kwargs | {"trust_remote_code": self.trust_remote_code} | (self.config_kwargs or {})
-        return load_config(self.name_or_path, **kwargs)
+        """The base model's configuration.
 
-    def load(self, hidden_layer: int = -1) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        Raises:
+            FileNotFoundError: It is a folder that is not there.
+        """
+        path = Path(self.name_or_path)
+        if path.is_absolute() and not path.is_dir():
+            raise FileNotFoundError(
+                f"The base model's folder {path} is not there. Put it back, or write where it is now into "
+                "ssmoe_config.json (or adapter_config.json), under base_model_name_or_path."
+            )
+        return load_config(self.name_or_path, **(self.hub.loading | (self.config_kwargs or {})))
+
+    def load(self, hidden_layer: int = -1) -> LoadedBase:
         """The base model, frozen and in evaluation mode, and its tokenizer.
 
         Args:
             hidden_layer: Which of the model's `hidden_states` is wanted; layers after it are not loaded.
 
         Raises:
+            FileNotFoundError: It is a folder that is not there.
             UnsupportedModelError: It is dense, or its family has no adapter.
             ValueError: `hidden_layer` is out of range, or `device_map` names a device that is not there.
         """
@@ -99,22 +128,46 @@ class BaseModelSource:
         kept = _kept_layers(total, hidden_layer)
         if kept < total:
             family.shorten(config, kept)
-        shared = self.hub_kwargs | {"trust_remote_code": self.trust_remote_code}
         four_bit, given = requested(self.model_kwargs, self.quantization)
         dtype = self.dtype or (four_bit.dtype if four_bit else None)
         defaults = {"config": config} | ({"dtype": dtype} if dtype else {})
-        model = _text_part(_loaded(self.name_or_path, four_bit, **(defaults | shared | given)), family)
+        model = _text_part(_loaded(self.name_or_path, four_bit, **(defaults | self.hub.loading | given)), family)
         if kept < total:
             family.drop_final_norm(model)  # it was trained for the last layer's output
-        tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **(shared | (self.processor_kwargs or {})))
+        tokenizer = AutoTokenizer.from_pretrained(
+            self.name_or_path, **(self.hub.loading | (self.processor_kwargs or {}))
+        )
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return model.requires_grad_(False).eval(), tokenizer
+        source = replace(self, loaded=Fingerprint.of(model, tokenizer))
+        if self.adapter is not None:
+            own = HubOptions() if Path(self.adapter).is_dir() else replace(self.hub, revision=None)
+            model = load_adapter(model, self.adapter, self.adapted, own)
+        return LoadedBase(model.requires_grad_(False).eval(), tokenizer, source)
 
     @property
     def is_local(self) -> bool:
         """Whether it is a folder."""
         return Path(self.name_or_path).is_dir()
+
+
+class LoadedBase(NamedTuple):
+    """A base model in memory.
+
+    Attributes:
+        model: Without its head.
+        tokenizer: Its tokenizer.
+        source: Where it came from, and what it was then.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: BaseModelSource
+
+
+def dtype_name(dtype: str | torch.dtype) -> str:
+    """A dtype's name, such as `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def spectral_routers(model: PreTrainedModel, source: BaseModelSource, **settings: Any) -> SpectralRouters:
@@ -125,7 +178,7 @@ def spectral_routers(model: PreTrainedModel, source: BaseModelSource, **settings
         source: Where it came from.
         **settings: See `SpectralRouters.from_model`.
     """
-    if getattr(model, "is_quantized", False) or any(weight.is_meta for weight in model.parameters()):
+    if source.adapter or getattr(model, "is_quantized", False) or any(weight.is_meta for weight in model.parameters()):
         return SpectralRouters.from_checkpoint(source.name_or_path, **source.hub.keywords, **settings)
     return SpectralRouters.from_model(model, **settings)
 

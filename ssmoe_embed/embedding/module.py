@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from sentence_transformers.base.modules import InputModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from ssmoe_embed.embedding.base_model import BaseModelSource, loading_bar, spectral_routers
 from ssmoe_embed.embedding.calibration import BlockCalibration, Calibrations, standardize_batch
@@ -18,9 +18,10 @@ from ssmoe_embed.embedding.card import GENERATED, model_card
 from ssmoe_embed.embedding.encoder import Encoder, Reading
 from ssmoe_embed.embedding.features import Block, block_features, block_size, blocks_of, combine
 from ssmoe_embed.embedding.fitting import fit_calibrations
+from ssmoe_embed.embedding.keywords import ModelKeywords, split
 from ssmoe_embed.embedding.persistence import CONFIG, Parts, load_parts, save_parts
 from ssmoe_embed.embedding.prompts import templates
-from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, Calibration, EmbeddingSettings
+from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.embedding.tokenization import check_texts
 from ssmoe_embed.quantization.settings import Quantization, QuantizationSettings
 from ssmoe_embed.spectral.routers import SpectralRouters
@@ -63,7 +64,7 @@ class SSMoE(InputModule):
             settings: How a text becomes a vector.
             routers: Spectral routers of this very model; needed by `ev` and `ssmoe`.
             calibrations: Fitted factors.
-            source: Where the model came from; by default its own `name_or_path`.
+            source: Where the model came from, and what it was then; by default that is not known, so it is saved whole.
 
         Raises:
             UnsupportedModelError: The model's family has no adapter.
@@ -75,7 +76,6 @@ class SSMoE(InputModule):
         self.calibrations = calibrations if isinstance(calibrations, Calibrations) else Calibrations(calibrations)
         self._encoder = Encoder(model, tokenizer, routers)
         self._owner: tuple[Any, ...] = ()  # a tuple, or torch would take it for a submodule
-        self._seen_training = False
         self.settings = settings or EmbeddingSettings()
 
     # --- making and changing it ---------------------------------------------------------------------------------------
@@ -85,26 +85,17 @@ class SSMoE(InputModule):
         cls,
         base: str | Path,
         *,
-        top_c: int | float = 50,
-        select: str = "router",
-        sign: str | None = None,
-        scale: str = "none",
         routers: SpectralRouters | str | Path | None = None,
         calibration_texts: Sequence[str] | None = None,
-        revision: str | None = None,
-        dtype: str | None = None,
+        dtype: str | torch.dtype | None = None,
         quantize: str | None = None,
         license: str | None = None,  # noqa: A002 (the model card's own word)
-        included: bool = False,
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        local_files_only: bool = False,
-        trust_remote_code: bool = False,
+        include_base: bool = False,
         model_kwargs: dict[str, Any] | None = None,
         processor_kwargs: dict[str, Any] | None = None,
         config_kwargs: dict[str, Any] | None = None,
         progress: bool = True,
-        **settings: Any,
+        **options: Unpack[ModelKeywords],
     ) -> Self:
         """Turn a MoE language model into an embedding module.
 
@@ -112,56 +103,43 @@ class SSMoE(InputModule):
         saves the result.
 
         Args:
-            base: Folder or hub id of the language model.
-            top_c: See `SpectralRouters.from_model`, as for `select`, `sign` and `scale`.
-            select: See `SpectralRouters.from_model`.
-            sign: See `SpectralRouters.from_model`; by default `"aligned"`, and `"raw"` for `method="paper"`.
-            scale: See `SpectralRouters.from_model`.
+            base: Folder or hub id of the language model, or of an adapter (LoRA) that was trained on one.
             routers: Spectral routers made before, or their file.
             calibration_texts: The texts to fit the calibration on; by default the sample that comes with the package.
-            revision: Hub revision of the base model.
             dtype: The dtype to load it in, also when the saved model is loaded again; by default the checkpoint's own.
             quantize: Keep its weights in 4 bits, experts included, also when the saved model is loaded again: `nf4`,
                 `nf4-experts` or `paper-nf4`, see `Quantization`.
             license: The base model's licence, for the model card.
-            included: Save the base model with the module instead of pointing to it.
-            token: Hub token.
-            cache_folder: Hub cache.
-            local_files_only: Never ask the hub.
-            trust_remote_code: Allow code that comes with the base model.
+            include_base: Save the base model with the module instead of pointing to it.
             model_kwargs: For the base model: `dtype`, `device_map`, `attn_implementation`, `quantization_config`, ….
             processor_kwargs: For the tokenizer; `model_max_length` sets `max_seq_length`.
             config_kwargs: For the base model's configuration.
             progress: Show progress bars.
-            **settings: Fields of `EmbeddingSettings`: `method`, `alpha`, `prompt`, `calibration`, ….
+            **options: Fields of `HubOptions` for the base model (`revision`, `token`, …), of `SpectralSettings` (`top_c`, …)
+                and of `EmbeddingSettings` (`method`, `alpha`, `prompt`, `calibration`, …).
 
         Raises:
             UnsupportedModelError: The model is dense, or its family has no adapter.
-            ValueError: A setting is not known or has a value that is not allowed.
+            ValueError: An option is not known or has a value that is not allowed.
         """
+        hub, spectral, settings = split(dict(options))
         chosen = EmbeddingSettings.of(**(_max_length(processor_kwargs) | settings))
-        source = BaseModelSource(
-            name_or_path=str(Path(base).resolve()) if Path(base).is_dir() else str(base),
-            revision=revision,
+        source = BaseModelSource.of(
+            base,
+            hub,
             dtype=dtype,
             quantization=None if quantize is None else str(Quantization.parse(quantize, "quantize")),
             license=license,
-            included=included,
-            token=token,
-            cache_folder=cache_folder,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
+            included=include_base,
             model_kwargs=model_kwargs,
             processor_kwargs=processor_kwargs,
             config_kwargs=config_kwargs,
         )
         with loading_bar(progress):
-            model, tokenizer = source.load(chosen.hidden_layer)
+            model, tokenizer, source = source.load(chosen.hidden_layer)
         check_experts(chosen, Encoder(model, tokenizer))
         made = SpectralRouters.load(routers) if isinstance(routers, str | Path) else routers
         if made is None and chosen.needs_spectral_routers:
-            own = PRESET_SPECTRAL.get(str(settings.get("method")), {})
-            spectral = {"top_c": top_c, "select": select, "sign": sign or own.get("sign", "aligned"), "scale": scale}
             made = spectral_routers(model, source, **spectral, progress=progress)
         module = cls(model, tokenizer, chosen, routers=made, source=source)
         module.fit_calibration(calibration_texts, progress=progress)
@@ -223,7 +201,7 @@ class SSMoE(InputModule):
             else self.calibrations.with_other_routers(),
             source=self.source,
         )
-        other._seen_training, other.training = self._seen_training, self.training  # the base model's mode is its own
+        other.training = self.training  # the base model's mode is its own
         return other
 
     def _check(self, settings: EmbeddingSettings) -> None:
@@ -281,8 +259,6 @@ class SSMoE(InputModule):
             ValueError: The calibration is missing, or a vector is not finite.
         """
         del kwargs
-        if torch.is_grad_enabled() and not self._seen_training:
-            self._seen_training = self.is_trained
         reading = self.encoder.read(features, self.settings.forward)
         embedding = self.vectors(self.blocks(reading))  # [B,D]
         count = len(templates(self.settings.prompt))  # P
@@ -330,11 +306,6 @@ class SSMoE(InputModule):
                 "(model[0]), load it with ssmoe_embed.load(...), which does so, or choose calibration='none'."
             )
         return factors.apply(features)
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether the base model may differ from what it was loaded from: it is unfrozen, or was in a training step."""
-        return self._seen_training or any(parameter.requires_grad for parameter in self.model.parameters())
 
     # --- calibration --------------------------------------------------------------------------------------------------
 
@@ -399,13 +370,13 @@ class SSMoE(InputModule):
             "base_model_name_or_path": self.source.name_or_path,
             "base_revision": self._base_revision,
             "base_license": self.source.license,
-            "dtype": self.source.dtype,
+            "dtype": self.source.wanted_dtype,
             "quantization": self.source.quantization,
         } | self.settings.as_dict()
 
     @property
     def _base_revision(self) -> str | None:
-        return self.source.revision or getattr(self.model.config, "_commit_hash", None)
+        return self.source.hub.revision or getattr(self.model.config, "_commit_hash", None)
 
     def on_model_ready(self, model: Any) -> None:
         """Give the model that owns this module a model card of its own, unless it has another one."""
@@ -431,7 +402,11 @@ class SSMoE(InputModule):
         )
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write the module: configuration, spectral routers and calibration, and the base model only if it was trained.
+        """Write the module: configuration, spectral routers and calibration; and what of the base model is not elsewhere.
+
+        Whether the base model is still what it was loaded as is looked at, not inferred. If its weights or tokenizer were
+        changed (trained, merged, edited in place, resized), or if it was not loaded by this package, it is saved whole; an
+        adapter on an unchanged base model is saved by itself.
 
         Args:
             output_path: The model's folder.
@@ -440,12 +415,13 @@ class SSMoE(InputModule):
             **kwargs: Ignored.
 
         Raises:
-            ValueError: `safe_serialization` is false, or the base model would have to be saved and is in 4 bits.
+            ValueError: `safe_serialization` is false, the base model would have to be saved and is in 4 bits, or it carries
+                adapters other than one active one.
         """
         del args, kwargs
         if not safe_serialization:
             raise ValueError("safe_serialization=False would pickle the weights; SSMoE writes safetensors only.")
-        save_parts(self.parts, Path(output_path), self.get_config_dict(), trained=self.is_trained)
+        save_parts(self.parts, Path(output_path), self.get_config_dict())
 
     @property
     def parts(self) -> Parts:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sentence_transformers.base.modules import Module
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ssmoe_embed.common.devices import check_backend
 from ssmoe_embed.common.files import atomic_file, load_tensors, save_tensors
+from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.version import __version__
-from ssmoe_embed.embedding.base_model import BaseModelSource
+from ssmoe_embed.embedding.adapters import ADAPTER, Adapter, adapter_on, save_adapter, save_base
+from ssmoe_embed.embedding.base_model import BaseModelSource, dtype_name
 from ssmoe_embed.embedding.calibration import Calibrations, calibration_tensors, calibrations_from
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.quantization.packed import is_packed
@@ -22,7 +25,7 @@ CONFIG = "ssmoe_config.json"
 TENSORS = "ssmoe.safetensors"
 OWN_BASE = "base"
 """Folder of a base model that is part of the repository itself."""
-_REFERENCE_KEYS = ("base_model_name_or_path", "base_revision", "base_license", "dtype", "quantization")
+_REFERENCE_KEYS = ("base_model_name_or_path", "base_revision", "base_license", "dtype", "quantization", "adapter")
 
 
 @dataclass(frozen=True)
@@ -37,23 +40,31 @@ class Parts:
     source: BaseModelSource
 
 
-def save_parts(parts: Parts, folder: Path, config: dict[str, Any], *, trained: bool) -> None:
-    """Write a module into a folder; the base model too if it was trained or belongs to the repository.
+def save_parts(parts: Parts, folder: Path, config: dict[str, Any]) -> None:
+    """Write a module into a folder; the base model too if it is not known to be what it was loaded as.
+
+    An adapter on it is written by itself.
 
     Args:
         parts: The module's parts.
         folder: Where to.
         config: Everything of it that is not a weight.
-        trained: The base model is not what it was loaded from.
 
     Raises:
-        ValueError: The base model would have to be written and is in 4 bits.
+        ValueError: The base model would have to be written and is in 4 bits, or its adapters are more than one active one.
     """
-    included = parts.source.included or trained
+    source, adapter = parts.source, adapter_on(parts.model)
+    known = source.loaded is not None and source.loaded.matches(parts.model, parts.tokenizer)
+    included = source.included or not known
     if included:
         _refuse_packed(parts.model)
-        parts.model.save_pretrained(folder / OWN_BASE)
+        save_base(parts.model, folder / OWN_BASE)
         parts.tokenizer.save_pretrained(folder / OWN_BASE)
+    if adapter is not None:
+        save_adapter(parts.model, adapter, folder / ADAPTER)
+        config = config | {"adapter": {"name": adapter.name, "wrapped": adapter.wrapped}}
+    if source.loaded is None or source.loaded.dtype != parts.model.dtype:
+        config = config | {"dtype": dtype_name(parts.model.dtype)}
     save_references(parts, folder, config, included=included)
     _require_this_package(folder / "config_sentence_transformers.json")
 
@@ -62,9 +73,9 @@ def _refuse_packed(model: PreTrainedModel) -> None:
     """Make sure that no rounded weights are written in the place of the trained ones."""
     if is_packed(model):
         raise ValueError(
-            "This model carries its base model with it, which was rounded to 4 bits as it was loaded: saving it would lose "
-            "the trained weights. Load it without 4-bit (model_kwargs={'load_in_4bit': False}) and save that; for a model "
-            "that is loaded in 4 bits each time: `ssmoe build BASE --include-base --quantize nf4`."
+            "This model carries its base model, or changed it, and it was rounded to 4 bits when it was loaded: saving "
+            "it loses the trained weights. Load it without 4-bit (model_kwargs={'load_in_4bit': False}) and save that; "
+            "for a model that is loaded in 4 bits each time: `ssmoe build BASE --include-base --quantize nf4`."
         )
 
 
@@ -93,15 +104,11 @@ def load_parts(
     model_name_or_path: str,
     subfolder: str = "",
     *,
-    token: bool | str | None = None,
-    cache_folder: str | None = None,
-    revision: str | None = None,
-    local_files_only: bool = False,
-    trust_remote_code: bool = False,
     model_kwargs: dict[str, Any] | None = None,
     processor_kwargs: dict[str, Any] | None = None,
     config_kwargs: dict[str, Any] | None = None,
-    **ignored: Any,
+    backend: str = "torch",
+    **options: Any,
 ) -> Parts:
     """Load what `save_parts` wrote; see `SSMoE.load`.
 
@@ -109,24 +116,20 @@ def load_parts(
         cls: The module's class, whose loading of files is used.
         model_name_or_path: Folder or hub id.
         subfolder: Where in it.
-        token: Hub token.
-        cache_folder: Hub cache.
-        revision: Of the small repository.
-        local_files_only: Never ask the hub.
-        trust_remote_code: Allow code that comes with the base model.
         model_kwargs: For the base model.
         processor_kwargs: For the tokenizer.
         config_kwargs: Fields of `EmbeddingSettings`, and the rest for the base model's configuration.
-        **ignored: Other keywords of sentence-transformers.
+        backend: Must be torch.
+        **options: Fields of `HubOptions` for the small repository; other keywords of sentence-transformers are ignored.
+
+    Raises:
+        FileNotFoundError: A file of the model is missing.
+        ValueError: A file is broken or does not fit the base model, or the backend is not torch.
     """
-    del ignored
-    place = {
-        "subfolder": subfolder,
-        "token": token,
-        "cache_folder": cache_folder,
-        "revision": revision,
-        "local_files_only": local_files_only,
-    }
+    check_backend(backend)
+    hub = HubOptions.taken_from(options)
+    place: dict[str, Any] = hub.keywords | {"subfolder": subfolder}
+    del place["trust_remote_code"]
     try:
         config = cls.load_config(model_name_or_path, **place)
     except json.JSONDecodeError as error:
@@ -142,29 +145,31 @@ def load_parts(
     settings = EmbeddingSettings.of(**saved).changed(**overrides)
     base, included = config["base_model_name_or_path"], config["base_model_name_or_path"] == OWN_BASE
     if included:
-        base = cls.load_dir_path(model_name_or_path, **place | {"subfolder": str(Path(subfolder) / OWN_BASE)})
-        if base is None:
-            raise FileNotFoundError(
-                f"{model_name_or_path} lacks its folder {OWN_BASE!r} with the base model; copy it again."
-            )
+        base = _own_folder(cls, model_name_or_path, place, OWN_BASE)
     source = BaseModelSource(
         name_or_path=base,
-        revision=None if included else config.get("base_revision"),
+        hub=replace(hub, revision=None if included else config.get("base_revision")),
         dtype=config.get("dtype"),
         quantization=config.get("quantization"),
         license=config.get("base_license"),
         included=included,
-        token=token,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
+        adapter=_own_folder(cls, model_name_or_path, place, ADAPTER) if "adapter" in config else None,
+        adapted=Adapter(**config.get("adapter", {})),
         model_kwargs=model_kwargs,
         processor_kwargs=processor_kwargs,
         config_kwargs=base_config_kwargs,
     )
-    model, tokenizer = source.load(settings.hidden_layer)
+    model, tokenizer, source = source.load(settings.hidden_layer)
     routers = SpectralRouters.from_tensors(tensors, metadata) if "spectral" in metadata else None
     return Parts(model, tokenizer, settings, routers, calibrations_from(tensors), source)
+
+
+def _own_folder(cls: type[Module], name: str, place: dict[str, Any], folder: str) -> str:
+    """A folder of the repository itself."""
+    found = cls.load_dir_path(name, **place | {"subfolder": str(Path(place["subfolder"]) / folder)})
+    if found is None or not Path(found).is_dir():
+        raise FileNotFoundError(f"{name} lacks its folder {folder!r}; copy or download it again.")
+    return str(found)
 
 
 def split_settings(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
-from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.common.folders import size_of, workplace
 from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.embedding.fitting import check_sample
+from ssmoe_embed.embedding.keywords import ModelKeywords, split
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.persistence import OWN_BASE, save_references
-from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, EmbeddingSettings
+from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.families import family_of, load_config
 from ssmoe_embed.hub.names import MODULES, local
 from ssmoe_embed.hub.recipes import BUNDLED, RECIPES
 from ssmoe_embed.quantization.settings import QuantizationSettings
 from ssmoe_embed.spectral.routers import SpectralRouters
-from ssmoe_embed.spectral.settings import SpectralSettings
 
 
 def build(
@@ -45,7 +45,7 @@ def build(
     overwrite: bool = False,
     progress: bool = True,
     inspect: Callable[[SSMoE], None] | None = None,
-    **options: Any,
+    **options: Unpack[ModelKeywords],
 ) -> Path:
     """Build an embedding model from a MoE language model and save it as a small repository.
 
@@ -82,10 +82,12 @@ def build(
         ValueError: An option is not known or has a value that is not allowed, or `base` is an embedding model already.
     """
     base, output = _base(base), Path(output).expanduser()
+    given: dict[str, Any] = dict(options)
     if base in RECIPES:
         chosen = RECIPES[base]
-        base, license, options = chosen.base, license or chosen.license, chosen.settings | options  # noqa: A001
-    hub, spectral, settings = _choices(options)
+        base, license, given = chosen.base, license or chosen.license, chosen.settings | given  # noqa: A001
+    hub, spectral, chosen_settings = split(given)
+    settings = EmbeddingSettings.of(**chosen_settings)
     if quantize is not None:
         QuantizationSettings.of(quantize)
     variants = _variants(settings, prompts)
@@ -119,25 +121,6 @@ def build(
             save_references(module.parts, work.new, module.get_config_dict(), included=True)
             (work.new / "README.md").write_text(module.card(), encoding="utf-8")
     return output
-
-
-def _choices(options: dict[str, Any]) -> tuple[HubOptions, dict[str, Any], EmbeddingSettings]:
-    """Keywords as hub options, settings of spectral routers and settings of an embedding.
-
-    Raises:
-        ValueError: One is not known or has a value that is not allowed.
-    """
-    rest = dict(options)
-    hub = HubOptions.taken_from(rest)
-    spectral = PRESET_SPECTRAL.get(str(rest.get("method")), {}) | {
-        name: rest.pop(name) for name in SpectralSettings.__dataclass_fields__ if name in rest
-    }
-    SpectralSettings(**spectral)
-    for name in rest:
-        if name not in EmbeddingSettings.__dataclass_fields__:
-            kinds = (EmbeddingSettings, SpectralSettings, HubOptions)
-            raise ValueError(unknown("setting", name, [field for kind in kinds for field in kind.__dataclass_fields__]))
-    return hub, spectral, EmbeddingSettings.of(**rest)
 
 
 def _base(name: str | Path) -> str:

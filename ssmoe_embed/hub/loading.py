@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
+from typing_extensions import Unpack
 
-from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.common.devices import check_backend, check_device
 from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.base_model import loading_bar
+from ssmoe_embed.embedding.keywords import LoadKeywords, SentenceTransformerKeywords, split
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, EmbeddingSettings
+from ssmoe_embed.embedding.settings import PRESET_SPECTRAL
 from ssmoe_embed.hub.building import build
 from ssmoe_embed.hub.names import Kind, find
 from ssmoe_embed.hub.recipes import BUNDLED
 from ssmoe_embed.quantization.settings import Quantization
 from ssmoe_embed.spectral.settings import SpectralSettings
-
-_SENTENCE_TRANSFORMERS = (
-    "backend",
-    "default_prompt_name",
-    "model_card_data",
-    "processor_kwargs",
-    "prompts",
-    "similarity_fn_name",
-    "truncate_dim",
-)
-"""Keywords of `SentenceTransformer` that are passed on to it."""
 
 
 def load(
@@ -42,7 +31,7 @@ def load(
     load_in_4bit: bool | None = None,
     model_kwargs: dict[str, Any] | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[LoadKeywords],
 ) -> EmbeddingModel:
     """Load an embedding model.
 
@@ -70,29 +59,31 @@ def load(
     """
     if device is not None:
         check_device(device)
-    hub = HubOptions.taken_from(options)
-    own = {name: options.pop(name) for name in _SENTENCE_TRANSFORMERS if name in options}
+    given: dict[str, Any] = dict(options)
+    own = {one: given.pop(one) for one in SentenceTransformerKeywords.__annotations__ if one in given}
+    hub, _, settings = split(given, SentenceTransformerKeywords.__annotations__)
     check_backend(own.pop("backend", "torch"))
     if load_in_4bit is not None:
         model_kwargs = (model_kwargs or {}) | {"load_in_4bit": load_in_4bit}
     quantize = str(Quantization.NF4) if load_in_4bit else None
     found = find(name, hub)
     place = found.place
-    _check_names(options, fixed=() if found.kind is Kind.BASE else SpectralSettings.__dataclass_fields__)
     if found.kind is Kind.BASE:
         loading = {"model_kwargs": model_kwargs, "processor_kwargs": own.pop("processor_kwargs", None)}
-        module = SSMoE.from_base(place, quantize=quantize, progress=progress, **loading, **hub.keywords, **options)
+        module = SSMoE.from_base(place, quantize=quantize, progress=progress, **loading, **given)
         mapped = device is None and (model_kwargs or {}).get("device_map") is not None
         return EmbeddingModel(modules=[module], device=str(module.model.device) if mapped else device, **own)
+    for one in SpectralSettings.__dataclass_fields__.keys() & given.keys():
+        raise ValueError(f"{one} is fixed when a model is built; build another one with `ssmoe build BASE`.")
     if found.kind is Kind.RECIPE:
         place, hub = _built(place, hub, quantize, progress, model_kwargs), replace(hub, revision=None)
     hub = replace(hub, local_files_only=hub.local_files_only or Path(place).is_dir())
     with loading_bar(progress and place != str(tiny_folder())):
         model = EmbeddingModel(
-            place, device=device, model_kwargs=model_kwargs, config_kwargs=options, **hub.keywords, **own
+            place, device=device, model_kwargs=model_kwargs, config_kwargs=settings, **hub.keywords, **own
         )
     if isinstance(model[0], SSMoE):  # any other sentence-transformers model is taken as it is
-        _check_preset(options.get("method"), model[0])
+        _check_preset(settings.get("method"), model[0])
         model[0].fit_calibration(progress=progress)
     return model
 
@@ -106,17 +97,6 @@ def _check_preset(method: Any, module: SSMoE) -> None:
                 f"method={str(method)!r} takes spectral routers of {name}={value!r}, and this model's have "
                 f"{made.get(name)!r}; build another one with `ssmoe build BASE --method {method}`."
             )
-
-
-def _check_names(settings: dict[str, Any], fixed: Collection[str]) -> None:
-    """Refuse keywords that are no setting, and settings that are fixed in a built model."""
-    known = {*EmbeddingSettings.__dataclass_fields__, *SpectralSettings.__dataclass_fields__}
-    for name in settings:
-        if name not in known:
-            others = (*_SENTENCE_TRANSFORMERS, *HubOptions.__dataclass_fields__)
-            raise ValueError(unknown("setting", name, sorted({*known, *others})))
-        if name in fixed:
-            raise ValueError(f"{name} is fixed when a model is built; build another one with `ssmoe build BASE`.")
 
 
 def _built(

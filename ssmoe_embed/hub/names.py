@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum, auto
@@ -16,6 +17,8 @@ from ssmoe_embed.hub.recipes import BUNDLED, RECIPES
 
 MODULES = "modules.json"
 """The file that makes a folder an embedding model."""
+_TELLING = (MODULES, "config.json", "adapter_config.json")
+"""The files that tell what a repository holds."""
 _TIMEOUT = 10.0
 """Seconds to wait for the hub to say whether it has a model."""
 
@@ -26,7 +29,7 @@ class Kind(Enum):
     EMBEDDING = auto()
     """A saved embedding model."""
     BASE = auto()
-    """A plain language model."""
+    """A plain language model, or an adapter on one."""
     RECIPE = auto()
     """A model that is built the first time."""
 
@@ -53,21 +56,25 @@ def find(name: str | Path, hub: HubOptions) -> Found:
     name = local(name)
     folder = Path(name)
     if folder.is_dir():
-        if (folder / MODULES).is_file() or (folder / "config.json").is_file():
-            return Found(name, Kind.EMBEDDING if (folder / MODULES).is_file() else Kind.BASE)
+        there = [file for file in _TELLING if (folder / file).is_file()]
+        if there:
+            return Found(name, _kind(there))
         raise FileNotFoundError(
-            f"The folder {name} holds neither {MODULES} (an embedding model) nor config.json (a language model)."
+            f"The folder {name} holds neither {MODULES} (an embedding model) nor config.json (a language model) nor "
+            "adapter_config.json (an adapter)."
         )
     if name == BUNDLED:
         return Found(str(tiny_folder()), Kind.EMBEDDING)
     if name in RECIPES:
         return Found(name, Kind.EMBEDDING if MODULES in _cached(name, hub) else Kind.RECIPE)
     files, reason = _hub_files(name, hub)
-    if MODULES in files:
-        return Found(name, Kind.EMBEDDING)
-    if "config.json" in files:
-        return Found(name, Kind.BASE)
+    if files.intersection(_TELLING):
+        return Found(name, _kind(files))
     raise FileNotFoundError(unknown_model(name, reason))
+
+
+def _kind(files: Collection[str]) -> Kind:
+    return Kind.EMBEDDING if MODULES in files else Kind.BASE
 
 
 def local(name: str | Path) -> str:
@@ -105,12 +112,12 @@ def _hub_files(name: str, hub: HubOptions) -> tuple[set[str], str]:
         info = model_info(name, revision=hub.revision, token=hub.token, timeout=_TIMEOUT)
     except Exception as error:
         return set(), f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-    return {sibling.rfilename for sibling in info.siblings or []}, "it has neither modules.json nor config.json"
+    return {sibling.rfilename for sibling in info.siblings or []}, f"it has none of {', '.join(_TELLING)}"
 
 
 def _cached(name: str, hub: HubOptions) -> set[str]:
     """Which of the files that tell what a repository holds are in the local cache."""
-    return {file for file in (MODULES, "config.json") if isinstance(_from_cache(name, file, hub), str)}
+    return {file for file in _TELLING if isinstance(_from_cache(name, file, hub), str)}
 
 
 def _from_cache(name: str, file: str, hub: HubOptions) -> object:

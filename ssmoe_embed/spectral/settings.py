@@ -6,7 +6,7 @@ import math
 import warnings
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypedDict
 
 from ssmoe_embed.common.choices import Choice
 
@@ -38,6 +38,15 @@ class Scale(Choice):
     """As averaged: about 1/√top_c, the paper's."""
     ROUTER = "router"
     """Every row rescaled to the layer's mean router-row norm."""
+
+
+class SpectralKeywords(TypedDict, total=False):
+    """The fields of `SpectralSettings`, for editors and type checkers."""
+
+    top_c: int | float
+    select: str
+    sign: str
+    scale: str
 
 
 @dataclass(frozen=True)

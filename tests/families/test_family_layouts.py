@@ -244,7 +244,7 @@ def test_a_saved_module_gives_the_same_vectors_when_loaded(module, tmp_path):
 
 
 def test_a_module_saved_with_its_base_model_gives_the_same_vectors_when_loaded(folder, tmp_path):
-    own = SSMoE.from_base(folder, top_c=TOP_C, calibration="none", included=True, progress=False)
+    own = SSMoE.from_base(folder, top_c=TOP_C, calibration="none", include_base=True, progress=False)
     own.save(str(tmp_path))
     again = SSMoE.load(str(tmp_path))
     assert again.source.is_local

@@ -47,7 +47,7 @@ def revision_of(
     """
     source = module.source
     if name == source.name_or_path:
-        revision, cache_folder = revision or source.revision, cache_folder or source.cache_folder
+        revision, cache_folder = revision or source.hub.revision, cache_folder or source.hub.cache_folder
     folder = tiny_folder() if name == BUNDLED else Path(name)
     if not folder.is_dir():
         commit = _commit(name, revision, cache_folder)
@@ -62,7 +62,7 @@ def revision_of(
     if source.is_local:
         _add_folder(digest, Path(source.name_or_path))
     else:
-        commit = source.revision or getattr(module.model.config, "_commit_hash", None)
+        commit = source.hub.revision or getattr(module.model.config, "_commit_hash", None)
         _add(digest, {"base": source.name_or_path, "revision": commit})
     return digest.hexdigest()[:16]
 

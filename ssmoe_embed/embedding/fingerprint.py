@@ -1,0 +1,94 @@
+"""What a base model was when it was loaded, so that whether it still is that can be known when it is saved."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ssmoe_embed.embedding.adapters import plain_state
+
+_SAMPLES = 64
+"""Entries of each tensor that are remembered as they are."""
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What is remembered of one tensor: one pass over its bits, and some of its entries.
+
+    The sum notices whatever changes any entry; the entries notice what only moves some, and tell rounding to another dtype
+    from a change.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+    bits: int
+    samples: torch.Tensor
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> _Mark:
+        flat = tensor.detach().contiguous().reshape(-1)
+        places = torch.arange(_SAMPLES, device=flat.device) * (len(flat) - 1) // (_SAMPLES - 1)
+        raw = flat.view(torch.uint8)
+        words = raw.view(torch.int64) if raw.numel() % 8 == 0 and raw.storage_offset() % 8 == 0 else raw
+        return cls(
+            tensor.shape, tensor.dtype, int(words.sum(dtype=torch.int64)), flat[places if len(flat) else []].cpu()
+        )
+
+    def same(self, other: _Mark) -> bool:
+        """Whether both are of one tensor, or the other is this one rounded to another dtype."""
+        if self.shape != other.shape:
+            return False
+        if self.dtype == other.dtype:
+            return self.bits == other.bits and torch.equal(_raw(self.samples), _raw(other.samples))
+        both_float = self.dtype.is_floating_point and other.dtype.is_floating_point
+        return both_float and torch.equal(self.samples.to(other.dtype), other.samples)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A base model and its tokenizer as they were at one moment.
+
+    Attributes:
+        dtype: The model's dtype.
+        marks: By tensor name; an adapter's own and tensors on `meta` are left out.
+        tokenizer: A digest of it.
+    """
+
+    dtype: torch.dtype
+    marks: dict[str, _Mark]
+    tokenizer: str
+
+    @classmethod
+    def of(cls, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Fingerprint:
+        """Look at every weight once; on a CPU that takes a fraction of the time in which they were read."""
+        marks = {name: _Mark.of(tensor) for name, tensor in plain_state(model).items() if not tensor.is_meta}
+        return cls(_dtype(model), marks, _digest(tokenizer))
+
+    def matches(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether a model is still the one that this was taken of, at most moved, rounded, or with an adapter on it."""
+        found = {name: tensor for name, tensor in plain_state(model).items() if not tensor.is_meta}
+        if found.keys() != self.marks.keys() or self.tokenizer != _digest(tokenizer):
+            return False
+        return all(mark.same(_Mark.of(found[name])) for name, mark in self.marks.items())
+
+
+def _raw(tensor: torch.Tensor) -> torch.Tensor:
+    """Its bytes: NaN equals itself there."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    dtype = model.dtype
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of everything that makes ids of a text; truncation and padding, which each use sets, are left out."""
+    content = tokenizer.backend_tokenizer.to_str()
+    content = content[content.index('"added_tokens"') :] + repr(sorted(tokenizer.special_tokens_map.items()))
+    return hashlib.sha256(content.encode()).hexdigest()
