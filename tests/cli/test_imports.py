@@ -67,10 +67,14 @@ def test_the_shell_completes_commands_and_options_without_them_too(imported, lin
     assert not modules & (HEAVY | EXTRAS)
 
 
-def test_importing_the_package_imports_nothing_heavy_and_using_it_no_extra(imported):
+def test_importing_the_package_imports_nothing_heavy(imported):
     modules, output = imported("import ssmoe_embed; print(dir(ssmoe_embed))")
     assert "'SSMoE'" in output
     assert not modules & (HEAVY | EXTRAS)
+
+
+@pytest.mark.slow
+def test_using_the_package_imports_no_extra(imported):
     modules, _ = imported("from ssmoe_embed import *; from ssmoe_embed.search import *; load, SSMoE, SemanticIndex")
     assert modules >= HEAVY
     assert not modules & EXTRAS
@@ -85,6 +89,7 @@ def test_every_public_name_is_there_when_it_is_used(package):
         assert module.embedd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["ssmoe_embed, sentence_transformers", "sentence_transformers, ssmoe_embed"])
 def test_sentence_transformers_loads_our_models_whichever_is_imported_first(imported, built, order):
     code = f"import {order}, sys; print(type(sentence_transformers.SentenceTransformer(sys.argv[1], device='cpu')[0]))"

@@ -218,6 +218,7 @@ print("SHAPE", model.encode(["a", "b"], show_progress_bar=False).shape)
 """
 
 
+@pytest.mark.slow
 def test_without_the_import_it_takes_trust_remote_code(built, model, environment):
     done = python(WITHOUT_IMPORT, built, environment=environment)
     assert "REFUSED True" in done.stdout, done.stderr
@@ -383,6 +384,11 @@ if __name__ == "__main__":
 """
 
 
+def test_a_pickled_model_as_workers_get_it_gives_the_same_vectors(model, vectors):
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).encode(PROBES, **QUIET), vectors)
+
+
+@pytest.mark.slow
 def test_a_pool_of_processes_gives_the_vectors_of_one(built, environment, tmp_path):
     script = tmp_path / "pool.py"
     script.write_text(POOL)

@@ -28,6 +28,7 @@ def run(name, environment, *packages, **variables):
     return finished.stdout
 
 
+@pytest.mark.slow
 def test_semantic_search(environment):
     lines = run("semantic_search.py", environment, "faiss").splitlines()
     assert lines[0].startswith("3 passages")

@@ -133,6 +133,7 @@ def toy_training():
     return make
 
 
+@pytest.mark.slow
 def test_a_training_that_was_interrupted_ends_with_the_same_bytes(toy_training, tmp_path):
     whole = toy_training()
     whole.advance()

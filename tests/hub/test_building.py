@@ -176,12 +176,14 @@ ssmoe_embed.build(base, output, calibration_texts=json.loads(texts), top_c=5, li
 """
 
 
+@pytest.mark.slow
 def test_another_run_gives_identical_bytes(built, olmoe, texts, tmp_path, environment):
     command = [sys.executable, "-c", ANOTHER_RUN, str(olmoe), str(tmp_path / "out"), json.dumps(texts)]
     subprocess.run(command, env=environment | {"PYTHONHASHSEED": "1"}, check=True)
     assert files(tmp_path / "out") == files(built)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["nf4", None])
 def test_without_progress_nothing_is_shown(quantize, olmoe, texts, tmp_path, environment):
     code = ANOTHER_RUN.replace("progress=False", f"progress=False, quantize={quantize!r}")
@@ -431,6 +433,7 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_another_build_takes_nothing_from_a_killed_one_and_removes_it(olmoe, texts, tmp_path, environment):
     killed(olmoe, tmp_path / "out", texts, "layer", environment)
     build(olmoe, tmp_path / "out", texts, top_c=4)

@@ -110,6 +110,7 @@ def test_correction_biases_follow_their_experts(name, tmp_path):
         assert torch.equal(model.state_dict()[key], value[..., kept[layer]])
 
 
+@pytest.mark.slow
 def test_the_checkpoint_loads_without_this_package(olmoe, tmp_path, environment):
     drop(olmoe, tmp_path / "part", 0.5, "random", settings=SETTINGS, progress=False)
     code = (

@@ -528,6 +528,7 @@ print(new, sum(memory_by_component(model).values()), sum(memory_by_component(mod
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", ["4", "32"])
 def test_bytes_by_component_add_up_to_all_tensors_of_the_process(built, environment, bits):
     command = [sys.executable, "-c", _EVERY_TENSOR, str(built), bits]

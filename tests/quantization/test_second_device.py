@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_models_on_an_emulated_second_device(environment):
     """The emulated device cannot be taken back, so no other test may see it."""
     file = Path(__file__).parents[1] / "support" / "on_second_device.py"

@@ -109,6 +109,7 @@ SpectralRouters.from_checkpoint(sys.argv[1], top_c=5, workers=int(sys.argv[3]), 
 """
 
 
+@pytest.mark.slow
 def test_it_does_not_depend_on_the_number_of_lapack_threads(olmoe, routers, tmp_path, environment):
     assert torch.get_num_threads() == 1
     output = tmp_path / "routers.safetensors"

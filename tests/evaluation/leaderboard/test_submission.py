@@ -99,6 +99,7 @@ def test_the_code_for_the_pull_request_makes_the_models_record(measured, model, 
     assert encoder.mteb_model_meta.loader_kwargs == expected.loader_kwargs
 
 
+@pytest.mark.slow
 def test_the_mock_run_is_mtebs_report_of_the_same_model(measured, built, tmp_path):
     encoder = load_encoder(str(built))
     encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"name": NAME, "revision": COMMIT})

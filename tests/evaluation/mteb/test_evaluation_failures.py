@@ -39,6 +39,7 @@ evaluate([sys.argv[1]], [all_kinds()[5], killing()], grid(["router", "smoe", "mo
 """
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_where_it_stopped(built, tmp_path, environment):
     command = [sys.executable, "-c", KILLED, built, tmp_path, Path(__file__).parents[2] / "support"]
     assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == -9

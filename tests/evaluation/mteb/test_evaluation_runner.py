@@ -126,6 +126,7 @@ def test_overwrite_measures_again(model, tmp_path):
     assert (first.done, again.done, again.kept) == (1, 1, 0)
 
 
+@pytest.mark.slow
 def test_the_order_of_methods_changes_no_score(model, tmp_path):
     tasks = [MockClassificationTask(), *[task for task in all_kinds() if task.metadata.type == "Clustering"]]
     forward = evaluate([model], tasks, grid(METHODS), tmp_path / "forward", options=QUIET)

@@ -54,6 +54,7 @@ def test_the_readmes_table_is_the_reports():
         assert [f"{number:.1f}" for number in numbers] == [*clean[reported], corrupt[reported][-1]], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corruption", ["none", CORRUPT])
 def test_the_default_method_has_the_readmes_scores_on_all_offline_tasks(corruption, tmp_path):
     runs, options = grid(corruptions=[corruption]), Options(progress=False)
