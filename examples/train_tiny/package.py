@@ -46,7 +46,7 @@ def main() -> None:
         **SETTINGS,
     )
     module = ssmoe_embed.load(options.output)[0].using(calibration=CALIBRATION)
-    save_references(module.parts, options.output, module.get_config_dict(), included=True)
+    save_references(module.parts, options.output, included=True)
     write_card(module, options.output / "README.md")
     for old in options.corpus_vectors.glob("*.safetensors"):
         old.unlink()

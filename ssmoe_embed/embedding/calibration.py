@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ssmoe_embed.embedding.features import Block
-from ssmoe_embed.embedding.settings import Calibration
+from ssmoe_embed.embedding.features import Block, combine
+from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 
 _PREFIX = "calibration."
 MINIMUM_TEXTS = 2
@@ -95,6 +95,52 @@ class Calibrations:
 
     def _home(self, block: Block) -> dict[str, BlockCalibration]:
         return self._spectral if block.is_spectral else self._learned
+
+
+def embedding_vectors(
+    blocks: Mapping[Block, torch.Tensor], settings: EmbeddingSettings, calibrations: Calibrations, dtype: str
+) -> torch.Tensor:
+    """The vectors of texts: their features calibrated and joined.
+
+    Args:
+        blocks: The features `[B,D]` of every block of the settings.
+        settings: How they become vectors.
+        calibrations: Fitted factors.
+        dtype: What the model computed in, for the message.
+
+    Returns:
+        float32 `[B,D]`.
+
+    Raises:
+        ValueError: The calibration is missing, or a vector is not finite.
+    """
+    calibrated = {block.part: _calibrated(block, part, settings, calibrations) for block, part in blocks.items()}
+    embedding = combine(calibrated, settings.combination, settings.routing_weight)  # [B,D]
+    if not bool(torch.isfinite(embedding).all()):
+        rows = [int(row) for row in (~torch.isfinite(embedding)).any(dim=1).nonzero().flatten()]
+        raise ValueError(
+            f"The vectors of texts {rows} of the batch are not finite in {dtype}; "
+            "load the model with model_kwargs={'dtype': 'bfloat16'} or 'float32'."
+        )
+    return embedding
+
+
+def _calibrated(
+    block: Block, features: torch.Tensor, settings: EmbeddingSettings, calibrations: Calibrations
+) -> torch.Tensor:
+    """The features `[B,D]` of one block on the calibrated scale."""
+    kind = settings.calibration
+    if kind is Calibration.NONE:
+        return features
+    if kind is Calibration.BATCH:
+        return standardize_batch(features)
+    factors = calibrations.of(block, kind)
+    if factors is None:
+        raise ValueError(
+            f"This model has no calibration for {block.factors(kind)!r}; call .fit_calibration() on the module (model[0]), "
+            "load it with ssmoe_embed.load(...), which does so, or choose calibration='none'."
+        )
+    return factors.apply(features)
 
 
 def calibration_tensors(calibrations: Calibrations) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.prompts import templates
-from ssmoe_embed.embedding.settings import ForwardSettings
+from ssmoe_embed.embedding.settings import EmbeddingSettings, ForwardSettings
 from ssmoe_embed.embedding.tokenization import TemplateTokenizer
 from ssmoe_embed.families import MoEFamily, MoELayer, family_of
 from ssmoe_embed.routing.mixing import mixed_scores, scores
@@ -125,6 +125,30 @@ class Encoder:
         if key not in self._tokenizers:
             self._tokenizers[key] = TemplateTokenizer(self.tokenizer, templates(*key[:2]), key[2])
         return self._tokenizers[key]
+
+    def check(self, settings: EmbeddingSettings) -> None:
+        """Make sure that settings can be read by this model as it is.
+
+        Raises:
+            ValueError: The template fills the limit, there is no router to read, or spectral routers are needed and there
+                are none.
+        """
+        self.template_tokenizer(settings.forward)
+        self.check_layers(settings)
+        if settings.needs_spectral_routers:
+            self._spectral(f"method={str(settings.method)!r}")
+
+    def check_layers(self, settings: EmbeddingSettings) -> None:
+        """Make sure that a method that reads routers finds some: the first layers of many families are dense.
+
+        Raises:
+            ValueError: There is none among the layers that are run.
+        """
+        if settings.representation.signal is not None and not self.layers:
+            raise ValueError(
+                f"hidden_layer={settings.hidden_layer} lies below the first layer with experts, so method="
+                f"{str(settings.method)!r} has no router to read; choose a later layer, or method='smoe'."
+            )
 
     def policy(self, forward: ForwardSettings) -> RoutingPolicy | None:
         """What routes a forward pass; None for the model's own routers.

@@ -25,26 +25,32 @@ def fit_calibrations(
     *,
     batch_size: int,
     progress: bool,
+    refit: bool = False,
 ) -> None:
-    """Fit the factors of every block of some settings, and keep them.
+    """Fit the factors of every block of some settings that are not there, and keep them.
 
     Args:
         encoder: What reads the texts.
         calibrations: Where the factors are kept.
         texts: Sample texts; None for those that come with the package.
-        variants: Settings with a fitted calibration.
+        variants: The settings; those without a fitted calibration need nothing.
         batch_size: The batch size.
         progress: Show a progress bar.
+        refit: Fit again what is there already.
     """
-    sample = check_sample(calibration_texts() if texts is None else texts)
-    sample.sort(key=lambda text: (len(text), text))
     passes: defaultdict[ForwardSettings, dict[tuple[Block, Calibration], None]] = defaultdict(dict)
     for variant in variants:
-        passes[variant.forward] |= dict.fromkeys((block, variant.calibration) for block in blocks_of(variant))
+        kind, blocks = variant.calibration, blocks_of(variant)
+        if kind.is_fitted and (refit or any(calibrations.of(block, kind) is None for block in blocks)):
+            passes[variant.forward] |= dict.fromkeys((block, kind) for block in blocks)
+    if not passes:
+        return
+    sample = check_sample(calibration_texts() if texts is None else texts)
+    sample.sort(key=lambda text: (len(text), text))
     with tqdm(total=len(sample) * len(passes), desc="Calibration", unit="text", disable=not progress) as bar:
         for forward, wanted in passes.items():
-            blocks = list(dict.fromkeys(block for block, _ in wanted))
-            found = _features(encoder, sample, forward, blocks, batch_size=batch_size, bar=bar)
+            features = list(dict.fromkeys(block for block, _ in wanted))
+            found = _features(encoder, sample, forward, features, batch_size=batch_size, bar=bar)
             for block, kind in wanted:
                 calibrations.add(block, kind, BlockCalibration.fit(found[block], kind))
 

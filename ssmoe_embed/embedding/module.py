@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ from sentence_transformers.base.modules import InputModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self, Unpack
 
-from ssmoe_embed.embedding.base_model import BaseModelSource, loading_bar, spectral_routers
-from ssmoe_embed.embedding.calibration import BlockCalibration, Calibrations, standardize_batch
-from ssmoe_embed.embedding.card import GENERATED, model_card
-from ssmoe_embed.embedding.encoder import Encoder, Reading
-from ssmoe_embed.embedding.features import Block, block_features, block_size, blocks_of, combine
+from ssmoe_embed.embedding.base_model import BaseModelSource
+from ssmoe_embed.embedding.calibration import BlockCalibration, Calibrations, embedding_vectors
+from ssmoe_embed.embedding.card import GENERATED
+from ssmoe_embed.embedding.encoder import Encoder
+from ssmoe_embed.embedding.features import Block, block_features, block_size, blocks_of
 from ssmoe_embed.embedding.fitting import fit_calibrations
-from ssmoe_embed.embedding.keywords import ModelKeywords, split
-from ssmoe_embed.embedding.persistence import CONFIG, Parts, load_parts, save_parts
+from ssmoe_embed.embedding.keywords import ModelKeywords
+from ssmoe_embed.embedding.parts import Parts, parts_from_base
+from ssmoe_embed.embedding.persistence import CONFIG, load_parts, save_parts
 from ssmoe_embed.embedding.prompts import templates
-from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
+from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.embedding.tokenization import check_texts
 from ssmoe_embed.quantization.settings import Quantization, QuantizationSettings
 from ssmoe_embed.spectral.routers import SpectralRouters
@@ -76,9 +78,8 @@ class SSMoE(InputModule):
         self.calibrations = calibrations if isinstance(calibrations, Calibrations) else Calibrations(calibrations)
         self._encoder = Encoder(model, tokenizer, routers)
         self._owner: tuple[Any, ...] = ()  # a tuple, or torch would take it for a submodule
-        self.settings = settings or EmbeddingSettings()
-
-    # --- making and changing it ---------------------------------------------------------------------------------------
+        self._settings = settings or EmbeddingSettings()
+        self._encoder.check(self._settings)
 
     @classmethod
     def from_base(
@@ -97,10 +98,7 @@ class SSMoE(InputModule):
         progress: bool = True,
         **options: Unpack[ModelKeywords],
     ) -> Self:
-        """Turn a MoE language model into an embedding module.
-
-        Makes the spectral routers and fits the calibration, where the settings need them; `ssmoe build` does it once and
-        saves the result.
+        """Turn a MoE language model into an embedding module; `ssmoe build` does it once and saves the result.
 
         Args:
             base: Folder or hub id of the language model, or of an adapter (LoRA) that was trained on one.
@@ -122,11 +120,11 @@ class SSMoE(InputModule):
             UnsupportedModelError: The model is dense, or its family has no adapter.
             ValueError: An option is not known or has a value that is not allowed.
         """
-        hub, spectral, settings = split(dict(options))
-        chosen = EmbeddingSettings.of(**(_max_length(processor_kwargs) | settings))
-        source = BaseModelSource.of(
+        parts = parts_from_base(
             base,
-            hub,
+            dict(options),
+            routers=routers,
+            progress=progress,
             dtype=dtype,
             quantization=None if quantize is None else str(Quantization.parse(quantize, "quantize")),
             license=license,
@@ -135,15 +133,7 @@ class SSMoE(InputModule):
             processor_kwargs=processor_kwargs,
             config_kwargs=config_kwargs,
         )
-        with loading_bar(progress):
-            model, tokenizer, source = source.load(chosen.hidden_layer)
-        check_experts(chosen, Encoder(model, tokenizer))
-        made = SpectralRouters.load(routers) if isinstance(routers, str | Path) else routers
-        if made is None and chosen.needs_spectral_routers:
-            made = spectral_routers(model, source, **spectral, progress=progress)
-        module = cls(model, tokenizer, chosen, routers=made, source=source)
-        module.fit_calibration(calibration_texts, progress=progress)
-        return module
+        return cls(**vars(parts)).fit_calibration(calibration_texts, progress=progress)
 
     @property
     def encoder(self) -> Encoder:
@@ -159,19 +149,12 @@ class SSMoE(InputModule):
 
     @property
     def settings(self) -> EmbeddingSettings:
-        """How a text becomes a vector.
-
-        Calibration factors that new settings need and the model does not have are fitted by `fit_calibration`, which is
-        left to the caller; until then `forward` says what is missing.
-
-        Raises:
-            ValueError: Assigned settings do not fit the model.
-        """
+        """How a text becomes a vector. Assigned ones must fit the model, and `fit_calibration` fits what they lack."""
         return self._settings
 
     @settings.setter
     def settings(self, settings: EmbeddingSettings) -> None:
-        self._check(settings)
+        self.encoder.check(self._same_layer(settings))
         self._settings = settings
         self._refresh_card()
 
@@ -188,43 +171,23 @@ class SSMoE(InputModule):
         Raises:
             ValueError: A setting is not known, has a value that is not allowed, or does not fit the model.
         """
-        chosen = (settings or self.settings).changed(**changes)
-        if chosen.hidden_layer != self.settings.hidden_layer:
-            raise ValueError(self._other_layer(chosen))
-        other = type(self)(
-            self.model,
-            self.tokenizer,
-            chosen,
-            routers=routers or self.routers,
-            calibrations=self.calibrations
-            if routers is None or routers is self.routers
-            else self.calibrations.with_other_routers(),
-            source=self.source,
-        )
+        chosen = self._same_layer((settings or self.settings).changed(**changes))
+        shared = self.calibrations
+        if routers is not None and routers is not self.routers:
+            shared = shared.with_other_routers()
+        parts = replace(self.parts, settings=chosen, routers=routers or self.routers, calibrations=shared)
+        other = type(self)(**vars(parts))
         other.training = self.training  # the base model's mode is its own
         return other
 
-    def _check(self, settings: EmbeddingSettings) -> None:
-        """Refuse settings that the model as it is loaded cannot take."""
-        loaded = getattr(self, "_settings", settings)
-        if settings.hidden_layer != loaded.hidden_layer:
-            raise ValueError(self._other_layer(settings))
-        self.encoder.template_tokenizer(settings.forward)
-        check_experts(settings, self.encoder)
-        if settings.needs_spectral_routers and self.routers is None:
+    def _same_layer(self, settings: EmbeddingSettings) -> EmbeddingSettings:
+        """Settings that read the layer up to which the model is loaded."""
+        if settings.hidden_layer != self.settings.hidden_layer:
             raise ValueError(
-                f"method={str(settings.method)!r} needs spectral routers and the model has none; build it with "
-                "`ssmoe build`, or pass routers=SpectralRouters.from_model(model)."
+                f"hidden_layer={settings.hidden_layer} cannot be set on a loaded model, whose later layers may be gone; "
+                f"load it with ssmoe_embed.load(..., hidden_layer={settings.hidden_layer})."
             )
-
-    @staticmethod
-    def _other_layer(settings: EmbeddingSettings) -> str:
-        return (
-            f"hidden_layer={settings.hidden_layer} cannot be set on a loaded model, whose later layers may be gone; "
-            f"load it with ssmoe_embed.load(..., hidden_layer={settings.hidden_layer})."
-        )
-
-    # --- text to vector -----------------------------------------------------------------------------------------------
+        return settings
 
     def preprocess(self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Token ids of texts in their template.
@@ -260,54 +223,16 @@ class SSMoE(InputModule):
         """
         del kwargs
         reading = self.encoder.read(features, self.settings.forward)
-        embedding = self.vectors(self.blocks(reading))  # [B,D]
+        blocks = {block: block_features(reading, block, self.encoder) for block in blocks_of(self.settings)}
+        embedding = self.vectors(blocks)  # [B,D]
         count = len(templates(self.settings.prompt))  # P
         first = {name: features[name][::count] for name in ("input_ids", "attention_mask")}  # [B·P,T] → [B,T]
         tokens = reading.tokens[::count]  # [B·P,T,H] → [B,T,H]
         return features | first | {"token_embeddings": tokens, "sentence_embedding": embedding}
 
-    def blocks(self, reading: Reading) -> dict[Block, torch.Tensor]:
-        """The features `[B,D]` of every block of the settings, float32, before calibration."""
-        return {block: block_features(reading, block, self.encoder) for block in blocks_of(self.settings)}
-
     def vectors(self, blocks: Mapping[Block, torch.Tensor]) -> torch.Tensor:
-        """The vectors that the settings make of blocks: calibrated and joined.
-
-        Args:
-            blocks: The features of every block of the settings.
-
-        Returns:
-            float32 `[B,D]`.
-
-        Raises:
-            ValueError: The calibration is missing, or a vector is not finite.
-        """
-        calibrated = {block.part: self._calibrated(block, features) for block, features in blocks.items()}
-        embedding = combine(calibrated, self.settings.combination, self.settings.routing_weight)  # [B,D]
-        if not bool(torch.isfinite(embedding).all()):
-            rows = [int(row) for row in (~torch.isfinite(embedding)).any(dim=1).nonzero().flatten()]
-            raise ValueError(
-                f"The vectors of texts {rows} of the batch are not finite in {self.model.dtype}; "
-                "load the model with model_kwargs={'dtype': 'bfloat16'} or 'float32'."
-            )
-        return embedding
-
-    def _calibrated(self, block: Block, features: torch.Tensor) -> torch.Tensor:
-        """The features `[B,D]` of one block on the calibrated scale."""
-        kind = self.settings.calibration
-        if kind is Calibration.NONE:
-            return features
-        if kind is Calibration.BATCH:
-            return standardize_batch(features)
-        factors = self.calibrations.of(block, kind)
-        if factors is None:
-            raise ValueError(
-                f"This model has no calibration for {block.factors(kind)!r}; call .fit_calibration() on the module "
-                "(model[0]), load it with ssmoe_embed.load(...), which does so, or choose calibration='none'."
-            )
-        return factors.apply(features)
-
-    # --- calibration --------------------------------------------------------------------------------------------------
+        """The vectors `[B,D]` that the settings make of the features of their blocks; see `embedding_vectors`."""
+        return embedding_vectors(blocks, self.settings, self.calibrations, str(self.model.dtype))
 
     def fit_calibration(
         self,
@@ -330,20 +255,10 @@ class SSMoE(InputModule):
         Raises:
             ValueError: There are fewer than two texts.
         """
-        wanted = [
-            variant
-            for variant in variants or [self.settings]
-            if variant.calibration.is_fitted and (refit or self._lacks(variant))
-        ]
-        if wanted:
-            fit_calibrations(self.encoder, self.calibrations, texts, wanted, batch_size=batch_size, progress=progress)
+        chosen = variants or [self.settings]
+        how: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "refit": refit}
+        fit_calibrations(self.encoder, self.calibrations, texts, chosen, **how)
         return self
-
-    def _lacks(self, settings: EmbeddingSettings) -> bool:
-        """Whether calibration factors that settings need are not there."""
-        return any(self.calibrations.of(block, settings.calibration) is None for block in blocks_of(settings))
-
-    # --- what sentence-transformers asks for --------------------------------------------------------------------------
 
     def get_embedding_dimension(self) -> int:
         """Length of a vector."""
@@ -366,17 +281,7 @@ class SSMoE(InputModule):
 
     def get_config_dict(self) -> dict[str, Any]:
         """Everything of the saved configuration that is not a weight."""
-        return {
-            "base_model_name_or_path": self.source.name_or_path,
-            "base_revision": self._base_revision,
-            "base_license": self.source.license,
-            "dtype": self.source.wanted_dtype,
-            "quantization": self.source.quantization,
-        } | self.settings.as_dict()
-
-    @property
-    def _base_revision(self) -> str | None:
-        return self.source.hub.revision or getattr(self.model.config, "_commit_hash", None)
+        return self.parts.config()
 
     def on_model_ready(self, model: Any) -> None:
         """Give the model that owns this module a model card of its own, unless it has another one."""
@@ -393,13 +298,7 @@ class SSMoE(InputModule):
 
     def card(self) -> str:
         """Its model card."""
-        return model_card(
-            self.source,
-            self.settings,
-            dimensions=self.get_embedding_dimension(),
-            revision=self._base_revision,
-            spectral=self.routers.settings.as_dict() if self.routers else None,
-        )
+        return self.parts.card(self.get_embedding_dimension())
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write the module: configuration, spectral routers and calibration; and what of the base model is not elsewhere.
@@ -421,7 +320,7 @@ class SSMoE(InputModule):
         del args, kwargs
         if not safe_serialization:
             raise ValueError("safe_serialization=False would pickle the weights; SSMoE writes safetensors only.")
-        save_parts(self.parts, Path(output_path), self.get_config_dict())
+        save_parts(self.parts, Path(output_path))
 
     @property
     def parts(self) -> Parts:
@@ -443,40 +342,10 @@ class SSMoE(InputModule):
             FileNotFoundError: A file of the model is missing.
             ValueError: A file is broken or does not fit the base model.
         """
-        return cls._of(load_parts(cls, model_name_or_path, subfolder, **kwargs))
-
-    @classmethod
-    def _of(cls, parts: Parts) -> Self:
-        return cls(
-            parts.model,
-            parts.tokenizer,
-            parts.settings,
-            routers=parts.routers,
-            calibrations=parts.calibrations,
-            source=parts.source,
-        )
+        return cls(**vars(load_parts(cls, model_name_or_path, subfolder, **kwargs)))
 
     def __repr__(self) -> str:
         return f"SSMoE({json.dumps(self.get_config_dict())})"
-
-
-def check_experts(settings: EmbeddingSettings, encoder: Encoder) -> None:
-    """Make sure that a method that reads routers finds some: the first layers of many families are dense.
-
-    Raises:
-        ValueError: There is none among the layers that are run.
-    """
-    if settings.representation.signal is not None and not encoder.layers:
-        raise ValueError(
-            f"hidden_layer={settings.hidden_layer} lies below the first layer with experts, so method="
-            f"{str(settings.method)!r} has no router to read; choose a later layer, or method='smoe'."
-        )
-
-
-def _max_length(processor_kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    """`max_seq_length` as the tokenizer's keywords give it, if they do."""
-    longest = (processor_kwargs or {}).get("model_max_length")
-    return {} if longest is None else {"max_seq_length": longest}
 
 
 SSMoE.__module__ = "ssmoe_embed"  # saved models name the class by its public path

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sentence_transformers.base.modules import Module
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ssmoe_embed.common.devices import check_backend
 from ssmoe_embed.common.files import atomic_file, load_tensors, save_tensors
@@ -16,7 +16,8 @@ from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.embedding.adapters import ADAPTER, Adapter, adapter_on, save_adapter, save_base
 from ssmoe_embed.embedding.base_model import BaseModelSource, dtype_name
-from ssmoe_embed.embedding.calibration import Calibrations, calibration_tensors, calibrations_from
+from ssmoe_embed.embedding.calibration import calibration_tensors, calibrations_from
+from ssmoe_embed.embedding.parts import Parts
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.quantization.packed import is_packed
 from ssmoe_embed.spectral.routers import SpectralRouters
@@ -28,19 +29,7 @@ OWN_BASE = "base"
 _REFERENCE_KEYS = ("base_model_name_or_path", "base_revision", "base_license", "dtype", "quantization", "adapter")
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a module consists of."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    settings: EmbeddingSettings
-    routers: SpectralRouters | None
-    calibrations: Calibrations
-    source: BaseModelSource
-
-
-def save_parts(parts: Parts, folder: Path, config: dict[str, Any]) -> None:
+def save_parts(parts: Parts, folder: Path) -> None:
     """Write a module into a folder; the base model too if it is not known to be what it was loaded as.
 
     An adapter on it is written by itself.
@@ -48,12 +37,12 @@ def save_parts(parts: Parts, folder: Path, config: dict[str, Any]) -> None:
     Args:
         parts: The module's parts.
         folder: Where to.
-        config: Everything of it that is not a weight.
 
     Raises:
         ValueError: The base model would have to be written and is in 4 bits, or its adapters are more than one active one.
     """
     source, adapter = parts.source, adapter_on(parts.model)
+    changes: dict[str, Any] = {}
     known = source.loaded is not None and source.loaded.matches(parts.model, parts.tokenizer)
     included = source.included or not known
     if included:
@@ -62,10 +51,10 @@ def save_parts(parts: Parts, folder: Path, config: dict[str, Any]) -> None:
         parts.tokenizer.save_pretrained(folder / OWN_BASE)
     if adapter is not None:
         save_adapter(parts.model, adapter, folder / ADAPTER)
-        config = config | {"adapter": {"name": adapter.name, "wrapped": adapter.wrapped}}
+        changes["adapter"] = {"name": adapter.name, "wrapped": adapter.wrapped}
     if source.loaded is None or source.loaded.dtype != parts.model.dtype:
-        config = config | {"dtype": dtype_name(parts.model.dtype)}
-    save_references(parts, folder, config, included=included)
+        changes["dtype"] = dtype_name(parts.model.dtype)
+    save_references(parts, folder, included=included, **changes)
     _require_this_package(folder / "config_sentence_transformers.json")
 
 
@@ -79,15 +68,16 @@ def _refuse_packed(model: PreTrainedModel) -> None:
         )
 
 
-def save_references(parts: Parts, folder: Path, config: dict[str, Any], *, included: bool) -> None:
+def save_references(parts: Parts, folder: Path, *, included: bool, **changes: Any) -> None:
     """Write everything but the base model.
 
     Args:
         parts: The module's parts.
         folder: Where to.
-        config: Everything of it that is not a weight.
         included: Point to the base model in the folder itself, not to where it came from.
+        **changes: What is otherwise in the configuration than the parts say.
     """
+    config = parts.config() | changes
     if included:
         config = config | {"base_model_name_or_path": OWN_BASE, "base_revision": None}
     routers = parts.routers

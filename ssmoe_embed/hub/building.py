@@ -118,7 +118,7 @@ def build(
         if include_base:
             shutil.copytree(base, work.new / OWN_BASE)
             module.source = replace(module.source, included=True)
-            save_references(module.parts, work.new, module.get_config_dict(), included=True)
+            save_references(module.parts, work.new, included=True)
             (work.new / "README.md").write_text(module.card(), encoding="utf-8")
     return output
 

@@ -82,7 +82,7 @@ def test_two_builds_give_identical_bytes(model_folder, texts, tmp_path):
 
 def test_all_methods_load_after_a_build_without_fitting_again(built, monkeypatch):
     monkeypatch.setattr(loading.EmbeddingModel, "preprocess", SentenceTransformer.preprocess)
-    monkeypatch.setattr("ssmoe_embed.embedding.module.fit_calibrations", no_network)
+    monkeypatch.setattr("ssmoe_embed.embedding.fitting.check_sample", no_network)
     for method in METHODS:
         model = ssmoe_embed.load(built, method=method, progress=False)
         assert np.isfinite(model.encode(PROBES, **QUIET)).all()
@@ -90,7 +90,7 @@ def test_all_methods_load_after_a_build_without_fitting_again(built, monkeypatch
 
 def test_further_prompts_are_calibrated_too(olmoe, texts, tmp_path, monkeypatch):
     folder = build(olmoe, tmp_path / "out", texts, prompts=["prompteol", "{text} ="])
-    monkeypatch.setattr("ssmoe_embed.embedding.module.fit_calibrations", no_network)
+    monkeypatch.setattr("ssmoe_embed.embedding.fitting.check_sample", no_network)
     for prompt in ("none", "prompteol", "{text} ="):
         for method in METHODS:
             assert np.isfinite(ssmoe_embed.load(folder, method=method, prompt=prompt).encode(PROBES, **QUIET)).all()
