@@ -195,7 +195,7 @@ class SSMoE(InputModule):
         Args:
             inputs: `B` texts.
             prompt: A sentence-transformers prompt, put before the template.
-            **kwargs: Ignored, for other input modules.
+            **kwargs: Ignored.
 
         Returns:
             `input_ids` and `attention_mask`, `[B,T]`; `P` rows a text for an ensemble of `P` prompts.
@@ -255,9 +255,8 @@ class SSMoE(InputModule):
         Raises:
             ValueError: There are fewer than two texts.
         """
-        chosen = variants or [self.settings]
         how: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "refit": refit}
-        fit_calibrations(self.encoder, self.calibrations, texts, chosen, **how)
+        fit_calibrations(self.encoder, self.calibrations, texts, variants or [self.settings], **how)
         return self
 
     def get_embedding_dimension(self) -> int:
