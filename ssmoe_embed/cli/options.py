@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.hub.recipes import BUNDLED
+from ssmoe_embed.data import BUNDLED
 
 if TYPE_CHECKING:
     from ssmoe_embed.embedding.module import SSMoE

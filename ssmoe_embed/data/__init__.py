@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "BUNDLED",
     "Document",
     "calibration_texts",
     "paper_table",
@@ -17,6 +18,9 @@ __all__ = [
     "search_folder",
     "tiny_folder",
 ]
+
+BUNDLED = "ssmoe/tiny"
+"""The name of the model that comes with the package."""
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,23 @@ class Fingerprint:
     tokenizer: str
 
     @classmethod
-    def of(cls, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Fingerprint:
-        """Look at every weight once; on a CPU that takes a fraction of the time in which they were read."""
-        marks = {name: _Mark.of(tensor) for name, tensor in plain_state(model).items() if not tensor.is_meta}
+    def of(cls, model: nn.Module, tokenizer: PreTrainedTokenizerBase, *, adapters: bool = False) -> Fingerprint:
+        """Look at every weight once; on a CPU that takes a fraction of the time in which they were read.
+
+        Args:
+            model: The model.
+            tokenizer: Its tokenizer.
+            adapters: Count adapters in.
+        """
+        state = model.state_dict() if adapters else plain_state(model)
+        marks = {name: _Mark.of(tensor) for name, tensor in state.items() if not tensor.is_meta}
         return cls(_dtype(model), marks, _digest(tokenizer))
+
+    def digest(self) -> bytes:
+        """All of it as 32 bytes."""
+        marks = [(name, mark.shape, str(mark.dtype), mark.bits) for name, mark in sorted(self.marks.items())]
+        samples = b"".join(_raw(mark.samples).numpy().tobytes() for _, mark in sorted(self.marks.items()))
+        return hashlib.sha256(repr([self.tokenizer, marks]).encode() + samples).digest()
 
     def matches(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether a model is still the one that this was taken of, at most moved, rounded, or with an adapter on it."""

@@ -65,6 +65,9 @@ class EmbeddingModel(SentenceTransformer):
         other = copy.copy(self)
         other._modules = dict(self._modules)
         other._modules["0"] = self[0].using(settings, **changes)
+        other.model_card_data = copy.copy(self.model_card_data)
+        other.model_card_data.register_model(other)
+        other[0].on_model_ready(other)
         return other
 
     def _update_default_model_id(self, model_card: str) -> str:

@@ -19,6 +19,7 @@ from ssmoe_embed.embedding.card import GENERATED
 from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.features import Block, block_features, block_size, blocks_of
 from ssmoe_embed.embedding.fitting import fit_calibrations
+from ssmoe_embed.embedding.identity import identify
 from ssmoe_embed.embedding.keywords import ModelKeywords
 from ssmoe_embed.embedding.parts import Parts, parts_from_base
 from ssmoe_embed.embedding.persistence import CONFIG, load_parts, save_parts
@@ -284,6 +285,7 @@ class SSMoE(InputModule):
 
     def on_model_ready(self, model: Any) -> None:
         """Give the model that owns this module a model card of its own, unless it has another one."""
+        identify(model)
         if not self.source.is_local:
             model.model_card_data.base_model = self.source.name_or_path
         self._owner = (model,)

@@ -6,10 +6,14 @@ files from choosing what code runs. Whoever has imported this package has made t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from ssmoe_embed.data import BUNDLED, tiny_folder
 
 _OWN = {"ssmoe_embed.SSMoE": "ssmoe_embed.embedding.module"}
 """What a saved model's modules.json calls a class, and the module that defines it."""
@@ -34,7 +38,21 @@ class _ModuleClasses(Mapping[str, Any]):
 
 
 def register(sentence_transformers: ModuleType) -> None:
-    """Make the classes known to an imported sentence-transformers; doing so twice does nothing."""
-    known = sentence_transformers.SentenceTransformer._module_classes  # there is no public registry
+    """Make the classes and the bundled model known to an imported sentence-transformers; twice does no more than once."""
+    plain = sentence_transformers.SentenceTransformer
+    known = plain._module_classes  # there is no public registry
     if not isinstance(known, _ModuleClasses):
-        sentence_transformers.SentenceTransformer._module_classes = _ModuleClasses(known)
+        plain._module_classes = _ModuleClasses(known)
+        plain.__init__ = _with_the_bundled_model(plain.__init__)
+
+
+def _with_the_bundled_model(init: Callable[..., None]) -> Callable[..., None]:
+    """`SentenceTransformer.__init__`, to which the bundled model's name is its folder, unless there is one of that name."""
+
+    @wraps(init)
+    def named(self: Any, model_name_or_path: str | None = None, *args: Any, **kwargs: Any) -> None:
+        if model_name_or_path == BUNDLED and not Path(BUNDLED).is_dir():
+            model_name_or_path = str(tiny_folder())
+        init(self, model_name_or_path, *args, **kwargs)
+
+    return named

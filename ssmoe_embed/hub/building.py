@@ -16,6 +16,7 @@ from typing_extensions import Unpack
 from ssmoe_embed.common.folders import size_of, workplace
 from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.version import __version__
+from ssmoe_embed.data import BUNDLED
 from ssmoe_embed.embedding.fitting import check_sample
 from ssmoe_embed.embedding.keywords import ModelKeywords, split
 from ssmoe_embed.embedding.methods import Method
@@ -25,7 +26,7 @@ from ssmoe_embed.embedding.persistence import OWN_BASE, save_references
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.families import family_of, load_config
 from ssmoe_embed.hub.names import MODULES, local
-from ssmoe_embed.hub.recipes import BUNDLED, RECIPES
+from ssmoe_embed.hub.recipes import RECIPES
 from ssmoe_embed.quantization.settings import QuantizationSettings
 from ssmoe_embed.spectral.routers import SpectralRouters
 

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from ssmoe_embed.common.devices import check_backend, check_device
 from ssmoe_embed.common.hub import HubOptions
-from ssmoe_embed.data import tiny_folder
+from ssmoe_embed.data import BUNDLED, tiny_folder
 from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.embedding.keywords import LoadKeywords, SentenceTransformerKeywords, split
 from ssmoe_embed.embedding.model import EmbeddingModel
@@ -19,7 +19,6 @@ from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import PRESET_SPECTRAL
 from ssmoe_embed.hub.building import build
 from ssmoe_embed.hub.names import Kind, find
-from ssmoe_embed.hub.recipes import BUNDLED
 from ssmoe_embed.quantization.settings import Quantization
 from ssmoe_embed.spectral.settings import SpectralSettings
 

@@ -12,8 +12,8 @@ from huggingface_hub import model_info, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from ssmoe_embed.common.hub import HubOptions
-from ssmoe_embed.data import tiny_folder
-from ssmoe_embed.hub.recipes import BUNDLED, RECIPES
+from ssmoe_embed.data import BUNDLED, tiny_folder
+from ssmoe_embed.hub.recipes import RECIPES
 
 MODULES = "modules.json"
 """The file that makes a folder an embedding model."""

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssmoe_embed.common.choices import unknown
-
-BUNDLED = "ssmoe/tiny"
-"""The model that comes with the package."""
+from ssmoe_embed.data import BUNDLED
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any, get_args
 import torch
 from mteb.models.model_meta import ScoringFunction
 
+from ssmoe_embed.data import BUNDLED
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.families import family_of
-from ssmoe_embed.hub.recipes import BUNDLED, RECIPES
+from ssmoe_embed.hub.recipes import RECIPES
 
 _MIB = 2**20
 

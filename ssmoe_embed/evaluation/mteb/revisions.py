@@ -10,11 +10,10 @@ from typing import IO, Any
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
-from ssmoe_embed.data import tiny_folder
+from ssmoe_embed.data import BUNDLED, tiny_folder
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.persistence import TENSORS
 from ssmoe_embed.embedding.settings import EmbeddingSettings
-from ssmoe_embed.hub.recipes import BUNDLED
 
 _WHOLE = 64 * 2**20
 """Files up to this size are digested whole; of larger ones the start, which describes the tensors, and samples."""
