@@ -39,7 +39,7 @@ class Parts:
             "base_model_name_or_path": self.source.name_or_path,
             "base_revision": self.base_revision,
             "base_license": self.source.license,
-            "dtype": self.source.wanted_dtype,
+            "dtype": self.source.dtype,
             "quantization": self.source.quantization,
         } | self.settings.as_dict()
 

@@ -52,8 +52,8 @@ def save_parts(parts: Parts, folder: Path) -> None:
     if adapter is not None:
         save_adapter(parts.model, adapter, folder / ADAPTER)
         changes["adapter"] = {"name": adapter.name, "wrapped": adapter.wrapped}
-    if source.loaded is None or source.loaded.dtype != parts.model.dtype:
-        changes["dtype"] = dtype_name(parts.model.dtype)
+    moved = source.loaded is None or source.loaded.dtype != parts.model.dtype
+    changes["dtype"] = dtype_name(parts.model.dtype) if moved else source.wanted_dtype
     save_references(parts, folder, included=included, **changes)
     _require_this_package(folder / "config_sentence_transformers.json")
 

@@ -35,14 +35,14 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Found:
+class NamedModel:
     """Where a name leads: a folder, hub id or recipe's name, and what is there."""
 
     place: str
     kind: Kind
 
 
-def find(name: str | Path, hub: HubOptions) -> Found:
+def find(name: str | Path, hub: HubOptions) -> NamedModel:
     """Look a model's name up; the hub is asked last, and never for a path, the bundled model or a recipe.
 
     Args:
@@ -58,18 +58,18 @@ def find(name: str | Path, hub: HubOptions) -> Found:
     if folder.is_dir():
         there = [file for file in _TELLING if (folder / file).is_file()]
         if there:
-            return Found(name, _kind(there))
+            return NamedModel(name, _kind(there))
         raise FileNotFoundError(
             f"The folder {name} holds neither {MODULES} (an embedding model) nor config.json (a language model) nor "
             "adapter_config.json (an adapter)."
         )
     if name == BUNDLED:
-        return Found(str(tiny_folder()), Kind.EMBEDDING)
+        return NamedModel(str(tiny_folder()), Kind.EMBEDDING)
     if name in RECIPES:
-        return Found(name, Kind.EMBEDDING if MODULES in _cached(name, hub) else Kind.RECIPE)
+        return NamedModel(name, Kind.EMBEDDING if MODULES in _cached(name, hub) else Kind.RECIPE)
     files, reason = _hub_files(name, hub)
     if files.intersection(_TELLING):
-        return Found(name, _kind(files))
+        return NamedModel(name, _kind(files))
     raise FileNotFoundError(unknown_model(name, reason))
 
 
