@@ -2,6 +2,7 @@
 
     python benchmarks/retrieval.py synthetic                       one million clustered vectors
     python benchmarks/retrieval.py passages --corpus FILE|FOLDER   real passages, encoded by a model
+    python benchmarks/retrieval.py words [--copies 50]             BM25 in SQLite (FTS5) and by bm25s
 
 The passages are as many paragraphs of 10 to 60 words as `--rows` says, drawn from all paragraphs of the corpus.
 
@@ -16,6 +17,7 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,16 +26,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from first_contact import line as line_of
+from first_contact import questions
 from measuring import Result, in_subprocess, machine, peak_mib
 from sentence_transformers import SentenceTransformer
 
 import ssmoe_embed
+from ssmoe_embed.data import search_corpus
 from ssmoe_embed.search import Document, IndexKind, SemanticIndex, building
 from ssmoe_embed.search.approximate import faiss_library
 from ssmoe_embed.search.building import recall
+from ssmoe_embed.search.hybrid import word_shares
 from ssmoe_embed.search.manifest import RECALL, Manifest, StoredFile
 from ssmoe_embed.search.nearest import Nearest, exact_top
-from ssmoe_embed.search.reading import read_documents
+from ssmoe_embed.search.reading.corpus import read_documents
+from ssmoe_embed.search.store import Store
+from ssmoe_embed.search.store_writing import WritableStore
 
 KINDS = ("flat", "hnsw", "ivf", "sq8", "binary", "ivfpq")
 QUERIES = 500
@@ -129,6 +137,106 @@ def rate(call: Callable[[int], Any]) -> float:
         call(count)
         count += 1
     return count / (time.process_time() - start)
+
+
+# --- search by words ----------------------------------------------------------------------------------------------------
+
+
+def run_words(options: argparse.Namespace) -> None:
+    """The bundled corpus, as it is or with copies whose words are shuffled, indexed and searched by words twice."""
+    rng = random.Random(0)
+    documents = search_corpus()
+    for copy in range(1, options.copies):
+        for one in search_corpus():
+            words = one.text.split()
+            rng.shuffle(words)
+            documents.append(Document(f"{one.id}/{copy}", " ".join(words), title=rng.choice(words)))
+    asked = [one for part in ("development", "held-out") for one in questions()[part]]
+    folder = options.work / f"words-{options.copies}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rows = [by_fts5(folder, documents, asked), by_bm25s(folder, documents, asked)]
+    header = [
+        "search by words",
+        "indexing s",
+        "MB",
+        "opening and first query ms",
+        "ms a query",
+        "right at 1",
+        "in 3",
+        "in 10",
+        "MRR",
+    ]
+    note = (
+        f"{machine('bm25s')}, SQLite {sqlite3.sqlite_version}; {len(documents):,} documents, {len(asked)} questions of "
+        "`questions.jsonl`; seconds of processor time, other programs ran. FTS5 lies in the index's database and is changed "
+        "with it; bm25s makes its index again for every change."
+    )
+    Result(f"BM25, {len(documents):,} documents", note, header, rows, {"rows": rows}).show(options.output)
+
+
+def by_fts5(folder: Path, documents: list[Document], asked: list[dict[str, Any]]) -> list[str]:
+    """The table `words` of an index, in a database that holds nothing else but the documents."""
+    store = WritableStore(folder / "store.sqlite")
+    numbered = [(document, row) for row, document in enumerate(documents)]
+    with store.transaction():  # once without the words, to know what they take
+        store.db.execute("DROP TABLE words")
+        store.db.execute("CREATE TEMP TABLE words (rowid, title, text)")
+        store.insert(1, numbered)
+    store.db.execute("DROP TABLE words")
+    store.close()
+    bare = (folder / "store.sqlite").stat().st_size
+    store, start = WritableStore(folder / "store.sqlite"), time.process_time()
+    with store.transaction():
+        store.db.execute("INSERT INTO words (words) VALUES ('rebuild')")
+    store.close()
+    spent = time.process_time() - start
+    size = (folder / "store.sqlite").stat().st_size - bare
+    start = time.process_time()
+    reader = Store(folder / "store.sqlite")
+    manifest = Manifest(1, len(documents), 0, 0, 0, "float32", "", "", "flat")
+    word_shares(reader, manifest, asked[0]["query"], TOP)
+    first = time.process_time() - start
+    start = time.process_time()
+    found = [[documents[seq - 1].id for seq, _ in word_shares(reader, manifest, one["query"], TOP)] for one in asked]
+    each = (time.process_time() - start) / len(asked)
+    return ["FTS5", *timings(spent, size, first, each), *line_of(found, asked)]
+
+
+def by_bm25s(folder: Path, documents: list[Document], asked: list[dict[str, Any]]) -> list[str]:
+    """The library bm25s, memory-mapped."""
+    import bm25s
+
+    def words(texts: list[str]) -> Any:
+        return bm25s.tokenize(texts, stopwords=None, return_ids=False, show_progress=False)
+
+    start = time.process_time()
+    index = bm25s.BM25()
+    index.index(words([document.full_text for document in documents]), show_progress=False)
+    index.save(str(folder / "bm25s"))
+    spent = time.process_time() - start
+    size = sum(path.stat().st_size for path in (folder / "bm25s").iterdir())
+    start = time.process_time()
+    index = bm25s.BM25.load(str(folder / "bm25s"), mmap=True)
+
+    def search(query: str) -> list[str]:
+        known = [word for word in words([query])[0] if word in index.vocab_dict]
+        if not known:
+            return []
+        [places], [scores] = index.retrieve([known], k=TOP, show_progress=False, n_threads=0)
+        return [documents[place].id for place, score in zip(places, scores, strict=True) if score > 0]
+
+    search(asked[0]["query"])
+    first = time.process_time() - start
+    start = time.process_time()
+    found = [search(one["query"]) for one in asked]
+    each = (time.process_time() - start) / len(asked)
+    return ["bm25s", *timings(spent, size, first, each), *line_of(found, asked)]
+
+
+def timings(spent: float, size: int, first: float, each: float) -> list[str]:
+    """Cells of one way of searching."""
+    return [f"{spent:.1f}", f"{size / 1e6:.1f}", f"{first * 1000:.1f}", f"{each * 1000:.1f}"]
 
 
 # --- the two corpora ----------------------------------------------------------------------------------------------------
@@ -283,7 +391,7 @@ def main() -> None:
         print(json.dumps(command(folder, kind)))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["synthetic", "passages"])
+    parser.add_argument("part", choices=["synthetic", "passages", "words"])
     parser.add_argument("--work", type=Path, default=Path("build/retrieval"), help="folder for vectors and indexes")
     parser.add_argument(
         "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds to measure; flat comes first"
@@ -291,6 +399,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="vectors: 1,000,000 synthetic ones, or 105,000 passages")
     parser.add_argument("--dimension", type=int, default=128, help="numbers of a synthetic vector")
     parser.add_argument("--corpus", type=Path, help="passages: a file or folder that `ssmoe index` takes")
+    parser.add_argument("--copies", type=int, default=1, help="words: how many times the bundled corpus")
     parser.add_argument("--source", default="--corpus", help="where the corpus comes from, for the note")
     parser.add_argument("--model", default="ssmoe/tiny", help="what encodes them")
     parser.add_argument("--sample", type=int, default=2000, help="passages for the way from text to index")
@@ -299,7 +408,7 @@ def main() -> None:
     if options.part == "passages" and options.corpus is None:
         parser.error("passages needs --corpus")
     options.work.mkdir(parents=True, exist_ok=True)
-    (run_synthetic if options.part == "synthetic" else run_passages)(options)
+    {"synthetic": run_synthetic, "passages": run_passages, "words": run_words}[options.part](options)
 
 
 if __name__ == "__main__":

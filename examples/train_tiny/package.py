@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import ssmoe_embed
-from ssmoe_embed.data import search_corpus, search_folder
+from ssmoe_embed.data import search_folder
 from ssmoe_embed.embedding.card import GENERATED
 from ssmoe_embed.embedding.persistence import save_references
-from ssmoe_embed.search.exact import CorpusSearch
+from ssmoe_embed.search.corpora import write_bundled_vectors
 
 SETTINGS: dict[str, Any] = {
     "method": "smoe",
@@ -50,7 +50,7 @@ def main() -> None:
     write_card(module, options.output / "README.md")
     for old in options.corpus_vectors.glob("*.safetensors"):
         old.unlink()
-    CorpusSearch(ssmoe_embed.load(options.output), search_corpus(), cache=options.corpus_vectors)
+    write_bundled_vectors(ssmoe_embed.load(options.output), options.corpus_vectors)
 
 
 def write_card(module: ssmoe_embed.SSMoE, path: Path) -> None:

@@ -22,7 +22,7 @@ from ssmoe_embed.cli.drop import drop
 from ssmoe_embed.cli.encode import encode
 from ssmoe_embed.cli.evaluate import evaluate
 from ssmoe_embed.cli.families import families
-from ssmoe_embed.cli.index import index
+from ssmoe_embed.cli.index import IndexCommand, index
 from ssmoe_embed.cli.info import info
 from ssmoe_embed.cli.inspect import inspect
 from ssmoe_embed.cli.lists import ListCommand
@@ -40,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in (search, index, encode, build, info, inspect, families, serve, drop):
-    app.command()(command)
+    app.command(cls=IndexCommand if command is index else None)(command)
 for measure in (evaluate, compare, sweep, submit, ablate, lm_eval):
     app.command(cls=ListCommand)(measure)
 

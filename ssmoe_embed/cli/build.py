@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ssmoe_embed.cli.encode import texts_of
 from ssmoe_embed.cli.options import Quiet, TopC, given, memory_lines
 
 
@@ -63,6 +62,8 @@ def build(
     Example: ssmoe build allenai/OLMoE-1B-7B-0924 --output ssmoe/olmoe-7b
     """
     from ssmoe_embed.hub import building
+    from ssmoe_embed.search.reading.records import ReadOptions
+    from ssmoe_embed.search.reading.texts import read_texts
 
     settings = given(
         method=method,
@@ -80,8 +81,7 @@ def build(
     )
     sample: list[str] | None = None
     if calibration_texts is not None:
-        with calibration_texts.open("rb") as lines:
-            sample = [text for text in texts_of(lines) if text.strip()]
+        sample = [text for text in read_texts(calibration_texts, ReadOptions()) if text.strip()]
     folder = building.build(
         base,
         output,

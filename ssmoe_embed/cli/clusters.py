@@ -13,10 +13,11 @@ from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.common.files import atomic_file
 
 if TYPE_CHECKING:
+    from ssmoe_embed.data.documents import Document
     from ssmoe_embed.distributed.jobs import Encoding, ModelReference
     from ssmoe_embed.distributed.shards import ShardFolder, TextRow
-    from ssmoe_embed.search.documents import AddCounts, Document
     from ssmoe_embed.search.index import SemanticIndex
+    from ssmoe_embed.search.writing import AddCounts
 
 
 class EngineKind(Choice):
@@ -90,7 +91,7 @@ class ClusterJob:
         from ssmoe_embed.distributed.jobs import Encoding
         from ssmoe_embed.distributed.joining import add_shards
         from ssmoe_embed.distributed.shards import TextRow
-        from ssmoe_embed.search.documents import AddCounts
+        from ssmoe_embed.search.writing import AddCounts
 
         new = (one for one in documents if one.id not in index or index[one.id] != one)
         first = next(new, None)

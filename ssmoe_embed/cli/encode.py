@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,8 +19,11 @@ from ssmoe_embed.cli.options import (
     Engine,
     Method,
     Model,
+    OnBroken,
     Prompt,
     Quiet,
+    TextEncoding,
+    TextField,
     Workers,
     given,
     in_existing_folder,
@@ -32,7 +34,10 @@ from ssmoe_embed.common.files import atomic_file
 def encode(
     source: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="Texts, one a line (.jsonl: see --field); by default standard input."),
+        typer.Argument(
+            metavar="[FILE]",
+            help="Texts, one a line; of .jsonl, .csv, .tsv and .parquet one a record; by default standard input.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -41,7 +46,9 @@ def encode(
     kind: Annotated[
         str | None, typer.Option("--format", help="npy, jsonl or parquet; by default by the output's ending, else npy.")
     ] = None,
-    field: Annotated[str, typer.Option(help="Where a .jsonl input holds its text.")] = "text",
+    field: TextField = "text",
+    encoding: TextEncoding = "utf-8",
+    on_error: OnBroken = "stop",
     model: Model = DEFAULT_MODEL,
     method: Method = None,
     prompt: Prompt = None,
@@ -51,27 +58,28 @@ def encode(
     ] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale every vector to length 1.")] = False,
     precision: Annotated[str, typer.Option(help="float32, binary or ubinary.")] = "float32",
-    truncate_dim: Annotated[int | None, typer.Option(min=1, help="Keep the first N numbers of each vector.")] = None,
+    truncate_dim: Annotated[int | None, typer.Option(min=1, help="Keep the first N dimensions of each vector.")] = None,
     engine: Engine = "local",
     workers: Workers = None,
     batch_size: BatchSize = 32,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn texts into vectors, one a line, in a stream.
+    """Turn texts into vectors, in their order, in a stream.
 
     With --engine ray an --output without ending is a folder of Parquet shards, which `ssmoe index` takes.
 
     Example: ssmoe encode --model ssmoe/tiny < texts.txt > vectors.npy
     """
+    texts = _texts(source, field, encoding, on_error)
     if on_ray(engine, workers):
         from ssmoe_embed.distributed.jobs import Encoding, ModelReference
 
         reference = ModelReference(model, given(method=method, prompt=prompt, alpha=alpha), device)
         arguments = given(prompt_name=prompt_name, truncate_dim=truncate_dim, normalize_embeddings=normalize or None)
         arguments |= {} if precision == "float32" else {"precision": precision}
-        encoding = Encoding(batch_size, arguments=arguments)
-        _encode_on_ray(source, output, field, quiet, kind=kind, reference=reference, encoding=encoding, workers=workers)
+        job = {"kind": kind, "reference": reference, "encoding": Encoding(batch_size, arguments=arguments)}
+        _encode_on_ray(texts if source else None, output, quiet, workers=workers, **job)
         return
     from ssmoe_embed.embedding.streaming import VectorFormat, encode_stream
     from ssmoe_embed.hub.loading import load
@@ -81,17 +89,12 @@ def encode(
         raise ValueError("The vectors are binary; redirect them (> vectors.npy) or pass --output FILE.")
     if source is None and sys.stdin.isatty():
         raise ValueError("There is no input; name a FILE of texts or redirect one (< texts.txt).")
-    if source is not None and not source.is_file():
-        raise FileNotFoundError(f"There is no input file {source}.")
     encoder = load(model, device=device, progress=not quiet, **given(method=method, prompt=prompt, alpha=alpha))
     target = nullcontext(sys.stdout.buffer) if output is None else atomic_file(output)
-    with (
-        nullcontext(sys.stdin.buffer) if source is None else source.open("rb") as lines,
-        target as stream,
-    ):
+    with target as stream:
         count = encode_stream(
             encoder,
-            texts_of(lines, field if source is not None and source.suffix == ".jsonl" else None),
+            texts,
             stream,
             chosen,
             batch_size=batch_size,
@@ -103,22 +106,19 @@ def encode(
         )
         stream.flush()
     if not quiet:
-        typer.echo(f"{count} vectors of {truncate_dim or encoder.get_embedding_dimension()} numbers", err=True)
+        typer.echo(f"{count} vectors of {truncate_dim or encoder.get_embedding_dimension()} dimensions", err=True)
 
 
-def _encode_on_ray(source: Path | None, output: Path | None, field: str, quiet: bool, **job: Any) -> None:
+def _encode_on_ray(texts: Iterator[str] | None, output: Path | None, quiet: bool, **job: Any) -> None:
     """Encode on a Ray cluster, into a folder of shards or, by way of one, into one file."""
     from ssmoe_embed.distributed.shards import TextRow
 
-    if source is None or output is None:
+    if texts is None or output is None:
         raise ValueError(
             "--engine ray reads a FILE and writes to --output, so that it can go on after an interruption."
         )
-    if not source.is_file():
-        raise FileNotFoundError(f"There is no input file {source}.")
-    with source.open("rb") as lines:
-        texts = enumerate(texts_of(lines, field if source.suffix == ".jsonl" else None), start=1)
-        count = encode_file((TextRow(str(number), text) for number, text in texts), output, progress=not quiet, **job)
+    rows = (TextRow(str(number), text) for number, text in enumerate(texts, start=1))
+    count = encode_file(rows, output, progress=not quiet, **job)
     if not quiet:
         typer.echo(f"{count} vectors in {output}", err=True)
 
@@ -128,19 +128,15 @@ def _kind_of(output: Path | None) -> str:
     return output.suffix.lstrip(".") if output is not None and output.suffix else "npy"
 
 
-def texts_of(lines: IO[bytes], field: str | None = None) -> Iterator[str]:
-    """One text a line; an empty line is an empty text, so that rows stay in step with lines."""
-    for number, line in enumerate(lines, start=1):
-        text = line.decode("utf-8", "replace").rstrip("\r\n")
-        yield text if field is None else _field(text, field, number)
+def _texts(source: Path | None, field: str, encoding: str, on_error: str) -> Iterator[str]:
+    """The texts to encode; lines that are left out are told of."""
+    from ssmoe_embed.search.reading.corpus import OnError
+    from ssmoe_embed.search.reading.decoding import known_encoding
+    from ssmoe_embed.search.reading.records import ReadOptions
+    from ssmoe_embed.search.reading.texts import read_texts
 
-
-def _field(line: str, field: str, number: int) -> str:
-    """The text in one line of JSON."""
-    try:
-        return str(json.loads(line)[field])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"Line {number} of the input is not a JSON object with a field {field!r} ({type(error).__name__}); "
-            "name another with --field."
-        ) from None
+    if source is not None and not source.is_file():
+        raise FileNotFoundError(f"There is no input file {source}.")
+    options, chosen = ReadOptions(field, known_encoding(encoding)), OnError.parse(on_error, "on_error")
+    told = lambda line: typer.echo(f"Skipped: {line}", err=True)  # noqa: E731
+    return read_texts(source or sys.stdin.buffer, options, chosen, told)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from ssmoe_embed.cli.clusters import ClusterJob, on_ray, shards_at
 from ssmoe_embed.cli.options import (
@@ -17,19 +19,23 @@ from ssmoe_embed.cli.options import (
     Device,
     Engine,
     Method,
+    OnBroken,
     Prompt,
     Quiet,
+    TextEncoding,
+    TextField,
     Workers,
     given,
 )
 from ssmoe_embed.search.manifest import RECALL, Manifest
-from ssmoe_embed.search.passages import WORDS
+from ssmoe_embed.search.reading.passages import WORDS
+from ssmoe_embed.search.reading.records import KINDS
 
 if TYPE_CHECKING:
     from ssmoe_embed.distributed.jobs import ModelReference
     from ssmoe_embed.distributed.shards import ShardFolder
     from ssmoe_embed.search.index import SemanticIndex
-    from ssmoe_embed.search.reading import Corpus
+    from ssmoe_embed.search.reading.corpus import Corpus
 
 OwnModel = Annotated[
     str | None,
@@ -41,11 +47,24 @@ OwnModel = Annotated[
 ]
 
 
+class IndexCommand(TyperCommand):
+    """A command whose `--delete` may stand without an id, to delete what passes `--filter`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line."""
+        bare = {"--delete": "--delete-filtered"}
+        following = pairwise([*args, "-"])
+        return super().parse_args(
+            ctx, [bare.get(arg, arg) if after.startswith("-") else arg for arg, after in following]
+        )
+
+
 def index(
     corpus: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Argument(
-            help="File (.txt, .jsonl, .csv, .parquet, .md) or folder of .txt and .md files; none to change an index only."
+            metavar="[CORPUS]…",
+            help=f"Files ({', '.join(KINDS)}) and folders of such files; none to change an index only.",
         ),
     ] = None,
     output: Annotated[
@@ -62,13 +81,27 @@ def index(
     recall: Annotated[
         float, typer.Option(min=0.5, max=1.0, help="Share of the ten nearest that an approximate kind should find.")
     ] = RECALL,
-    on_error: Annotated[str, typer.Option(help="A broken line ends it (stop) or is left out (skip).")] = "stop",
-    field: Annotated[str, typer.Option(help="Where a record holds its text.")] = "text",
+    on_error: OnBroken = "stop",
+    encoding: TextEncoding = "utf-8",
+    field: TextField = "text",
     words: Annotated[int, typer.Option(min=1, help="Words of a passage at most.")] = WORDS,
+    list_skipped: Annotated[
+        bool, typer.Option("--list-skipped", help="Name every file of a folder that is skipped, with the reason.")
+    ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove the documents that CORPUS does not have.")] = False,
-    delete: Annotated[list[str] | None, typer.Option(metavar="ID", help="Remove a document; may be repeated.")] = None,
+    delete: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[ID]", help="Remove a document; without ID those that pass --filter. May be repeated."),
+    ] = None,
+    delete_filtered: Annotated[bool, typer.Option("--delete-filtered", hidden=True)] = False,
+    conditions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter", metavar="KEY=VALUE", help="What --delete removes, as in `ssmoe search`; may be repeated."
+        ),
+    ] = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Make the approximate index anew, also as another --kind.")
+        bool, typer.Option("--rebuild", help="Rebuild the approximate index, also as another --kind.")
     ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read everything and compare it with its checksums.")
@@ -87,27 +120,30 @@ def index(
     Interrupted, it leaves the index as it was, and the same command goes on where it stopped. Documents whose id is there
     already are replaced, and encoded only if their text is new.
 
-    Example: ssmoe index notes/ --output notes-index
+    Example: ssmoe index notes/ mail.jsonl --output notes-index
     """
     from ssmoe_embed.search.index import SemanticIndex
-    from ssmoe_embed.search.reading import read_documents
+    from ssmoe_embed.search.reading.corpus import read_documents
 
-    if corpus is None:
-        _check_idle(delete or rebuild or verify, prune, kind is not None and not rebuild)
+    if delete_filtered != bool(conditions):
+        raise ValueError("--delete without an ID and --filter go together: --delete --filter path=notes/old.md.")
+    if not corpus:
+        _check_idle(delete or delete_filtered or rebuild or verify, prune, kind is not None and not rebuild)
     clustered = on_ray(engine, workers)
-    source: Corpus | ShardFolder | None = shards_at(corpus)
-    if corpus is not None and source is None:
-        source = read_documents(corpus, on_error=on_error, field=field, words=words)
+    source: Corpus | ShardFolder | None = shards_at(corpus[0]) if corpus and len(corpus) == 1 else None
+    if corpus and source is None:
+        source = read_documents(*corpus, on_error=on_error, field=field, words=words, encoding=encoding)
     settings = given(method=method, prompt=prompt, alpha=alpha)
-    if corpus is not None:
+    if source is not None:
         made = _opened(output, source, model, settings, given(kind=kind, dtype=dtype), device, quiet)
     else:
         made = SemanticIndex.open(output)
     try:
         cluster = ClusterJob(_reference(output, model, settings, device), workers) if clustered else None
         _change(made, source, cluster, batch_size, recall, prune, quiet)
-        if delete:
-            typer.echo(f"{made.delete(delete, recall=recall)} of {len(delete)} documents removed", err=True)
+        _tell_skipped(source, list_skipped)
+        if delete or conditions:
+            _delete(made, delete or [], conditions or [], recall)
         if rebuild:
             made.rebuild(kind=kind, progress=not quiet, recall=recall)
     except KeyboardInterrupt:
@@ -133,6 +169,45 @@ def _check_idle(something: object, prune: bool, other_kind: bool) -> None:
         raise ValueError("--kind of an index that is there is changed with --rebuild.")
 
 
+def _delete(index: SemanticIndex, ids: list[str], conditions: list[str], recall: float) -> None:
+    """Remove documents by id and by filters.
+
+    Raises:
+        ValueError: An id is not there, or nothing passes the filters; then nothing is removed.
+    """
+    from ssmoe_embed.search import parse_filters
+
+    missing = [name for name in ids if name not in index]
+    if missing:
+        raise ValueError(
+            f"There is no document {missing[0]!r} in {index.folder}"
+            + (f", nor {len(missing) - 1} others that were named" if len(missing) > 1 else "")
+            + "; nothing was removed. `ssmoe search --json` shows ids; whole files go with --delete --filter path=FILE."
+        )
+    chosen = index.ids(parse_filters(conditions)) if conditions else []
+    if conditions and not chosen:
+        raise ValueError(f"No document in {index.folder} passes {' and '.join(conditions)}; nothing was removed.")
+    removed = index.delete(dict.fromkeys([*ids, *chosen]), recall=recall)
+    typer.echo(f"{removed} document{'s' * (removed != 1)} removed", err=True)
+
+
+def _tell_skipped(source: Corpus | ShardFolder | None, list_skipped: bool) -> None:
+    """Tell of the lines and files that were left out."""
+    from ssmoe_embed.search.reading.corpus import Corpus
+
+    if not isinstance(source, Corpus):
+        return
+    for report in source.reports:
+        typer.echo(f"Skipped: {report}", err=True)
+    if source.skipped > len(source.reports):
+        typer.echo(f"… and {source.skipped - len(source.reports)} more lines", err=True)
+    if source.skipped_files:
+        hint = "" if list_skipped else "; --list-skipped names them"
+        typer.echo(source.skipped_summary() + hint, err=True)
+    for path, reason in source.skipped_files if list_skipped else ():
+        typer.echo(f"  {path}: {reason}", err=True)
+
+
 def _opened(
     output: Path,
     source: Corpus | ShardFolder | None,
@@ -148,7 +223,7 @@ def _opened(
     from ssmoe_embed.hub.loading import load
     from ssmoe_embed.search.fingerprint import model_fingerprint
     from ssmoe_embed.search.index import SemanticIndex
-    from ssmoe_embed.search.reading import Corpus
+    from ssmoe_embed.search.reading.corpus import Corpus
 
     if not Manifest.exists(output):
         if isinstance(source, Corpus):
@@ -201,10 +276,10 @@ def _change(
     prune: bool,
     quiet: bool,
 ) -> None:
-    """Add the corpus, and say what became of it."""
+    """Add the corpus, and say what became of its documents."""
     from ssmoe_embed.distributed.joining import add_shards
     from ssmoe_embed.distributed.shards import ShardFolder
-    from ssmoe_embed.search.documents import AddCounts
+    from ssmoe_embed.search.writing import AddCounts
 
     if source is None:
         return
@@ -216,10 +291,6 @@ def _change(
         if cluster is None or prune:  # what a cluster encoded is not encoded again
             here = index.add(source, batch_size=batch_size, progress=not quiet, recall=recall, prune=prune)
             counts = replace(counts, removed=here.removed) if cluster else here
-        for report in source.reports:
-            typer.echo(f"Skipped: {report}", err=True)
-        if source.skipped > len(source.reports):
-            typer.echo(f"… and {source.skipped - len(source.reports)} more lines", err=True)
     if not quiet:
         shown = [f"{value} {name}" for name, value in vars(counts).items() if value and name != "encoded"]
         typer.echo(f"{', '.join(shown) or 'nothing to add'}; {counts.encoded} {made}", err=True)
@@ -246,7 +317,7 @@ def _report(index: SemanticIndex) -> None:
         if "width" not in search
         else (f"recall@10 {search['recall']:.3f} on {search['queries']} of its own vectors")
     )
-    line = f"{index.folder}: {len(index):,} documents, {info['live']:,} vectors of {info['dimension']} numbers, "
+    line = f"{index.folder}: {len(index):,} documents, {info['live']:,} vectors of {info['dimension']} dimensions, "
     line += f"{search.get('kind', 'flat')} ({measured}), {info['bytes'] / 1e6:.1f} MB"
     Console(stderr=True).print(line, soft_wrap=True, highlight=False)
     if search.get("recall", 1.0) < search.get("goal", 0.0):

@@ -89,6 +89,13 @@ TopC = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts a forward pass.")]
+TextField = Annotated[str, typer.Option("--field", help="Where a record (.jsonl, .csv, .parquet) holds its text.")]
+TextEncoding = Annotated[
+    str, typer.Option("--encoding", help="Of text files without a mark (BOM), such as latin-1 or utf-16.")
+]
+OnBroken = Annotated[
+    str, typer.Option("--on-error", help="A broken line ends the command (stop) or is left out (skip).")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Engine = Annotated[
     str, typer.Option("--engine", help="local, or ray: many workers on a Ray cluster, on this machine or others.")

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
 
 from ssmoe_embed.cli.hits import as_json as hit_as_json
 from ssmoe_embed.cli.hits import show
 from ssmoe_embed.cli.index import OwnModel, open_with_model
-from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Method, Prompt, Quiet, given
+from ssmoe_embed.cli.options import (
+    DEFAULT_MODEL,
+    Alpha,
+    BatchSize,
+    Device,
+    Method,
+    OnBroken,
+    Prompt,
+    Quiet,
+    TextEncoding,
+    TextField,
+    given,
+)
 
 if TYPE_CHECKING:
-    from ssmoe_embed.search.exact import Hit
-    from ssmoe_embed.search.index import SemanticIndex
+    from ssmoe_embed.search import SemanticIndex
+    from ssmoe_embed.search.reading.corpus import Corpus
 
 _TOP = 5
 
@@ -27,23 +36,28 @@ _TOP = 5
 def search(
     query: Annotated[str | None, typer.Argument(help="What you are looking for, in your own words.")] = None,
     corpus: Annotated[
-        Path | None,
-        typer.Option(help="File to search: .jsonl with a text (and title) a line, or plain text, one document a line."),
+        list[Path] | None,
+        typer.Option(help="File or folder to search, of the kinds that `ssmoe index` takes; may be repeated."),
     ] = None,
     index: Annotated[Path | None, typer.Option(help="Folder to search that `ssmoe index` made.")] = None,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many documents to show.")] = _TOP,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     conditions: Annotated[
         list[str] | None,
-        typer.Option("--filter", metavar="KEY=VALUE", help="Only such documents; may be repeated. Needs --index."),
+        typer.Option(
+            "--filter",
+            metavar="KEY=VALUE",
+            help="Only such documents: lang=en, 'path=notes/*', 'year>=1999', year=1999..2005; may be repeated.",
+        ),
     ] = None,
-    hybrid: Annotated[bool, typer.Option("--hybrid", help="Search by words (BM25) too. Needs --index.")] = False,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Show what each block of the vectors adds. Needs --index.")
-    ] = False,
-    interactive: Annotated[
-        bool, typer.Option("--interactive", help="Ask for queries until an empty line. Needs --index.")
-    ] = False,
+    hybrid: Annotated[bool, typer.Option("--hybrid", help="Compare meaning and words; this is the default.")] = False,
+    vectors_only: Annotated[bool, typer.Option("--vectors-only", help="Compare meaning alone.")] = False,
+    words_only: Annotated[bool, typer.Option("--words-only", help="Compare words alone (BM25).")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show what each block of the vectors adds.")] = False,
+    interactive: Annotated[bool, typer.Option("--interactive", help="Ask for queries until an empty line.")] = False,
+    field: TextField = "text",
+    encoding: TextEncoding = "utf-8",
+    on_error: OnBroken = "stop",
     model: OwnModel = None,
     method: Method = None,
     prompt: Prompt = None,
@@ -52,65 +66,75 @@ def search(
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
 ) -> None:
-    """Find the documents nearest in meaning to a query.
+    """Find the documents that fit a query best, by meaning and by words.
 
     Without --corpus or --index it searches the how-to answers that come with the package. A corpus is encoded once; its
     vectors stay in the user's cache.
     """
+    from ssmoe_embed.search import parse_filters, read_documents
+
+    if corpus and index is not None:
+        raise ValueError("--corpus and --index exclude each other; add the corpus to the index with `ssmoe index`.")
+    if query is None and not interactive:
+        raise ValueError("There is no query; say what you are looking for, or pass --interactive.")
+    mode = _mode(hybrid, vectors_only, words_only)
+    filters = parse_filters(conditions or [])
     settings = given(method=method, prompt=prompt, alpha=alpha)
     if index is None:
-        for name, wanted in {
-            "filter": conditions,
-            "hybrid": hybrid,
-            "explain": explain,
-            "interactive": interactive,
-        }.items():
-            if wanted:
-                raise ValueError(
-                    f"--{name} needs an index; make one with `ssmoe index CORPUS` and name it with --index."
-                )
-        from ssmoe_embed.hub.loading import load
-        from ssmoe_embed.search.corpus import read_corpus
-        from ssmoe_embed.search.exact import CorpusSearch
+        source = read_documents(*corpus, field=field, encoding=encoding, on_error=on_error) if corpus else None
+        opened = _read(source, model, settings, device, batch_size, quiet)
+    elif mode == "words" and not explain:
+        from ssmoe_embed.search import SemanticIndex
 
-        documents = read_corpus(corpus)
-        encoder = load(model or DEFAULT_MODEL, device=device, progress=not quiet, **settings)
-        found = CorpusSearch(encoder, documents, batch_size=batch_size, progress=not quiet)
-        _print(found.search(_given_query(query), top), as_json)
-        return
-    if corpus is not None:
-        raise ValueError("--corpus and --index exclude each other; add the corpus to the index with `ssmoe index`.")
-    from ssmoe_embed.search.filters import parse_filters
-
-    filters = parse_filters(conditions or [])
-    opened = open_with_model(index, model, settings, device, quiet)
+        opened = SemanticIndex.open(index)  # words need no model
+    else:
+        opened = open_with_model(index, model, settings, device, quiet)
     if not len(opened):
         raise ValueError(
             f"The index in {index} holds no document yet; fill it with `ssmoe index CORPUS --output {index}`."
         )
-    options: dict[str, Any] = {"top": top, "filters": filters, "hybrid": hybrid}
-    for text in _queries(query) if interactive else [_given_query(query)]:
-        _search_index(opened, text, options, as_json=as_json, explain=explain)
+    options = {"top": top, "filters": filters, "mode": mode, "snippets": opened.model is not None}
+    for text in _queries(query) if interactive else [query or ""]:
+        _search(opened, text, options, as_json=as_json, explain=explain)
 
 
-def _given_query(query: str | None) -> str:
-    if query is None:
-        raise ValueError("There is no query; say what you are looking for, or pass --interactive with --index.")
-    return query
+def _mode(hybrid: bool, vectors_only: bool, words_only: bool) -> str:
+    """What to compare.
+
+    Raises:
+        ValueError: Several were asked for.
+    """
+    if hybrid + vectors_only + words_only > 1:
+        raise ValueError("--hybrid, --vectors-only and --words-only exclude each other; pass one of them.")
+    return "vectors" if vectors_only else "words" if words_only else "hybrid"
 
 
-def _print(hits: list[Hit], as_json: bool) -> None:
-    """Print hits of a corpus."""
-    if as_json:
-        for hit in hits:
-            typer.echo(json.dumps({"score": hit.score} | vars(hit.document), ensure_ascii=False))
-    else:
-        _show(hits)
+def _read(
+    source: Corpus | None,
+    model: str | None,
+    settings: dict[str, Any],
+    device: str | None,
+    batch_size: int,
+    quiet: bool,
+) -> SemanticIndex:
+    """An index in the cache of what is to be searched: files, or the bundled corpus."""
+    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.search.corpora import bundled_index, corpus_index
+
+    encoder = load(model or DEFAULT_MODEL, device=device, progress=not quiet, **settings)
+    if source is None:
+        return bundled_index(encoder, batch_size=batch_size, progress=not quiet)
+    made = corpus_index(encoder, source, batch_size=batch_size, progress=not quiet)
+    if source.skipped:
+        typer.echo(f"{source.skipped} broken lines left out", err=True)
+    if source.skipped_files:
+        typer.echo(source.skipped_summary(), err=True)
+    return made
 
 
-def _search_index(index: SemanticIndex, query: str, options: dict[str, Any], *, as_json: bool, explain: bool) -> None:
+def _search(index: SemanticIndex, query: str, options: dict[str, Any], *, as_json: bool, explain: bool) -> None:
     """Search an index and print what was found."""
-    hits = index.search(query, snippets=True, **options)
+    hits = index.search(query, **options)
     explanations = [index.explain(query, hit.document.id) if explain else None for hit in hits]
     if as_json:
         for hit, explanation in zip(hits, explanations, strict=True):
@@ -119,7 +143,7 @@ def _search_index(index: SemanticIndex, query: str, options: dict[str, Any], *, 
         show(hits, explanations)
 
 
-def _queries(first: str | None) -> Any:
+def _queries(first: str | None) -> Iterator[str]:
     """The first query, if one was given, and then what is typed until an empty line or the end."""
     if first is not None:
         yield first
@@ -130,15 +154,3 @@ def _queries(first: str | None) -> Any:
         if not line:
             return
         yield line
-
-
-def _show(hits: list[Hit]) -> None:
-    """Print hits for a person."""
-    from rich.markdown import Markdown
-
-    console = Console(width=min(100, Console().width))
-    for rank, hit in enumerate(hits, start=1):
-        document = hit.document
-        head = Text(f"{rank}. {document.title or document.id}", style="bold")
-        console.print(head + Text(f"  {hit.score:.2f}", style="cyan") + Text(f"  {document.source}", style="dim"))
-        console.print(Padding(Markdown(document.text), (0, 0, 1, 3)))

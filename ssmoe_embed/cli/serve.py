@@ -14,7 +14,7 @@ from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Met
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ssmoe_embed.serving.corpora import Corpus
+    from ssmoe_embed.search.index import SemanticIndex
 
 
 def serve(
@@ -90,22 +90,18 @@ def serve(
 
 def _served(
     folder: Path | None, model: str | None, settings: dict[str, Any], device: str | None, *, quiet: bool
-) -> tuple[str, SentenceTransformer, Corpus]:
+) -> tuple[str, SentenceTransformer, SemanticIndex]:
     """The model's name, the model, and what to search."""
     if folder is not None:
         from ssmoe_embed.search.manifest import Manifest
-        from ssmoe_embed.serving.indexed import IndexCorpus
 
         index = open_with_model(folder, model, settings, device, quiet)
         encoder = index.model
         if encoder is None:
             raise ValueError(f"The index in {folder} was opened without a model.")
-        return model or Manifest.read(folder).reference.get("name", DEFAULT_MODEL), encoder, IndexCorpus(index)
+        return model or Manifest.read(folder).reference.get("name", DEFAULT_MODEL), encoder, index
     from ssmoe_embed.hub.loading import load
-    from ssmoe_embed.search.corpus import read_corpus
-    from ssmoe_embed.search.exact import CorpusSearch
-    from ssmoe_embed.serving.shipped import ShippedCorpus
+    from ssmoe_embed.search.corpora import bundled_index
 
     encoder = load(model or DEFAULT_MODEL, device=device, progress=not quiet, **settings)
-    search = CorpusSearch(encoder, read_corpus(), progress=not quiet)
-    return model or DEFAULT_MODEL, encoder, ShippedCorpus(encoder, search)
+    return model or DEFAULT_MODEL, encoder, bundled_index(encoder, progress=not quiet)

@@ -3,10 +3,11 @@
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from ssmoe_embed.data.documents import Document
 
 __all__ = [
     "BUNDLED",
@@ -21,30 +22,6 @@ __all__ = [
 
 BUNDLED = "ssmoe/tiny"
 """The name of the model that comes with the package."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """One short document of the search corpus.
-
-    Attributes:
-        id: Unique name of the document.
-        title: What the document answers, in a few words.
-        text: The answer.
-        source: Where it comes from, as named in ``LICENSES.md``.
-        license: SPDX identifier of its licence.
-    """
-
-    id: str
-    title: str
-    text: str
-    source: str
-    license: str
-
-    @property
-    def full_text(self) -> str:
-        """Title and text together: what a search engine should index."""
-        return f"{self.title}. {self.text}"
 
 
 def read_records(name: str) -> Iterator[dict[str, Any]]:
@@ -80,12 +57,15 @@ def calibration_texts() -> list[str]:
 
 
 def search_corpus() -> list[Document]:
-    """The search example's corpus: short how-to answers, in a fixed order."""
-    return [Document(**record) for record in read_records("search/corpus.jsonl")]
+    """The bundled corpus: short how-to answers, in a fixed order, with their `license` as metadata."""
+    return [
+        Document(one["id"], one["text"], {"license": one["license"]}, one["title"], one["source"])
+        for one in read_records("search/corpus.jsonl")
+    ]
 
 
 def search_folder() -> Path:
-    """Folder of the search corpus, where the vectors that ``ssmoe/tiny`` makes of it lie too."""
+    """Folder of the bundled corpus, which holds the vectors of its documents by ``ssmoe/tiny`` too."""
     return Path(str(resources.files(__name__))) / "search"
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from ssmoe_embed.distributed.shards import ShardFolder
 from ssmoe_embed.embedding.streaming import VectorFormat, write_stream
-from ssmoe_embed.search.documents import AddCounts
 from ssmoe_embed.search.errors import WrongModelError
 from ssmoe_embed.search.fingerprint import describe, difference
 from ssmoe_embed.search.index import SemanticIndex
+from ssmoe_embed.search.writing import AddCounts
 
 
 def add_shards(index: SemanticIndex, folder: ShardFolder, **options: Any) -> AddCounts:

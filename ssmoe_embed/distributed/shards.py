@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssmoe_embed.common.files import atomic_file
-from ssmoe_embed.search.documents import Document
+from ssmoe_embed.data.documents import Document
 
 _MANIFEST = "shards.json"
 _INPUTS = "inputs"

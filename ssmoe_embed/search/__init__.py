@@ -1,26 +1,34 @@
-"""Searching documents by meaning: a corpus held in memory, or an index on disk."""
+"""Searching documents by meaning and by words: an index on disk, and what is read into it."""
 
 from typing import TYPE_CHECKING
 
 from ssmoe_embed.common.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ssmoe_embed.search.documents import AddCounts, Document, Hit, Snippet
+    from ssmoe_embed.data.documents import Document
     from ssmoe_embed.search.errors import BusyIndexError, DamagedIndexError, WrongModelError
     from ssmoe_embed.search.explanation import Contribution, Explanation
+    from ssmoe_embed.search.filters import Criterion, parse_filters
+    from ssmoe_embed.search.hits import Hit, Snippet
+    from ssmoe_embed.search.hybrid import SearchMode
     from ssmoe_embed.search.index import SemanticIndex
     from ssmoe_embed.search.kinds import IndexKind
-    from ssmoe_embed.search.reading import read_documents
+    from ssmoe_embed.search.reading.corpus import read_documents
+    from ssmoe_embed.search.writing import AddCounts
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "ssmoe_embed.search.documents": ("AddCounts", "Document", "Hit", "Snippet"),
+            "ssmoe_embed.data.documents": ("Document",),
             "ssmoe_embed.search.errors": ("BusyIndexError", "DamagedIndexError", "WrongModelError"),
             "ssmoe_embed.search.explanation": ("Contribution", "Explanation"),
+            "ssmoe_embed.search.filters": ("Criterion", "parse_filters"),
+            "ssmoe_embed.search.hits": ("Hit", "Snippet"),
+            "ssmoe_embed.search.hybrid": ("SearchMode",),
             "ssmoe_embed.search.index": ("SemanticIndex",),
             "ssmoe_embed.search.kinds": ("IndexKind",),
-            "ssmoe_embed.search.reading": ("read_documents",),
+            "ssmoe_embed.search.reading.corpus": ("read_documents",),
+            "ssmoe_embed.search.writing": ("AddCounts",),
         },
     )
 
@@ -28,13 +36,16 @@ __all__ = [
     "AddCounts",
     "BusyIndexError",
     "Contribution",
+    "Criterion",
     "DamagedIndexError",
     "Document",
     "Explanation",
     "Hit",
     "IndexKind",
+    "SearchMode",
     "SemanticIndex",
     "Snippet",
     "WrongModelError",
+    "parse_filters",
     "read_documents",
 ]

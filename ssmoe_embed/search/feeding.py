@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ssmoe_embed.search.documents import Document
+from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.vectors import Array
 
 

@@ -32,29 +32,36 @@ _LETTERS_OF_A_REVISION = 12
 Fingerprint = dict[str, Any]
 
 
+def model_identity(model: SentenceTransformer) -> Fingerprint:
+    """What can be told of a model without running it, as JSON values: name, revision, prompts and settings."""
+    module = model[0]
+    own = _own(module) if isinstance(module, SSMoE) else {}
+    return {
+        "name": own.get("base") or _name(model),
+        "revision": own.get("revision") or _revision(model),
+        "prompts": {key: value for key, value in sorted(model.prompts.items()) if value},
+        "settings": own.get("settings", {}),
+    }
+
+
 def model_fingerprint(model: SentenceTransformer) -> Fingerprint:
     """What tells one model and its settings from others, as JSON values.
 
-    Of every model: its name and revision, its dimension and prompts, and the vectors of three fixed texts as documents and
-    of one as a query. Of a model of this package also its settings, and a sketch of the spectral routers and the
-    calibration that its vectors depend on.
+    Of every model: its identity, its dimension, and the vectors of three fixed texts as documents and of one as a query. Of
+    a model of this package also a sketch of the spectral routers and the calibration that its vectors depend on.
 
     Raises:
         ValueError: The model's vectors depend on their neighbours in a batch, so that they cannot be kept.
     """
     module = model[0]
-    own = _own(module) if isinstance(module, SSMoE) else {}
     plain: dict[str, Any] = {"show_progress_bar": False, "convert_to_numpy": True}
+    identity = model_identity(model)
     documents = model.encode_document(list(_PROBES), **plain)
     query = model.encode_query([_PROBES[0]], **plain)
     probes = unit(np.concatenate([documents, query]))  # [4,D]
-    return {
-        "name": own.get("base") or _name(model),
-        "revision": own.get("revision") or _revision(model),
+    return identity | {
         "dimension": int(probes.shape[1]),
-        "prompts": {key: value for key, value in sorted(model.prompts.items()) if value},
-        "settings": own.get("settings", {}),
-        "sketch": own.get("sketch", {}),
+        "sketch": _sketches(module) if isinstance(module, SSMoE) else {},
         "probes": [[round(float(number), _DIGITS + 2) for number in probe] for probe in probes],
     }
 
@@ -70,7 +77,7 @@ def check_model(model: SentenceTransformer, wanted: Mapping[str, Any], folder: P
     if reason:
         raise WrongModelError(
             f"The index in {folder} was made with {describe(wanted)}, and this model is {describe(found)}: {reason}. Open "
-            "it with the model it was made with, or index the corpus anew with this one into another folder."
+            "it with the model it was made with, or index the corpus with this one into another folder."
         )
 
 
@@ -85,7 +92,7 @@ def describe(fingerprint: Mapping[str, Any]) -> str:
 def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """In what a fingerprint that was found differs from the one that is wanted, in words; nothing if it does not."""
     if wanted["dimension"] != found["dimension"]:
-        return f"its vectors have {found['dimension']} numbers instead of {wanted['dimension']}"
+        return f"its vectors have {found['dimension']} dimensions instead of {wanted['dimension']}"
     if wanted["revision"] and found["revision"] and wanted["revision"] != found["revision"]:
         return f"its revision is {found['revision']} instead of {wanted['revision']}"
     both = _DEFAULTS | wanted["settings"], _DEFAULTS | found["settings"]
@@ -114,7 +121,7 @@ def _alike(name: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bo
 
 
 def _own(module: SSMoE) -> Fingerprint:
-    """What is known of a model of this package."""
+    """Base model, revision and settings of a model of this package."""
     settings = module.settings
     if settings.calibration is Calibration.BATCH:
         raise ValueError(
@@ -122,20 +129,23 @@ def _own(module: SSMoE) -> Fingerprint:
             "model with calibration='standardize'."
         )
     config = module.get_config_dict()
-    sketch = {}
+    return {
+        "base": _short(str(config["base_model_name_or_path"])),
+        "revision": config["base_revision"],
+        "settings": json.loads(json.dumps(settings.as_dict())),
+    }
+
+
+def _sketches(module: SSMoE) -> dict[str, list[float]]:
+    """What the vectors of a model of this package depend on beside its base model and settings, in a few numbers each."""
+    settings, sketch = module.settings, {}
     if settings.needs_spectral_routers and module.routers is not None:
         sketch["spectral routers"] = _sketch(list(module.routers.weights.values()))
     found = [module.calibrations.of(block, settings.calibration) for block in blocks_of(settings)]
     factors = [one for one in found if one is not None]
     if settings.calibration.is_fitted:
         sketch["calibration factors"] = _sketch([part for factor in factors for part in (factor.mean, factor.factor)])
-    base = config["base_model_name_or_path"]
-    return {
-        "base": _short(str(base)),
-        "revision": config["base_revision"],
-        "settings": json.loads(json.dumps(settings.as_dict())),
-        "sketch": sketch,
-    }
+    return sketch
 
 
 def _sketch(tensors: list[torch.Tensor]) -> list[float]:

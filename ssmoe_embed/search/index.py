@@ -6,26 +6,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 from typing_extensions import Self
 
-from ssmoe_embed.search.creating import create_files
-from ssmoe_embed.search.documents import AddCounts, Document, Hit
+from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.errors import DamagedIndexError
 from ssmoe_embed.search.explanation import Explanation, explain
 from ssmoe_embed.search.feeding import Given, chunks, paired
 from ssmoe_embed.search.fingerprint import check_model, model_fingerprint
+from ssmoe_embed.search.generation import Generation
+from ssmoe_embed.search.hits import Hit, with_snippets
+from ssmoe_embed.search.hybrid import SearchMode
 from ssmoe_embed.search.kinds import IndexKind
 from ssmoe_embed.search.manifest import RECALL, Manifest
 from ssmoe_embed.search.nearest import dot
-from ssmoe_embed.search.searching import Generation
-from ssmoe_embed.search.snippets import with_snippets
 from ssmoe_embed.search.vectors import Array, VectorType, unit
-from ssmoe_embed.search.verification import verify
-from ssmoe_embed.search.writing import Writer, open_writer
+from ssmoe_embed.search.writing import AddCounts, Writer, create_files, open_writer
 
 _CHUNK_BATCHES = 32
 """Batches read ahead, so that texts of like length share a batch; what an interruption costs at most."""
@@ -62,8 +61,8 @@ class SemanticIndex:
             model: Any sentence-transformers model; its fingerprint is kept.
             kind: An `IndexKind`: auto, flat, hnsw, ivf, ivfpq, sq8 or binary.
             dtype: How a number of a vector is stored: float32 or float16.
-            reference: How the model was loaded, kept for whoever opens the index: `name`, and `settings` for
-                `ssmoe_embed.load`.
+            reference: Kept for whoever opens the index: how the model was loaded (`name`, and `settings` for
+                `ssmoe_embed.load`), and what the corpus is called (`corpus`).
 
         Raises:
             FileExistsError: There is an index in the folder already.
@@ -111,6 +110,11 @@ class SemanticIndex:
         return self._now.one(id)[1]
 
     @property
+    def name(self) -> str:
+        """What it is called: as its reference says, or else as its folder."""
+        return str(self._now.manifest.reference.get("corpus") or self.folder.resolve().name)
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """That of the model it was made with."""
         return dict(self._now.manifest.model)
@@ -138,9 +142,13 @@ class SemanticIndex:
         """What `search` can filter by."""
         return self._now.store.facet_keys()
 
+    def ids(self, filters: Mapping[str, Any]) -> list[str]:
+        """Ids of the documents that pass filters, as `search` takes them."""
+        return self._now.ids(filters)
+
     def verify(self) -> list[str]:
         """Read everything on disk and compare it with its checksums; returns what is wrong, in words."""
-        return verify(self.folder, self._now.manifest, self._now.store)
+        return self._now.verify()
 
     # --- changing it ----------------------------------------------------------------------------------------------------
 
@@ -236,7 +244,8 @@ class SemanticIndex:
             if writer.manifest.model != self._now.manifest.model:
                 raise DamagedIndexError(f"{self.folder} holds another index by now; open it again.")
             result = change(writer)
-            writer.publish(recall=recall, progress=progress)
+            if writer.changed:
+                writer.publish(recall=recall, progress=progress)
         self.refresh()
         return result
 
@@ -259,67 +268,61 @@ class SemanticIndex:
 
     # --- searching ------------------------------------------------------------------------------------------------------
 
-    @overload
     def search(
         self,
         query: str,
         top: int = 10,
         *,
         filters: Mapping[str, Any] | None = None,
-        hybrid: bool = False,
+        mode: str = "hybrid",
         snippets: bool = False,
-    ) -> list[Hit]: ...
-
-    @overload
-    def search(
-        self,
-        query: list[str] | tuple[str, ...],
-        top: int = 10,
-        *,
-        filters: Mapping[str, Any] | None = None,
-        hybrid: bool = False,
-        snippets: bool = False,
-    ) -> list[list[Hit]]: ...
-
-    def search(
-        self,
-        query: str | list[str] | tuple[str, ...],
-        top: int = 10,
-        *,
-        filters: Mapping[str, Any] | None = None,
-        hybrid: bool = False,
-        snippets: bool = False,
-    ) -> list[Hit] | list[list[Hit]]:
-        """The documents nearest in meaning to a query, best first.
+    ) -> list[Hit]:
+        """The documents that fit a query best, best first.
 
         Args:
-            query: One query, or a list of them.
+            query: What to look for.
             top: How many documents.
-            filters: For each key of the metadata (or `source`) the value that a document must have, or a list of values of
-                which it must have one.
-            hybrid: Also search by words (BM25), and fuse the two rankings.
+            filters: For each key of the metadata (or `source`, or `id`) the value that a document must have, or a list of
+                values of which it must have one; `parse_filters` makes patterns and ranges.
+            mode: A `SearchMode`: hybrid compares meaning and words, vectors and words one of them.
             snippets: Find the best sentence of each hit, which encodes its sentences.
 
-        Returns:
-            Hits of the query, or such a list for each query.
-
         Raises:
-            ValueError: A query is blank, `top` is less than 1, or a filter names a key that no document has.
+            ValueError: The query is blank, `top` is less than 1, the mode or a filter's key is not known.
         """
-        queries = [query] if isinstance(query, str) else list(query)
+        return self.search_many([query], top, filters=filters, mode=mode, snippets=snippets)[0]
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        top: int = 10,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        mode: str = "hybrid",
+        snippets: bool = False,
+    ) -> list[list[Hit]]:
+        """`search` for several queries, which share a forward pass."""
+        chosen = SearchMode.parse(mode, "mode")
+        if any(not text.strip() for text in queries):
+            raise ValueError("The query is empty; say in words what you are looking for.")
         if not queries:
             return []
-        vectors = self.encode_queries(queries)
-        found = self._now.search(vectors, top, filters=filters, texts=queries if hybrid else None)
-        if snippets:
+        vectors = self.encode_queries(queries) if snippets or chosen is not SearchMode.WORDS else None
+        if vectors is None or chosen is SearchMode.WORDS:
+            found = [self._now.search_words(text, top, filters) for text in queries]
+        elif chosen is SearchMode.HYBRID:
+            found = self._now.search_hybrid(vectors, queries, top, filters)
+        else:
+            found = self._now.search(vectors, top, filters)
+        if vectors is not None and snippets:
             found = [with_snippets(self._model(), vector, hits) for vector, hits in zip(vectors, found, strict=True)]
-        return found[0] if isinstance(query, str) else found
+        return found
 
     def search_vectors(
         self, vectors: Any, top: int = 10, *, filters: Mapping[str, Any] | None = None
     ) -> list[list[Hit]]:
         """The nearest documents to each of the vectors `[Q,D]`, which need not be of unit length."""
-        return self._now.search(unit(np.atleast_2d(vectors)), top, filters=filters)
+        return self._now.search(unit(np.atleast_2d(vectors)), top, filters)
 
     def encode_queries(self, queries: Sequence[str]) -> Array:
         """Unit vectors of queries, float32 `[Q,D]`.

@@ -13,7 +13,7 @@ from ssmoe_embed.common.files import atomic_file
 from ssmoe_embed.search.errors import RECOVERY, DamagedIndexError
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 RECALL = 0.97
 """Of the ten nearest documents, the share that an approximate search should find."""
 _BLOCK = 2**20

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ssmoe_embed.search.documents import Document
+from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.errors import RECOVERY, UNHARMED, DamagedIndexError
+from ssmoe_embed.search.filters import ID, conditions_sql
 
 NEVER = 2**62
 """The generation that removes what is still there."""
@@ -111,7 +112,7 @@ class Store:
         self, generation: int, rows: Sequence[int], filters: Mapping[str, Any] | None = None
     ) -> dict[int, list[tuple[int, Document]]]:
         """For each row the documents `(seq, document)` that have its vector and pass the filters."""
-        condition, values = _conditions(filters)
+        condition, values = conditions_sql(filters)
         query = f"SELECT row, seq, {FIELDS} FROM documents WHERE {_SEEN}{condition} AND row IN (%s) ORDER BY seq"
         groups: dict[int, list[tuple[int, Document]]] = {}
         for row, seq, *rest in self._many(query, (generation, generation, *values), rows):
@@ -120,23 +121,61 @@ class Store:
 
     def passing(self, generation: int, filters: Mapping[str, Any]) -> np.ndarray[Any, Any]:
         """Rows with a document that passes the filters, ascending int64."""
-        condition, values = _conditions(filters)
+        condition, values = conditions_sql(filters)
         query = f"SELECT DISTINCT row FROM documents WHERE {_SEEN}{condition} ORDER BY row"
         return self._column(query, (generation, generation, *values))
 
-    def passing_seqs(self, generation: int, filters: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-        """Sequence numbers of the documents that pass the filters, ascending int64."""
-        condition, values = _conditions(filters)
-        query = f"SELECT seq FROM documents WHERE {_SEEN}{condition} ORDER BY seq"
-        return self._column(query, (generation, generation, *values))
+    def ids(self, generation: int, filters: Mapping[str, Any]) -> list[str]:
+        """Ids of the documents that pass the filters, in the order in which they were added."""
+        condition, values = conditions_sql(filters)
+        query = f"SELECT id FROM documents WHERE {_SEEN}{condition} ORDER BY seq"
+        return [name for (name,) in self._all(query, (generation, generation, *values))]
+
+    # --- words: the statistics are those of all documents on disk, removed ones included until the index is compacted ---
+
+    def count_word(self, word: str) -> int:
+        """How many documents on disk have a word."""
+        return int(self._one("SELECT count(*) FROM words WHERE words MATCH ?", (word,))[0])
+
+    def matching(
+        self,
+        generation: int,
+        words: str,
+        limit: int,
+        *,
+        title: float = 1.0,
+        unseen: int = 0,
+        filters: Mapping[str, Any] | None = None,
+    ) -> list[tuple[int, float]]:
+        """Sequence numbers and BM25 scores of the documents that match an FTS5 query, best first.
+
+        Args:
+            generation: As of which generation.
+            words: The query.
+            limit: How many at most.
+            title: How often a word of the title counts.
+            unseen: How many documents on disk do not belong to the generation.
+            filters: What the documents must be.
+        """
+        score = f"-bm25(words, {title}, 1.0) AS score"
+        condition, values = conditions_sql(filters)
+        if condition:
+            query = f"""SELECT seq, {score} FROM words JOIN documents ON seq = words.rowid
+                WHERE words MATCH ? AND {_SEEN}{condition} ORDER BY score DESC, seq LIMIT ?"""
+            return self._all(query, (words, generation, generation, *values, limit))
+        # looking up every document that has one of the words would take three times as long
+        query = f"""SELECT seq, score FROM (
+            SELECT rowid AS place, {score} FROM words WHERE words MATCH ? ORDER BY score DESC, rowid LIMIT ?
+            ) JOIN documents ON seq = place WHERE {_SEEN} ORDER BY score DESC, seq LIMIT ?"""
+        return self._all(query, (words, limit + unseen, generation, generation, limit))
 
     def facet_keys(self) -> list[str]:
-        """What can be filtered by, in order; each is looked up after the last, since there are many facets of few keys."""
+        """What can be filtered by; each is looked up after the last, since there are many facets of few keys."""
         query = """WITH RECURSIVE keys(key) AS (
             SELECT min(key) FROM facets
             UNION ALL SELECT (SELECT min(key) FROM facets WHERE key > keys.key) FROM keys WHERE keys.key IS NOT NULL
         ) SELECT key FROM keys WHERE key IS NOT NULL"""
-        return [key for (key,) in self._all(query, ())]
+        return [ID, *(key for (key,) in self._all(query, ()) if key != ID)]
 
     def chunks(self) -> list[tuple[int, int, int]]:
         """First row, number of rows and CRC-32 of every block of vectors that was written."""
@@ -184,22 +223,6 @@ def _has_log(path: Path) -> bool:
     """Whether some of a database is still in the log beside it, where an interrupted writer left it."""
     log = path.with_name(f"{path.name}-wal")
     return log.is_file() and log.stat().st_size > 0
-
-
-def facet_value(value: Any) -> str:
-    """A metadata value as filters compare it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _conditions(filters: Mapping[str, Any] | None) -> tuple[str, list[Any]]:
-    """SQL that documents must meet: for each key one of the given values."""
-    condition, values = "", []
-    for key, wanted in (filters or {}).items():
-        allowed = [facet_value(value) for value in (wanted if isinstance(wanted, list | tuple | set) else [wanted])]
-        marks = ",".join("?" * len(allowed))
-        condition += f" AND seq IN (SELECT seq FROM facets WHERE key = ? AND value IN ({marks}))"
-        values += [key, *allowed]
-    return condition, values
 
 
 def parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

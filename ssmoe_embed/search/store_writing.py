@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ssmoe_embed.search.documents import Document
-from ssmoe_embed.search.store import FIELDS, NEVER, Store, document_of, facet_value, parts
+from ssmoe_embed.data.documents import Document
+from ssmoe_embed.search.filters import facet_of
+from ssmoe_embed.search.store import FIELDS, NEVER, Store, document_of, parts
 
 _FILTERED = ("source",)
 """Fields of a document that can be filtered by like metadata."""
@@ -27,7 +28,9 @@ CREATE INDEX IF NOT EXISTS by_id ON documents (id);
 CREATE INDEX IF NOT EXISTS by_row ON documents (row);
 CREATE INDEX IF NOT EXISTS visible ON documents (removed, added, row);
 CREATE TABLE IF NOT EXISTS facets (
-    key TEXT NOT NULL, value TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (key, value, seq)) WITHOUT ROWID;
+    key TEXT NOT NULL, value TEXT NOT NULL, seq INTEGER NOT NULL, number REAL, PRIMARY KEY (key, value, seq)) WITHOUT ROWID;
+CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
+    title, text, content = 'documents', content_rowid = 'seq', tokenize = 'unicode61 remove_diacritics 2');
 CREATE TABLE IF NOT EXISTS generations (generation INTEGER PRIMARY KEY, documents INTEGER NOT NULL, rows INTEGER NOT NULL);
 """
 
@@ -90,13 +93,16 @@ class WritableStore(Store):
     def insert(self, generation: int, documents: Iterable[tuple[Document, int]]) -> None:
         """Add documents with their rows; within a transaction, after those of the same id were removed."""
         query = f"INSERT INTO documents (row, added, removed, {FIELDS}) VALUES (?, ?, {NEVER}, ?, ?, ?, ?, ?)"
-        facets: list[tuple[str, str, int]] = []
+        facets: list[tuple[str, str, float | None, int]] = []
+        words: list[tuple[int, str | None, str]] = []
         for document, row in documents:
             metadata = json.dumps(dict(document.metadata), ensure_ascii=False, sort_keys=True)
             fields = (document.id, document.text, metadata, document.title, document.source)
             seq = self.db.execute(query, (row, generation, *fields)).lastrowid or 0
-            facets += [(key, value, seq) for key, value in _facets(document)]
-        self.db.executemany("INSERT OR IGNORE INTO facets (key, value, seq) VALUES (?, ?, ?)", facets)
+            facets += [(*facet, seq) for facet in _facets(document)]
+            words.append((seq, document.title, document.text))
+        self.db.executemany("INSERT OR IGNORE INTO facets (key, value, number, seq) VALUES (?, ?, ?, ?)", facets)
+        self.db.executemany("INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)", words)
 
     def remove(self, generation: int, ids: Sequence[str]) -> int:
         """Remove documents; within a transaction. Returns how many there were."""
@@ -111,7 +117,7 @@ class WritableStore(Store):
         return count
 
     def _erase(self, which: str, values: Sequence[Any]) -> int:
-        """Delete documents with their facets; returns how many there were.
+        """Delete documents with their facets and words; returns how many there were.
 
         Facets are deleted by their whole key: they have no index by document, and looking through all of them would make
         adding slower with every document that is there.
@@ -119,8 +125,11 @@ class WritableStore(Store):
         count = 0
         query = f"SELECT seq, {FIELDS} FROM documents {which} LIMIT {_ERASED_AT_ONCE}"
         while found := self.db.execute(query, values).fetchall():
-            facets = [(*facet, seq) for seq, *fields in found for facet in _facets(document_of(fields))]
+            gone = [(seq, document_of(fields)) for seq, *fields in found]
+            facets = [(key, value, seq) for seq, document in gone for key, value, _ in _facets(document)]
             self.db.executemany("DELETE FROM facets WHERE key = ? AND value = ? AND seq = ?", facets)
+            words = [(seq, document.title, document.text) for seq, document in gone]
+            self.db.executemany("INSERT INTO words (words, rowid, title, text) VALUES ('delete', ?, ?, ?)", words)
             self.db.executemany("DELETE FROM documents WHERE seq = ?", [(seq,) for seq, *_ in found])
             count += len(found)
         return count
@@ -145,10 +154,10 @@ class WritableStore(Store):
             self.db.execute(query, (generation, documents, rows))
 
 
-def _facets(document: Document) -> Iterator[tuple[str, str]]:
-    """Keys and values that the document can be filtered by; each element of a list is one."""
+def _facets(document: Document) -> Iterator[tuple[str, str, float | None]]:
+    """Keys and values that the document can be filtered by, and the numbers among them; each element of a list is one."""
     fields = {name: getattr(document, name) for name in _FILTERED}
     for key, value in {**fields, **document.metadata}.items():
         for single in value if isinstance(value, list | tuple) else [value]:
             if isinstance(single, str | int | float):
-                yield key, facet_value(single)
+                yield key, *facet_of(single)

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import socket
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ssmoe_embed.common.files import atomic_file
+from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.building import build, up_to_date
-from ssmoe_embed.search.documents import AddCounts, Document
+from ssmoe_embed.search.errors import BusyIndexError
 from ssmoe_embed.search.kinds import IndexKind
-from ssmoe_embed.search.locking import writing
 from ssmoe_embed.search.manifest import Manifest, StoredFile
 from ssmoe_embed.search.store_writing import WritableStore
-from ssmoe_embed.search.vectors import Array, append_rows, map_rows, unit
+from ssmoe_embed.search.vectors import Array, VectorType, append_rows, map_rows, unit
 
+_LOCK = "writer.lock"
+_HOLDER = "writer.json"
 _OWN_FILES = (
     "store-*",
     "vectors-*",
     "approximate-*",
-    "keywords-*",
     ".approximate-*",
-    ".keywords-*",
     ".manifest.json.*",
     ".writer.json.*",
 )
@@ -39,6 +45,39 @@ Encode = Callable[[Sequence[Document]], Array]
 """Documents → their vectors `[n,D]`."""
 
 
+@dataclass(frozen=True)
+class AddCounts:
+    """What became of the documents that were added.
+
+    Attributes:
+        added: Documents of a new id.
+        updated: Documents that replaced one of the same id.
+        unchanged: Documents that were there already, just so.
+        removed: Documents that were there and no longer are.
+        encoded: Texts that went through the model; the others had a vector already.
+    """
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    encoded: int = 0
+    removed: int = 0
+
+    @property
+    def total(self) -> int:
+        """All documents that were given."""
+        return self.added + self.updated + self.unchanged
+
+    def __add__(self, other: AddCounts) -> AddCounts:
+        return AddCounts(
+            self.added + other.added,
+            self.updated + other.updated,
+            self.unchanged + other.unchanged,
+            self.encoded + other.encoded,
+            self.removed + other.removed,
+        )
+
+
 class Writer:
     """Holds the lock of an index and works on its next generation. Made by `open_writer`."""
 
@@ -48,6 +87,7 @@ class Writer:
         self.next = manifest.generation + 1
         self.store = WritableStore(folder / manifest.store)
         self.store.take_back(manifest.generation)
+        self.changed = False
 
     def add(self, documents: Sequence[Document], encode: Encode) -> AddCounts:
         """Add or replace documents; on return they are on disk, but not published.
@@ -69,17 +109,22 @@ class Writer:
             self.store.remove(self.next, [document.id for document in changed])
             self.store.insert(self.next, [(document, rows[document.content]) for document in changed])
             self.store.see(latest)
+        self.changed |= bool(changed)
         return replace(_counted(documents, there), encoded=len(new))
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove documents; returns how many there were."""
         with self.store.transaction():
-            return self.store.remove(self.next, ids)
+            return self._counted(self.store.remove(self.next, ids))
 
     def prune(self) -> int:
         """Remove the documents that this writer was not given; returns how many there were."""
         with self.store.transaction():
-            return self.store.remove_unseen(self.next)
+            return self._counted(self.store.remove_unseen(self.next))
+
+    def _counted(self, removed: int) -> int:
+        self.changed |= removed > 0
+        return removed
 
     @contextmanager
     def _appended(self, vectors: Array | None, contents: Sequence[bytes]) -> Iterator[int]:
@@ -176,8 +221,47 @@ class Writer:
             kept.add(manifest.approximate.name)
         for pattern in _OWN_FILES:
             for path in self.folder.glob(pattern):
-                if path.name not in kept and path.name != f"keywords-{manifest.generation}":
+                if path.name not in kept:
                     _remove(path)
+
+
+def create_files(
+    folder: Path, kind: IndexKind, dtype: VectorType, fingerprint: Mapping[str, Any], reference: Mapping[str, Any]
+) -> None:
+    """Make the first generation, which has no documents.
+
+    Args:
+        folder: Where; it may exist if there is no index in it.
+        kind: How the nearest vectors will be looked for.
+        dtype: How a number of a vector will be stored.
+        fingerprint: The model's.
+        reference: How the model was loaded.
+
+    Raises:
+        BusyIndexError: Somebody else is making one.
+        FileExistsError: There is an index in the folder already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        if Manifest.exists(folder):
+            raise FileExistsError(f"There is an index in {folder} already; open it, or choose another folder.")
+        manifest = Manifest(
+            generation=1,
+            documents=0,
+            rows=0,
+            live=0,
+            dimension=int(fingerprint["dimension"]),
+            dtype=str(dtype),
+            store="store-1.sqlite",
+            vectors="vectors-1.bin",
+            kind=str(kind),
+            model=dict(fingerprint),
+            reference=dict(reference),
+        )
+        store = WritableStore(folder / manifest.store)
+        store.publish(1, 0, 0)
+        store.close()
+        manifest.write(folder)
 
 
 @contextmanager
@@ -196,6 +280,41 @@ def open_writer(folder: Path) -> Iterator[Writer]:
             writer.tidy()
         finally:
             writer.store.close()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock for a block; the system lets go of it if the process dies.
+
+    Raises:
+        BusyIndexError: Another writer holds it; the message names it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BusyIndexError(
+            f"{_holder(folder)} is writing to the index in {folder}; wait until it has finished, or stop it."
+        ) from None
+    try:
+        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        with atomic_file(folder / _HOLDER) as file:
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": started}).encode())
+        yield
+    finally:
+        (folder / _HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(folder: Path) -> str:
+    """Who holds the lock."""
+    try:
+        found = json.loads((folder / _HOLDER).read_text(encoding="utf-8"))
+        return f"Process {found['pid']} on {found['host']} (since {found['since']})"
+    except (OSError, ValueError, KeyError):
+        return "Another process"
 
 
 def _counted(documents: Sequence[Document], there: Mapping[str, Document]) -> AddCounts:

@@ -17,15 +17,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ssmoe_embed.common.version import __version__
+from ssmoe_embed.search.index import SemanticIndex
 from ssmoe_embed.serving.batching import Batcher
-from ssmoe_embed.serving.corpora import Corpus
 from ssmoe_embed.serving.guard import Guard
 from ssmoe_embed.serving.maps import MapMaker
 from ssmoe_embed.serving.metrics import CONTENT_TYPE, Metrics, Timed
 from ssmoe_embed.serving.openai_format import answer, models, parse_request
 from ssmoe_embed.serving.page import page
 from ssmoe_embed.serving.refusals import RequestError, ServerLimits, bad_value, client_gone
-from ssmoe_embed.serving.searching import check_query, explanation, search_answer
+from ssmoe_embed.serving.searching import check_query, document_json, explanation, one_document, search_answer
 
 ResultT = TypeVar("ResultT")
 
@@ -34,7 +34,7 @@ def create_app(
     model: SentenceTransformer,
     *,
     name: str,
-    corpus: Corpus | None = None,
+    corpus: SemanticIndex | None = None,
     limits: ServerLimits | None = None,
     normalize: bool = False,
     hosts: Collection[str] | None = None,
@@ -116,7 +116,7 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse(RequestError(500, f"{type(error).__name__}: {error}", code="internal_error").body(), 500)
 
 
-def _add_metrics(app: FastAPI, metrics: Metrics, batcher: Batcher, corpus: Corpus | None) -> None:
+def _add_metrics(app: FastAPI, metrics: Metrics, batcher: Batcher, corpus: SemanticIndex | None) -> None:
     """What Prometheus reads."""
     metrics.watch("ssmoe_texts_waiting", "Texts that wait for the model or are in it.", lambda: batcher.waiting)
     if corpus is not None:
@@ -152,7 +152,7 @@ def _add_embeddings(app: FastAPI, name: str, dimension: int, batcher: Batcher, l
         return models(name, began)["data"][0]
 
 
-def _add_page(app: FastAPI, name: str, corpus: Corpus | None, maps: MapMaker | None) -> None:
+def _add_page(app: FastAPI, name: str, corpus: SemanticIndex | None, maps: MapMaker | None) -> None:
     """The page and what it asks for first."""
 
     @app.get("/")
@@ -165,8 +165,7 @@ def _add_page(app: FastAPI, name: str, corpus: Corpus | None, maps: MapMaker | N
     async def info() -> dict[str, Any]:
         if corpus is None:
             return {"model": name}
-        able = {"hybrid": corpus.hybrid, "explains": corpus.explains}
-        return {"model": name, "corpus": corpus.name, "documents": len(corpus)} | able
+        return {"model": name, "corpus": corpus.name, "documents": len(corpus)}
 
     @app.get("/api/map")
     def show_map() -> dict[str, Any]:
@@ -174,7 +173,9 @@ def _add_page(app: FastAPI, name: str, corpus: Corpus | None, maps: MapMaker | N
         return state | (maps.made.as_dict() if maps and maps.made else {})
 
 
-def _add_search(app: FastAPI, corpus: Corpus, batcher: Batcher, maps: MapMaker | None, limits: ServerLimits) -> None:
+def _add_search(
+    app: FastAPI, corpus: SemanticIndex, batcher: Batcher, maps: MapMaker | None, limits: ServerLimits
+) -> None:
     """Searching and looking up documents."""
 
     @app.get("/api/search")
@@ -182,14 +183,14 @@ def _add_search(app: FastAPI, corpus: Corpus, batcher: Batcher, maps: MapMaker |
         q: str,
         top: int = 10,
         filters: Annotated[Sequence[str], Query(alias="filter")] = (),
-        hybrid: bool = False,
+        mode: str = "hybrid",
         snippets: bool = True,
     ) -> dict[str, Any]:
         check_query(q, limits)
         if not 1 <= top <= limits.max_top:
             raise bad_value(f"top={top} is outside 1 to {limits.max_top}.", "top")
         made = maps.made if maps else None
-        return await batcher.run(lambda: search_answer(corpus, made, q, top, filters, hybrid=hybrid, snippets=snippets))
+        return await batcher.run(lambda: search_answer(corpus, made, q, top, filters, mode=mode, snippets=snippets))
 
     @app.get("/api/explain")
     async def explain(q: str, id: str) -> dict[str, Any]:  # noqa: A002 (the name in the address)
@@ -198,10 +199,7 @@ def _add_search(app: FastAPI, corpus: Corpus, batcher: Batcher, maps: MapMaker |
 
     @app.get("/api/document")
     def document(id: str) -> dict[str, Any]:  # noqa: A002 (the name in the address)
-        entry = corpus.get(id)
-        if entry is None:
-            raise RequestError(404, f"There is no document {id!r}.", param="id", code="document_not_found")
-        return entry.as_dict()
+        return document_json(one_document(corpus, id))
 
 
 def _map_state(maps: MapMaker | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from platformdirs import user_cache_path
 
 from ssmoe_embed.common.files import load_tensors, save_tensors
-from ssmoe_embed.serving.corpora import Corpus, Entry, digest
+from ssmoe_embed.data.documents import Document
+from ssmoe_embed.search.index import SemanticIndex
 from ssmoe_embed.serving.projection import MapMethod, group, project
 
 _VERSION = "1"
 """Raise it when the same corpus would give another map."""
+_RUN = 100
+"""Documents next to each other in a sample: finding a place in a large database takes longer than reading on from it."""
+_RUNS = 50
+"""Places, at least, that a sample is taken from."""
 _NEAREST = 5
 """Documents of the map between which a document that is not on it is placed."""
 
@@ -28,7 +33,7 @@ class CorpusMap:
     """Documents as points.
 
     Attributes:
-        entries: The `n` documents on the map.
+        documents: The `n` documents on the map.
         vectors: Their vectors `[n,D]`.
         points: float32 `[n,2]`, in `[-1, 1]`.
         groups: int64 `[n]`, the group of each.
@@ -36,7 +41,7 @@ class CorpusMap:
         method: How the points were found.
     """
 
-    entries: Sequence[Entry]
+    documents: Sequence[Document]
     vectors: np.ndarray[Any, Any]
     points: np.ndarray[Any, Any]
     groups: np.ndarray[Any, Any]
@@ -47,16 +52,16 @@ class CorpusMap:
         """The map as JSON, a column a field; `colors` are the fields by which points may be coloured."""
         return {
             "method": str(self.method),
-            "ids": [entry.id for entry in self.entries],
-            "titles": [entry.title or entry.text[:80] for entry in self.entries],
+            "ids": [one.id for one in self.documents],
+            "titles": [one.title or one.text[:80] for one in self.documents],
             "x": [round(float(x), 4) for x in self.points[:, 0]],
             "y": [round(float(y), 4) for y in self.points[:, 1]],
-            "colors": {"topic": _column([self.names[number] for number in self.groups])} | _fields(self.entries),
+            "colors": {"topic": _column([self.names[number] for number in self.groups])} | _fields(self.documents),
         }
 
     @cached_property
     def _rows(self) -> dict[str, int]:
-        return {entry.id: row for row, entry in enumerate(self.entries)}
+        return {one.id: row for row, one in enumerate(self.documents)}
 
     def point(self, name: str) -> list[float] | None:
         """Where the document of that id is, if it is on the map."""
@@ -82,15 +87,15 @@ class CorpusMap:
 class MapMaker:
     """Makes the map of a corpus in a thread of its own, which never touches the model."""
 
-    def __init__(self, corpus: Corpus, *, most: int = 5000, method: MapMethod | None = None) -> None:
-        """Bind a corpus; nothing runs before `start`.
+    def __init__(self, index: SemanticIndex, *, most: int = 5000, method: MapMethod | None = None) -> None:
+        """Bind an index; nothing runs before `start`.
 
         Args:
-            corpus: Whose map.
+            index: Whose map.
             most: The most documents on it.
             method: How to lay them out; by default UMAP where it is installed, else t-SNE.
         """
-        self._corpus = corpus
+        self._index = index
         self._most = most
         self._method = method or MapMethod.best()
         self._thread: threading.Thread | None = None
@@ -115,19 +120,41 @@ class MapMaker:
 
     def _make(self) -> CorpusMap:
         """The map kept on disk, if it is of these very documents; else a new one, which is kept."""
-        sample = self._corpus.sample(self._most)
-        key = digest([_VERSION, str(self._method), str(self._most), sample.fingerprint])
-        kept = _read(self._path, key, len(sample.entries))
+        documents, vectors, state = sample_of(self._index, self._most)
+        key = _digest([_VERSION, str(self._method), str(self._most), state])
+        kept = _read(self._path, key, len(documents))
         if kept is None:
-            groups, names = group(sample.vectors, [f"{entry.title} {entry.text}" for entry in sample.entries])
-            kept = project(sample.vectors, self._method), groups, names
+            groups, names = group(vectors, [f"{one.title or ''} {one.text}" for one in documents])
+            kept = project(vectors, self._method), groups, names
             _keep(self._path, key, *kept)
-        return CorpusMap(sample.entries, sample.vectors, *kept, self._method)
+        return CorpusMap(documents, vectors, *kept, self._method)
 
     @property
     def _path(self) -> Path:
-        folder = self._corpus.folder or user_cache_path("ssmoe_embed") / "maps"
-        return folder / "map.safetensors"
+        return self._index.folder / "map.safetensors"
+
+
+def sample_of(index: SemanticIndex, most: int) -> tuple[list[Document], np.ndarray[Any, Any], str]:
+    """Some documents of an index, evenly spread, as they are at one moment.
+
+    Returns:
+        At most `most` documents, their vectors `[n,D]`, and a text that is another one when the index has changed.
+    """
+    now = SemanticIndex.open(index.folder)  # one of its own, which no search takes on to a newer generation
+    if len(now) <= most:
+        documents = now.documents()
+    else:
+        run = min(_RUN, max(1, most // _RUNS))
+        starts = np.linspace(0, len(now) - run, most // run).astype(int).tolist()
+        # by id, since runs may overlap
+        documents = list({one.id: one for start in starts for one in now.documents(start, run)}.values())
+    info = now.info()
+    state = _digest([str(info[name]) for name in ("generation", "documents", "rows", "model")])
+    return documents, now.vectors([one.id for one in documents]), state
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _read(path: Path, key: str, count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], list[str]] | None:
@@ -142,7 +169,7 @@ def _read(path: Path, key: str, count: int) -> tuple[np.ndarray[Any, Any], np.nd
 
 
 def _keep(path: Path, key: str, points: np.ndarray[Any, Any], groups: np.ndarray[Any, Any], names: list[str]) -> None:
-    """Write a map; where that is not allowed it is made anew the next time."""
+    """Write a map; where that is not allowed it is made again the next time."""
     tensors = {"points": torch.from_numpy(points), "groups": torch.from_numpy(groups)}
     try:
         save_tensors(path, tensors, {"key": key, "names": names})
@@ -150,11 +177,11 @@ def _keep(path: Path, key: str, points: np.ndarray[Any, Any], groups: np.ndarray
         return
 
 
-def _fields(entries: Sequence[Entry], most: int = 12) -> dict[str, Any]:
+def _fields(documents: Sequence[Document], most: int = 12) -> dict[str, Any]:
     """Columns of the metadata with few values: at least two, and at most so many."""
-    columns = {"source": [entry.source for entry in entries]}
-    for name in sorted({name for entry in entries for name in entry.metadata}):
-        columns[name] = [str(entry.metadata.get(name, "")) for entry in entries]
+    columns = {"source": [one.source or "" for one in documents]}
+    for name in sorted({name for one in documents for name in one.metadata}):
+        columns[name] = [str(one.metadata.get(name, "")) for one in documents]
     return {name: _column(values) for name, values in columns.items() if 2 <= len(set(values)) <= most}
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
+from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.filters import parse_filters
-from ssmoe_embed.serving.corpora import Corpus, Found
+from ssmoe_embed.search.hits import Hit
+from ssmoe_embed.search.index import SemanticIndex
 from ssmoe_embed.serving.maps import CorpusMap
 from ssmoe_embed.serving.refusals import RequestError, ServerLimits, bad_value
+
+_MARKS = re.compile(r"`+|\*\*")
 
 
 def check_query(query: str, limits: ServerLimits) -> None:
@@ -26,69 +32,104 @@ def check_query(query: str, limits: ServerLimits) -> None:
         )
 
 
-def explanation(corpus: Corpus, query: str, name: str) -> dict[str, Any]:
+def document_json(document: Document) -> dict[str, Any]:
+    """A document as JSON."""
+    return {
+        "id": document.id,
+        "title": document.title or "",
+        "text": document.text,
+        "source": document.source or "",
+        "metadata": dict(document.metadata),
+    }
+
+
+def one_document(index: SemanticIndex, name: str) -> Document:
+    """The document of an id.
+
+    Raises:
+        RequestError: There is none.
+    """
+    try:
+        return index[name]
+    except KeyError:
+        raise RequestError(404, f"There is no document {name!r}.", param="id", code="document_not_found") from None
+
+
+def explanation(index: SemanticIndex, query: str, name: str) -> dict[str, Any]:
     """The JSON of what a document's score is made of; runs in the model's thread.
 
     Raises:
         RequestError: There is no such document, or its score cannot be explained.
     """
-    if corpus.get(name) is None:
-        raise RequestError(404, f"There is no document {name!r}.", param="id", code="document_not_found")
+    one_document(index, name)
     try:
-        parts = corpus.explain(query, name)
+        made = index.explain(query, name)
     except ValueError as error:
         raise RequestError(400, str(error), code="no_explanation") from error
-    return {
-        "score": sum(score for _, score in parts),
-        "blocks": [{"name": block, "score": score} for block, score in parts],
-    }
+    blocks = [{"name": part.block, "score": part.score} for part in made.contributions]
+    return {"score": made.score, "blocks": blocks}
 
 
 def search_answer(
-    corpus: Corpus,
+    index: SemanticIndex,
     made: CorpusMap | None,
     query: str,
     top: int,
     conditions: Sequence[str],
     *,
-    hybrid: bool,
+    mode: str,
     snippets: bool,
 ) -> dict[str, Any]:
-    """The JSON of one search; runs in the model's thread.
+    """The JSON of one search; runs in the model's thread. What another process added to the index is found.
 
     Args:
-        corpus: What to search.
+        index: What to search.
         made: Its map, if it is made, to say where the hits are.
         query: What to look for.
         top: How many documents.
-        conditions: What their metadata must be, as `key=value`.
-        hybrid: Join with BM25.
+        conditions: What their metadata must be, as `parse_filters` reads them.
+        mode: A `SearchMode`.
         snippets: Look for the best sentence of each hit, which takes longer than finding the hits.
 
     Raises:
-        RequestError: The corpus refuses the query or a filter.
+        RequestError: The index refuses the query, the mode or a filter.
     """
     try:
         filters = parse_filters(conditions)
     except ValueError as error:
         raise bad_value(str(error), "filter") from None
     begin = perf_counter()
+    with suppress(OSError, ValueError):  # a newer generation that cannot be opened: go on with this one
+        index.refresh()
     try:
-        found = corpus.search(query, top, filters, hybrid=hybrid, snippets=snippets)
+        found = index.search(query, top, filters=filters or None, mode=mode, snippets=snippets)
     except ValueError as error:
         raise RequestError(400, str(error), code="search_refused") from error
     milliseconds = round((perf_counter() - begin) * 1000, 1)
-    points = _points(corpus, made, found) if made is not None else [None] * len(found)
-    hits = [hit.as_dict() | {"point": point} for hit, point in zip(found, points, strict=True)]
-    return {"query": query, "documents": len(corpus), "milliseconds": milliseconds, "hits": hits}
+    points = _points(index, made, found) if made is not None else [None] * len(found)
+    hits = [_hit_json(hit) | {"point": point} for hit, point in zip(found, points, strict=True)]
+    return {"query": query, "documents": len(index), "milliseconds": milliseconds, "hits": hits}
 
 
-def _points(corpus: Corpus, made: CorpusMap, found: Sequence[Found]) -> list[list[float] | None]:
+def _hit_json(hit: Hit) -> dict[str, Any]:
+    """A hit as JSON, the snippet in parts before, in and after the best sentence, without Markdown's marks."""
+    known = {name: value for name, value in document_json(hit.document).items() if name != "text"}
+    scores = {"score": hit.score, "similarity": hit.similarity, "words": hit.words, "weak": hit.weak}
+    snippet = hit.snippet
+    if snippet is None:
+        return known | scores | {"snippet": [{"text": hit.document.text, "best": False}]}
+    text, begin, end = snippet.text, snippet.start, snippet.end
+    parts = [(text[:begin], False), (text[begin:end], True), (text[end:], False)]
+    plain = [{"text": _MARKS.sub("", part), "best": best} for part, best in parts if part]
+    return known | scores | {"snippet": plain}
+
+
+def _points(index: SemanticIndex, made: CorpusMap, found: Sequence[Hit]) -> list[list[float] | None]:
     """Where hits are on the map; those that are not on it are placed among their neighbours."""
-    points: list[list[float] | None] = [made.point(hit.entry.id) for hit in found]
+    points: list[list[float] | None] = [made.point(hit.document.id) for hit in found]
     absent = [number for number, point in enumerate(points) if point is None]
     if absent:
-        placed = made.place(corpus.vectors([found[number].entry.id for number in absent]))
+        placed = made.place(index.vectors([found[number].document.id for number in absent]))
         for number, point in zip(absent, placed.tolist(), strict=True):
             points[number] = point
     return points

@@ -4,6 +4,7 @@ import io
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -26,7 +27,7 @@ def test_encode_reads_standard_input_and_writes_npy(ssmoe, built, loaded):
     assert ran.status == 0
     vectors = np.load(io.BytesIO(ran.data))
     np.testing.assert_allclose(vectors, loaded.encode(LINES), atol=1e-5)
-    assert f"5 vectors of {vectors.shape[1]} numbers" in ran.err
+    assert f"5 vectors of {vectors.shape[1]} dimensions" in ran.err
 
 
 @pytest.mark.parametrize("kind", ["npy", "jsonl", "parquet"])
@@ -56,7 +57,7 @@ def test_encode_takes_a_field_of_json_lines(ssmoe, built, loaded, tmp_path):
     np.testing.assert_allclose(np.load(io.BytesIO(ran.data)), loaded.encode(LINES), atol=1e-5)
     status, _, err = ssmoe("encode", tmp_path / "in.jsonl", "-o", tmp_path / "x.npy", "--model", built)
     assert status == 1
-    assert "Line 1" in err
+    assert "in.jsonl:1 has no text under 'text'" in "".join(err.split("\n"))
     assert "--field" in err
     assert not (tmp_path / "x.npy").exists()
 
@@ -125,17 +126,59 @@ def test_a_warning_of_the_package_is_one_line_without_its_code(ssmoe, olmoe, tmp
     assert ".py" not in ran.err
 
 
-def test_search_prints_titles_and_json(ssmoe, built, tmp_path):
-    records = [{"title": f"Title {text}", "text": text} for text in ("the cat", "a soup")]
-    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, records)))
-    status, out, _ = ssmoe("search", "cat", "--corpus", tmp_path / "c.jsonl", "--model", built)
+@pytest.mark.parametrize("kind", ["csv", "parquet", "ndjson"])
+def test_encode_reads_the_texts_of_every_kind_that_index_reads(ssmoe, built, loaded, tmp_path, kind):
+    path = tmp_path / f"in.{kind}"
+    if kind == "csv":
+        path.write_text("id,text\n" + "".join(f'{number},"{line}"\n' for number, line in enumerate(LINES)))
+    elif kind == "parquet":
+        pq.write_table(pa.table({"text": LINES, "n": range(len(LINES))}), path)
+    else:
+        path.write_text("".join(json.dumps({"text": line}) + "\n" for line in LINES))
+    ran = ssmoe("encode", path, "--model", built)
+    assert ran.status == 0, ran.err
+    np.testing.assert_allclose(np.load(io.BytesIO(ran.data)), loaded.encode(LINES), atol=1e-5)
+
+
+def test_encode_knows_encodings_marks_and_line_ends(ssmoe, built, loaded, tmp_path):
+    path, expected = tmp_path / "in.txt", loaded.encode(LINES)
+
+    def encoded(content, *options, stdin=False):
+        path.write_bytes(content)
+        arguments = ("encode", *(() if stdin else (path,)), "--model", built, *options)
+        ran = ssmoe(*arguments, stdin=content)
+        return np.load(io.BytesIO(ran.data)) if ran.status == 0 else " ".join(ran.err.split())
+
+    for content, *options in (
+        ("\r".join(LINES).encode("utf-8-sig"),),
+        ("\r\n".join(LINES).encode("utf-16"),),
+        ("\n".join(LINES).encode("latin-1"), "--encoding", "latin-1"),
+    ):
+        for stdin in (False, True):
+            np.testing.assert_allclose(encoded(content, *options, stdin=stdin), expected, atol=1e-5)
+    broken = "\n".join(LINES).encode("latin-1")
+    assert ":4 has bytes that are no characters of its encoding" in encoded(broken)
+    left = encoded(broken, "--on-error", "skip")
+    np.testing.assert_allclose(left, np.delete(expected, 3, axis=0), atol=1e-5)
+    assert "NUL" in encoded("\n".join(LINES).encode("utf-16-le"), stdin=True)
+
+
+def test_search_reads_what_index_reads_and_prints_titles_and_json(ssmoe, built, tmp_path):
+    (tmp_path / "c.csv").write_text("title,text,lang\nTitle the cat,the cat,en\nTitle a soup,a soup,fr\n")
+    arguments = ("search", "cat", "--corpus", tmp_path / "c.csv", "--model", built)
+    status, out, _ = ssmoe(*arguments)
     assert status == 0
     assert "Title the cat" in out
     assert "Title a soup" in out
-    status, out, _ = ssmoe("search", "cat", "--corpus", tmp_path / "c.jsonl", "--model", built, "--json", "-k", 1)
+    status, out, _ = ssmoe(*arguments, "--json", "-k", 1)
     assert status == 0
     [line] = out.splitlines()
-    assert set(json.loads(line)) == {"score", "id", "title", "text", "source", "license"}
+    names = {"score", "similarity", "words", "weak", "id", "title", "text", "source", "metadata", "best_sentence"}
+    assert set(json.loads(line)) == names
+    for mode in ("--hybrid", "--vectors-only", "--words-only"):
+        _, out, _ = ssmoe(*arguments, "--json", mode, "--filter", "lang=en", "--explain")
+        [line] = out.splitlines()
+        assert json.loads(line)["metadata"] == {"lang": "en"}
 
 
 def test_info_shows_the_settings(ssmoe, built):

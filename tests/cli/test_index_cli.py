@@ -38,6 +38,7 @@ def test_search_finds_what_the_index_holds_with_the_index_own_model(ssmoe, index
     model = ssmoe_embed.load(built, progress=False, method="ssmoe")
     expected = SemanticIndex.open(index, model).search("a warm soup", 2)
     assert [(hit["id"], hit["score"]) for hit in found] == [(h.document.id, pytest.approx(h.score)) for h in expected]
+    assert {hit["words"] > 0 for hit in found} == {True, False}
     by_id = {record["id"]: record for record in RECORDS}
     for hit in found:
         assert hit["text"] == by_id[hit["id"]]["text"]
@@ -73,13 +74,54 @@ def test_indexing_again_adds_updates_prunes_and_deletes(ssmoe, index, corpus):
     assert status == 0
     assert "1 added, 1 updated, 1 unchanged, 1 removed; 1 texts encoded" in err
     status, _, err = ssmoe("index", "-o", index, "--delete", "cat", "--delete", "gone", "--verify")
+    assert status == 1
+    assert "There is no document 'gone'" in err
+    assert "nothing was removed" in err
+    assert "cat" in SemanticIndex.open(index)
+    status, _, err = ssmoe("index", "-o", index, "--delete", "cat", "--verify")
     assert status == 0
-    assert "1 of 2" in err
+    assert "1 document removed" in err
     assert "matches its checksum" in err
     status, _, err = ssmoe("index", "-o", index, "--rebuild", "--kind", "hnsw")
     assert status == 0
     assert "recall@10" in err
     assert {document.id for document in SemanticIndex.open(index).documents()} == {"soup", "new"}
+
+
+def test_what_a_hit_prints_finds_and_deletes_its_file(ssmoe, built, tmp_path):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    for name in ("soup", "gate"):
+        (notes / f"{name}.md").write_text(f"# The {name}\n\nAll about the {name}.\n\n# More\n\nAnd a {name} again.\n")
+    (notes / "photo.png").write_bytes(b"\x89PNG\0")
+    (tmp_path / "mail.jsonl").write_text('{"id": "m", "text": "a letter"}')
+    command = ("index", notes, tmp_path / "mail.jsonl", "-o", tmp_path / "i", "--model", built)
+    status, _, err = ssmoe(*command)
+    assert status == 0
+    assert "5 added" in err
+    assert "1 file skipped: 1 binary; --list-skipped names them" in err
+    _, _, err = ssmoe(*command, "--list-skipped")
+    assert f"{notes / 'photo.png'}: binary" in err
+    _, out, _ = ssmoe("search", "soup", "--index", tmp_path / "i", "--json", "-k", 1)
+    hit = json.loads(out)
+    for condition in (f"source={hit['source']}", f"path={hit['metadata']['path']}", f"id={hit['id']}", "path=*soup*"):
+        _, out, _ = ssmoe("search", "gate", "--index", tmp_path / "i", "--json", "--filter", condition)
+        assert {json.loads(line)["metadata"]["path"] for line in out.splitlines()} == {hit["metadata"]["path"]}
+    status, _, err = ssmoe("index", "-o", tmp_path / "i", "--delete", "--filter", f"path={hit['metadata']['path']}")
+    assert status == 0
+    assert "2 documents removed" in err
+    assert len(SemanticIndex.open(tmp_path / "i")) == 3
+
+
+def test_words_are_searched_without_a_model_and_nonsense_is_called_weak(ssmoe, index, monkeypatch):
+    _, out, _ = ssmoe("search", "zzz qqq", "--index", index)
+    assert out.startswith("No document fits well; these are the nearest.")
+    monkeypatch.setattr("ssmoe_embed.hub.loading.load", None)
+    status, out, _ = ssmoe("search", "Beans soup", "--index", index, "--words-only")
+    assert status == 0
+    assert "1. soup  words " in out
+    _, out, _ = ssmoe("search", "zzz qqq", "--index", index, "--words-only")
+    assert out == "Nothing was found.\n"
 
 
 def test_broken_lines_stop_or_are_skipped_and_told_of(ssmoe, built, tmp_path):
@@ -118,7 +160,10 @@ def test_an_empty_corpus_makes_no_index(ssmoe, tmp_path):
         (["search", "x", "--index", "INDEX", "--filter", "lnag=en"], "'lang'"),
         (["search", "x", "--index", "INDEX", "--corpus", "CORPUS"], "exclude each other"),
         (["search", "--index", "INDEX"], "no query"),
-        (["search", "x", "--explain"], "--explain needs an index"),
+        (["search", "x", "--words-only", "--vectors-only"], "exclude each other"),
+        (["index", "-o", "INDEX", "--delete"], "go together"),
+        (["index", "-o", "INDEX", "--filter", "lang=en"], "go together"),
+        (["index", "-o", "INDEX", "--delete", "--filter", "lang=xx"], "passes lang=xx; nothing was removed"),
         (["search", "x", "--index", "nowhere"], "no index in nowhere"),
     ],
 )

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import ssmoe_embed
 from ssmoe_embed.data import calibration_texts, search_corpus, tiny_folder
 from ssmoe_embed.embedding.methods import Method
-from ssmoe_embed.search.exact import CorpusSearch
+from ssmoe_embed.search.corpora import bundled_index
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +93,16 @@ def test_it_beats_random_weights_and_shared_words_where_meaning_decides(tiny, tm
         assert gain.p_value < 0.01
 
 
-def test_the_readmes_query_finds_its_answer_first(tiny, tmp_path):
-    documents = [document for document in search_corpus() if document.id.startswith("git-")]
-    search = CorpusSearch(tiny, documents, cache=tmp_path, progress=False)
-    assert search.search("how do I undo the last commit")[0].document.id == "git-undo-last-commit"
-
-
-def test_the_corpus_comes_with_its_vectors(tiny, tmp_path):
-    """They are those that the model makes, and are taken from the package: nothing is written to the cache."""
-    documents = search_corpus()
-    search = CorpusSearch(tiny, documents, cache=tmp_path, progress=False)
-    assert list(tmp_path.iterdir()) == []
-    vectors = tiny.encode([documents[i].full_text for i in (0, 700, -1)])
-    np.testing.assert_allclose(search._vectors[[0, 700, -1]].numpy(), vectors, atol=1e-4)
+def test_the_readmes_query_finds_its_answer_first_and_the_corpus_comes_with_its_vectors(tiny, tmp_path, monkeypatch):
+    """The vectors are those that the model makes, and nothing but the query and what tells models apart is encoded."""
+    documents, encoded = search_corpus(), []
+    original = type(tiny).encode
+    monkeypatch.setattr(
+        type(tiny), "encode", lambda self, inputs, *a, **k: encoded.append(inputs) or original(self, inputs, *a, **k)
+    )
+    index = bundled_index(tiny, cache=tmp_path, progress=False)
+    for mode in ("hybrid", "vectors"):
+        assert index.search("how do I undo the last commit", 1, mode=mode)[0].document.id == "git-undo-last-commit"
+    assert len(encoded) < 10
+    vectors = tiny.encode([documents[i].full_text for i in (0, 700, -1)], normalize_embeddings=True)
+    np.testing.assert_allclose(index.vectors([documents[i].id for i in (0, 700, -1)]), vectors, atol=1e-4)

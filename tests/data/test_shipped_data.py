@@ -85,7 +85,7 @@ def test_every_source_has_its_licence_text():
     sources |= {document.source for document in search_corpus()}
     sources |= {"wordnet", "reviews", "bible", "wordsim353"}  # of the offline tasks
     assert sources <= documented_sources()
-    assert {document.license for document in search_corpus()} == {
+    assert {document.metadata["license"] for document in search_corpus()} == {
         "Apache-2.0",
         "PSF-2.0",
         "PostgreSQL",

@@ -14,8 +14,8 @@ import pytest
 from indexing import static_model, vectors
 
 from ssmoe_embed.search import BusyIndexError, DamagedIndexError, Document, SemanticIndex
-from ssmoe_embed.search.locking import writing
 from ssmoe_embed.search.store import Store
+from ssmoe_embed.search.writing import writing
 
 OLD = [Document(f"o{i}", f"old text {i}", {"i": i}) for i in range(4)]
 NEW = [Document("o1", "another text"), Document("n", "new text"), Document("o2", "old text 2", {"i": 9})]
@@ -211,7 +211,7 @@ def test_a_generation_that_is_replaced_while_it_is_opened_gives_way_to_the_new_o
         return store
 
     other = SemanticIndex.open(folder)
-    monkeypatch.setattr("ssmoe_embed.search.searching.Store", slow)
+    monkeypatch.setattr("ssmoe_embed.search.generation.Store", slow)
     assert {document.id for document in SemanticIndex.open(folder).documents()} == {"o1", "o2"}
 
 

@@ -2,56 +2,21 @@
 
 import numpy as np
 import pytest
-from indexing import best, cosines, ids
+from indexing import best, ids
 
 import ssmoe_embed
 from ssmoe_embed.search import Document, SemanticIndex
-from ssmoe_embed.search.keywords import fuse
 
 
 def test_filters_take_values_lists_and_several_keys(index, model, documents):
     odd = [d for d in documents if d.metadata["parity"] == 1]
-    assert ids(index.search("soup", 6, filters={"parity": 1})) == best(model, odd, "soup", 6)
+    assert ids(index.search("soup", 6, filters={"parity": 1}, mode="vectors")) == best(model, odd, "soup", 6)
     some = [d for d in odd if {"t0", "t1"} & set(d.metadata["tags"])]
-    hits = index.search("soup", 99, filters={"parity": "1", "tags": ["t0", "t1"]})
+    hits = index.search("soup", 99, filters={"parity": "1", "tags": ["t0", "t1"]}, mode="vectors")
     assert ids(hits) == best(model, some, "soup", 99)
     assert index.search("soup", filters={"parity": 7}) == []
     with pytest.raises(ValueError, match="'parity'"):
         index.search("soup", filters={"party": 1})
-
-
-def test_hybrid_search_fuses_the_two_rankings_by_rank(index, model, documents):
-    bm25s = pytest.importorskip("bm25s")
-    query = "forgot three letters on Monday"
-    words = bm25s.tokenize([d.full_text for d in documents], stopwords=None, return_ids=False, show_progress=False)
-    reference = bm25s.BM25()
-    reference.index(words, show_progress=False)
-    [asked] = bm25s.tokenize([query], stopwords=None, return_ids=False, show_progress=False)
-    scores = reference.get_scores(asked)
-    places, hits = index.search(query, 10, hybrid=True), {}
-    for ranking in (
-        best(model, documents, query, 100),
-        [documents[i].id for i in np.argsort(-scores, kind="stable") if scores[i] > 0],
-    ):
-        for rank, name in enumerate(ranking, start=1):
-            hits[name] = hits.get(name, 0) + 1 / (60 + rank)
-    # documents whose BM25 scores tie may swap ranks, so scores are compared to within one rank
-    np.testing.assert_allclose([hit.score for hit in places], sorted(hits.values())[::-1][:10], rtol=0.02)
-    exact = dict(zip((d.id for d in documents), cosines(model, documents, query), strict=True))
-    for hit in places:
-        assert hit.similarity == pytest.approx(exact[hit.document.id], abs=1e-6)
-    assert ids(places)[0] in best(model, documents, query, 3)
-    filtered = index.search(query, 10, hybrid=True, filters={"parity": 0})
-    assert filtered
-    assert all(hit.document.metadata["parity"] == 0 for hit in filtered)
-    assert (index.folder / f"keywords-{index.info()['generation']}").is_dir()
-    again = SemanticIndex.open(index.folder, model)
-    assert ids(again.search(query, 10, hybrid=True)) == ids(places)
-    assert index.search("zzzzqqq", 3, hybrid=True), "no word is known, the meaning still is"
-
-
-def test_fusion_is_the_sum_of_reciprocal_ranks():
-    assert fuse([5, 3], [3]) == [(3, 1 / 62 + 1 / 61), (5, 1 / 61)]
 
 
 def test_the_snippet_marks_the_sentence_nearest_to_the_query(loaded, tmp_path):
@@ -80,7 +45,7 @@ def test_the_contributions_of_the_blocks_add_up_to_the_score(built, tmp_path, te
     model = ssmoe_embed.load(built, progress=False, **settings)
     index = SemanticIndex.create(tmp_path / "i", model)
     index.add([Document(str(i), text) for i, text in enumerate(texts[:12])], progress=False)
-    hit = index.search("a soup on Monday", 3)[2]
+    hit = index.search("a soup on Monday", 3, mode="vectors")[2]
     explanation = index.explain("a soup on Monday", hit.document.id)
     assert explanation.score == hit.score
     assert sum(part.score for part in explanation.contributions) == pytest.approx(hit.score, abs=1e-12)

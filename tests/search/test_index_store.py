@@ -69,7 +69,8 @@ def test_taking_back_leaves_what_was_published_and_no_facet_of_the_rest(store):
     assert set(store.facet_keys()) - set(before[1]) == {"shape"}
     store.take_back(1)
     assert (store.documents(1), store.facet_keys()) == before
-    assert list(store.passing_seqs(1, {"path": ["0.md"]})) == list(range(1, 10))
+    assert store.ids(1, {"path": ["0.md"]}) == [f"d{i}" for i in range(9)]
+    assert [seq for seq, _ in store.matching(1, '"3"', 9)] == [4], "words of the rest are gone too"
     [count] = store.db.execute("SELECT count(*) FROM facets").fetchone()
     assert count == 2 * 30
 

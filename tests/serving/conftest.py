@@ -5,7 +5,6 @@ from serving import NAME, notes, serving
 
 import ssmoe_embed
 from ssmoe_embed.serving.app import create_app
-from ssmoe_embed.serving.indexed import IndexCorpus
 from ssmoe_embed.serving.refusals import ServerLimits
 
 
@@ -23,7 +22,7 @@ def index(model, texts, tmp_path_factory):
 def app(model, index):
     """The application that serves the notes, with low limits."""
     limits = ServerLimits(max_query=100, max_top=50)
-    return create_app(model, name=NAME, corpus=IndexCorpus(index), limits=limits)
+    return create_app(model, name=NAME, corpus=index, limits=limits)
 
 
 @pytest.fixture(scope="module")

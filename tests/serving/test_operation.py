@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import NAME, URL, post, serving, vectors_of
 
 from ssmoe_embed.serving.app import create_app
-from ssmoe_embed.serving.indexed import IndexCorpus
 from ssmoe_embed.serving.refusals import ServerLimits
 
 KEY = "s3crét"
@@ -35,7 +34,7 @@ def requests(path, status, method="POST"):
 
 @pytest.fixture(scope="module")
 def locked(model, index):
-    with serving(create_app(model, name=NAME, corpus=IndexCorpus(index), api_key=KEY, map_size=0)) as client:
+    with serving(create_app(model, name=NAME, corpus=index, api_key=KEY, map_size=0)) as client:
         yield client
 
 
@@ -90,7 +89,7 @@ def test_the_openai_client_sends_the_key(locked):
 
 
 def test_metrics_count_requests_texts_tokens_and_batches(model, index):
-    app = create_app(model, name=NAME, corpus=IndexCorpus(index), limits=ServerLimits(batch_size=4), map_size=0)
+    app = create_app(model, name=NAME, corpus=index, limits=ServerLimits(batch_size=4), map_size=0)
     with serving(app) as client:
         texts = [f"text {number}" for number in range(10)]
         used = post(client, texts).json()["usage"]["prompt_tokens"]

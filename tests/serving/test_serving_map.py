@@ -8,9 +8,7 @@ pytest.importorskip("uvicorn", reason="the server needs the extra `serve`")
 pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
 
 
-from ssmoe_embed.serving.corpora import spread
-from ssmoe_embed.serving.indexed import IndexCorpus
-from ssmoe_embed.serving.maps import MapMaker
+from ssmoe_embed.serving.maps import MapMaker, sample_of
 from ssmoe_embed.serving.projection import MapMethod, group, project
 
 
@@ -30,27 +28,27 @@ def test_the_map_shows_every_document_and_says_where_hits_are(client, index):
 def test_the_map_is_the_same_every_time_and_made_only_once(index, monkeypatch):
     vectors = index.vectors()
     assert np.array_equal(project(vectors, MapMethod.TSNE), project(vectors, MapMethod.TSNE))
-    first = MapMaker(IndexCorpus(index))
+    first = MapMaker(index)
     first.start()
     first.wait()
     assert first.error is None
     monkeypatch.setattr("ssmoe_embed.serving.maps.project", None)  # would be called to make it again
-    second = MapMaker(IndexCorpus(index))
+    second = MapMaker(index)
     second.start()
     second.wait()
     assert np.array_equal(first.made.points, second.made.points)
     assert list(first.made.names) == list(second.made.names)
-    third = MapMaker(IndexCorpus(index), most=10)  # another sample is another map
+    third = MapMaker(index, most=10)  # another sample is another map
     third.start()
     third.wait()
     assert third.error
 
 
 def test_documents_that_are_not_on_the_map_are_placed_by_their_neighbours(index):
-    maker = MapMaker(IndexCorpus(index), most=20)
+    maker = MapMaker(index, most=20)
     maker.start()
     maker.wait()
-    assert len(maker.made.entries) == 20
+    assert len(maker.made.documents) == 20
     again = maker.made.place(maker.made.vectors[:3] * 7)
     distance = np.linalg.norm(again - maker.made.points[:3], axis=1)
     anywhere = np.linalg.norm(maker.made.points[:, None] - maker.made.points[None], axis=2).mean()
@@ -82,10 +80,14 @@ def test_a_small_corpus_has_a_map_too(count, alike):
     assert groups.max() < len(names)
 
 
-@pytest.mark.parametrize(("count", "most"), [(0, 5), (3, 5), (5, 5), (1000, 7)])
-def test_a_sample_is_spread_evenly(count, most):
-    positions = spread(count, most)
-    assert len(positions) == len(set(positions)) == min(count, most)
-    if count > most:
-        assert (positions[0], positions[-1]) == (0, count - 1)
-        assert np.ptp(np.diff(positions)) <= 1
+@pytest.mark.parametrize("most", [1, 7, 31, 100])
+def test_a_sample_is_spread_evenly_and_known_by_the_state_of_the_index(index, most):
+    ids = [document.id for document in index.documents()]
+    documents, vectors, state = sample_of(index, most)
+    places = [ids.index(document.id) for document in documents]
+    assert len(places) == len(set(places)) == min(len(ids), most)
+    np.testing.assert_array_equal(vectors, index.vectors()[places])
+    if 1 < most < len(ids):
+        assert (places[0], places[-1]) == (0, len(ids) - 1)
+        assert np.ptp(np.diff(places)) <= 1
+    assert sample_of(index, most)[2] == state

@@ -3,20 +3,16 @@
 import numpy as np
 import pytest
 
-from ssmoe_embed.search.corpus import read_corpus
-from ssmoe_embed.search.exact import CorpusSearch
-
 pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
 pytest.importorskip("uvicorn", reason="the server needs the extra `serve`")
 pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
 
 from serving import serving
 
-from ssmoe_embed.search.documents import Document
+from ssmoe_embed.data.documents import Document
+from ssmoe_embed.search.hybrid import SearchMode
 from ssmoe_embed.search.index import SemanticIndex
 from ssmoe_embed.serving.app import create_app
-from ssmoe_embed.serving.indexed import IndexCorpus
-from ssmoe_embed.serving.shipped import ShippedCorpus
 
 
 def test_hits_are_those_of_the_index_with_the_best_sentence_marked(client, index):
@@ -41,13 +37,17 @@ def test_hits_can_be_had_before_their_best_sentences(client, index, monkeypatch)
         assert hit["snippet"] == [{"text": index[hit["id"]].text, "best": False}]
 
 
-def test_filters_and_hybrid_reach_the_index(client, index):
+def test_filters_and_modes_reach_the_index(client, index):
     asked = {"q": "hello", "top": 50, "filter": ["parity=odd"]}
     assert {hit["metadata"]["parity"] for hit in client.get("/api/search", params=asked).json()["hits"]} == {"odd"}
-    hybrid = client.get("/api/search", params={"q": "soup", "top": 5, "hybrid": True}).json()["hits"]
-    expected = [(hit.document.id, hit.score, hit.similarity) for hit in index.search("soup", 5, hybrid=True)]
-    assert [(hit["id"], hit["score"], hit["similarity"]) for hit in hybrid] == expected
-    several = asked | {"filter": ["number=3", "number = 4", "parity=odd"]}
+    for mode in SearchMode:
+        shown = client.get("/api/search", params={"q": "soup", "top": 5, "mode": mode.value}).json()["hits"]
+        expected = index.search("soup", 5, mode=mode)
+        names = ("score", "similarity", "words", "weak")
+        assert [[hit["id"], *(hit[name] for name in names)] for hit in shown] == [
+            [hit.document.id, *(getattr(hit, name) for name in names)] for hit in expected
+        ]
+    several = asked | {"filter": ["number=3..4", "parity=odd"]}
     assert {hit["id"] for hit in client.get("/api/search", params=several).json()["hits"]} == {"d3"}
 
 
@@ -61,6 +61,7 @@ def test_filters_and_hybrid_reach_the_index(client, index):
         ({"q": "x", "top": "many"}, "top: "),
         ({"q": "x", "filter": "parity"}, "key=value"),
         ({"q": "x", "filter": "color=red"}, "'color'"),
+        ({"q": "x", "mode": "both"}, "'hybrid'"),
     ],
 )
 def test_a_senseless_search_is_refused(client, asked, message):
@@ -90,19 +91,6 @@ def test_a_change_of_the_index_is_seen_by_the_next_search(model, tmp_path):
     index = SemanticIndex.create(tmp_path / "changing", model)
     index.add([Document("a", "the cat")], progress=False)
     other = SemanticIndex.open(tmp_path / "changing", model)
-    with serving(create_app(model, name="x", corpus=IndexCorpus(index))) as client:
+    with serving(create_app(model, name="x", corpus=index)) as client:
         other.add([Document("b", "a soup")], progress=False)
         assert {hit["id"] for hit in client.get("/api/search", params={"q": "soup"}).json()["hits"]} == {"a", "b"}
-
-
-def test_the_packages_corpus_is_served_without_an_index(model, tmp_path):
-    (tmp_path / "c.txt").write_text("the cat sat. It was warm.\na soup\ngit reset\n")
-    search = CorpusSearch(model, read_corpus(tmp_path / "c.txt"), cache=tmp_path / "cache", progress=False)
-    app = create_app(model, name="x", corpus=ShippedCorpus(model, search), map_size=0)
-    with serving(app) as client:
-        hits = client.get("/api/search", params={"q": "cat", "top": 2}).json()["hits"]
-        assert [hit["id"] for hit in hits] == [hit.document.id for hit in search.search("cat", 2)]
-        assert client.get("/api/map").json()["state"] == "none"
-        assert client.get("/api/explain", params={"q": "x", "id": hits[0]["id"]}).status_code == 400
-        for asked in ({"q": "x", "hybrid": True}, {"q": "x", "filter": "color=red"}):
-            assert client.get("/api/search", params=asked).status_code == 400

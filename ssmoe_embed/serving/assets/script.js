@@ -10,7 +10,7 @@ const make = (tag, className, text) => {
 const LIGHT = ["#0072b2", "#d55e00", "#009e73", "#b8469b", "#8a6d00", "#5b4fc7", "#8c564b", "#c23b3b", "#5f7d1f", "#3d8fb8", "#0e8a8a", "#6b7280"];
 const DARK = ["#56b4e9", "#f0883e", "#3fd0a0", "#e58ac8", "#e3c84a", "#a99cff", "#d4a59a", "#ff8080", "#b0d060", "#8fd3f4", "#5fdede", "#a8b0ba"];
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const state = { map: null, byId: new Map(), hits: [], only: null, near: null, open: null, query: "", explains: false, run: 0, view: { x: 0, y: 0, zoom: 1 } };
+const state = { map: null, byId: new Map(), hits: [], only: null, near: null, open: null, query: "", run: 0, view: { x: 0, y: 0, zoom: 1 } };
 
 const LABELS = { q: "What you look for", top: "Results", filter: "Filter" };  // what the page calls the API's parameters
 
@@ -57,12 +57,13 @@ async function search(query, keep) {
   const parameters = [["q", query], ["top", find("top").value]];
   const filter = find("filter").value.trim();
   if (filter) parameters.push(["filter", filter]);
-  if (find("hybrid").checked) parameters.push(["hybrid", "true"]);
+  parameters.push(["mode", find("mode").value]);
   try {
     const answer = await ask("api/search", [...parameters, ["snippets", "false"]]);
     if (run !== state.run) return;  // a later search has begun
     show(answer.hits);
-    say(answer.hits.length ? `${answer.hits.length} of ${answer.documents.toLocaleString("en")} documents in ${answer.milliseconds} ms` : "Nothing found.");
+    const weak = answer.hits.length && answer.hits[0].weak ? "No document fits well; these are the nearest. " : "";
+    say(answer.hits.length ? `${weak}${answer.hits.length} of ${answer.documents.toLocaleString("en")} documents in ${answer.milliseconds} ms` : "Nothing found.");
     const marked = await ask("api/search", parameters).catch(() => null);  // the best sentences take longer than the hits
     if (marked) mark(run, marked);
   } catch (error) {
@@ -101,7 +102,7 @@ function card(hit, index) {
   const title = make("button", "title", hit.title || hit.id);
   title.type = "button";
   title.addEventListener("click", () => openDocument(hit.id));
-  top.append(make("span", "rank", `${index + 1}`), title, make("span", "score", hit.similarity.toFixed(2)));
+  top.append(make("span", "rank", `${index + 1}`), title, make("span", "score", (hit.similarity ?? hit.words).toFixed(2)));
   item.append(top, snippet(hit));
   if (hit.source) item.append(sourceLine(hit.source));
   for (const name of ["pointerenter", "focusin"]) item.addEventListener(name, () => approach(hit.id));
@@ -140,7 +141,7 @@ async function openDocument(id) {
     if (facts) box.append(make("p", "source", facts));
     const reasons = make("div", "reasons");
     box.append(reasons, actions);
-    if (state.explains && state.query) explain(id, reasons);
+    if (state.query) explain(id, reasons);
     box.hidden = false;
     state.open = id;
     box.focus();
@@ -423,8 +424,6 @@ new ResizeObserver(draw).observe(find("plane"));
 function begin() {
   ask("api/info").then((info) => {
     find("about").textContent = `${info.corpus} · ${info.documents.toLocaleString("en")} documents · model ${info.model}`;
-    find("hybrid-label").hidden = !info.hybrid;
-    state.explains = Boolean(info.explains);
     search(new URLSearchParams(location.search).get("q") || "", true);
     loadMap();
   }).catch((error) => say(error.message, true));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,18 +12,23 @@ from typing import Any
 import numpy as np
 
 from ssmoe_embed.common.choices import unknown
+from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.building import open_approximate
-from ssmoe_embed.search.documents import Document, Hit
 from ssmoe_embed.search.errors import DamagedIndexError
-from ssmoe_embed.search.keywords import Keywords, fuse
-from ssmoe_embed.search.manifest import Manifest
+from ssmoe_embed.search.hits import Hit
+from ssmoe_embed.search.hybrid import Usual, word_shares
+from ssmoe_embed.search.manifest import Manifest, file_hash
 from ssmoe_embed.search.nearest import NOTHING, Allowed, Nearest, dot
 from ssmoe_embed.search.store import Store
 from ssmoe_embed.search.vectors import Array, map_rows
 
 _TRIES = 20
 _FUSED = 100
-"""How deep the two rankings of a hybrid search go."""
+"""So many of the nearest, and of those with the most words, are candidates of a hybrid search."""
+_SHARES = 1_000
+"""So many documents' words are looked at."""
+_SAMPLE = 1_000
+"""So many vectors say what similarity is usual."""
 
 
 class Generation:
@@ -47,7 +53,7 @@ class Generation:
         self.vectors = map_rows(folder / manifest.vectors, manifest.rows, manifest.dimension, manifest.dtype)
         self.nearest = Nearest(self.vectors, open_approximate(folder, manifest))
         self._live: Allowed | None = None
-        self._keywords: Keywords | None = None
+        self._sample: Array | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -116,55 +122,138 @@ class Generation:
         model = {key: value for key, value in self.manifest.model.items() if key not in ("probes", "sketch")}
         return shown | {"search": search, "model": model, "bytes": sum(path.stat().st_size for path in files)}
 
+    def verify(self) -> list[str]:
+        """What is wrong with the files, read from end to end, in words; nothing if all is well."""
+        manifest, store = self.manifest, self.store
+        wrong = [f"{store.path.name}: {problem}" for problem in store.problems()]
+        count = store.count(manifest.generation)
+        if count != manifest.documents:
+            wrong.append(f"{store.path.name} has {count} documents and the manifest says {manifest.documents}.")
+        covered = 0
+        for first, rows, crc in store.chunks():
+            if first >= manifest.rows:
+                break  # of an interrupted writer
+            if zlib.crc32(np.ascontiguousarray(self.vectors[first : first + rows]).tobytes()) != crc:
+                wrong.append(f"{manifest.vectors}: rows {first} to {first + rows - 1} do not match their checksum.")
+            covered += rows
+        if covered != manifest.rows:
+            wrong.append(f"{store.path.name} knows of {covered} vectors and the manifest says {manifest.rows}.")
+        stored = manifest.approximate
+        if stored is not None and file_hash(stored.check(self.folder)) != stored.sha256:
+            wrong.append(f"{stored.name} does not match its checksum; rebuild it with `ssmoe index --rebuild`.")
+        return wrong
+
     # --- search ---------------------------------------------------------------------------------------------------------
 
-    def search(
-        self,
-        queries: Array,
-        top: int,
-        *,
-        filters: Mapping[str, Any] | None = None,
-        texts: Sequence[str] | None = None,
-    ) -> list[list[Hit]]:
-        """Hits for each query, best first; of equal scores the document added first.
+    def search(self, queries: Array, top: int, filters: Mapping[str, Any] | None = None) -> list[list[Hit]]:
+        """The documents nearest to each query, best first; of equal scores the document added first.
 
         Args:
             queries: Unit vectors `[Q,D]`.
             top: How many documents.
-            filters: Values that documents must have.
-            texts: The queries in words, for a hybrid search.
+            filters: What the documents must be.
 
         Raises:
             ValueError: `top` is less than 1, the vectors are of another dimension, or a filter's key is not known.
         """
-        self._check(queries, top, filters)
-        depth = max(top, _FUSED) if texts is not None else top
+        found = []
+        for query, ranked in zip(queries, self._ranked(queries, top, filters), strict=True):
+            usual = self._usual(query)
+            found.append([Hit(one, score, score, weak=usual.is_weak(score, None)) for _, one, score in ranked])
+        return found
+
+    def search_words(self, text: str, top: int, filters: Mapping[str, Any] | None = None) -> list[Hit]:
+        """The documents that have most of the words of a query, best first.
+
+        Raises:
+            ValueError: `top` is less than 1, or a filter's key is not known.
+        """
+        self._check(top, filters)
+        shares = word_shares(self.store, self.manifest, text, top, filters)
+        found = self.store.by_seqs([seq for seq, _ in shares])
+        usual = Usual(0, 0, len(self))
+        return [Hit(found[seq][1], share, words=share, weak=usual.is_weak(None, share)) for seq, share in shares]
+
+    def search_hybrid(
+        self, queries: Array, texts: Sequence[str], top: int, filters: Mapping[str, Any] | None = None
+    ) -> list[list[Hit]]:
+        """The documents with the best fused scores for each query, best first.
+
+        Args:
+            queries: Unit vectors `[Q,D]`.
+            texts: The same queries in words.
+            top: How many documents.
+            filters: What the documents must be.
+
+        Raises:
+            ValueError: As for `search`.
+        """
+        self._check(top, filters)
+        ranked = self._ranked(queries, max(top, _FUSED), filters)
+        return [self._fused(*each, top, filters) for each in zip(queries, texts, ranked, strict=True)]
+
+    def _fused(
+        self,
+        query: Array,
+        text: str,
+        nearest: list[tuple[int, Document, float]],
+        top: int,
+        filters: Mapping[str, Any] | None,
+    ) -> list[Hit]:
+        """The best of a query's nearest documents and of those with most of its words, all scored by both."""
+        depth = max(top, _FUSED)
+        shares = dict(word_shares(self.store, self.manifest, text, max(depth, _SHARES), filters))
+        candidates = {seq: (document, similarity) for seq, document, similarity in nearest}
+        others = self.store.by_seqs([seq for seq in list(shares)[:depth] if seq not in candidates])
+        similar = dot(self.vectors[[row for row, _ in others.values()]], query)
+        candidates |= {
+            seq: (document, float(similarity))
+            for (seq, (_, document)), similarity in zip(others.items(), similar, strict=True)
+        }
+        usual = self._usual(query)
+        hits = []
+        for seq, (document, similarity) in sorted(candidates.items()):
+            words = shares.get(seq, 0.0)
+            weak = usual.is_weak(similarity, words)
+            hits.append(Hit(document, usual.fused(similarity, words), similarity, words, weak))
+        return sorted(hits, key=lambda hit: -hit.score)[:top]
+
+    def _ranked(
+        self, queries: Array, top: int, filters: Mapping[str, Any] | None
+    ) -> list[list[tuple[int, Document, float]]]:
+        """For each query the nearest documents, `(seq, document, similarity)`, best first."""
+        self._check(top, filters)
+        if queries.shape[1] != self.manifest.dimension:
+            raise ValueError(
+                f"The query vectors have {queries.shape[1]} dimensions and those of the index {self.manifest.dimension}; "
+                "encode them with the index's model."
+            )
         allowed = self._allowed(filters)
         if not len(self) or (allowed is not None and not len(allowed.rows)):
             return [[] for _ in queries]
-        rows, scores = self.nearest.top(queries, depth, allowed)
-        groups = self.store.of_rows(self.manifest.generation, _distinct(rows), filters)
-        ranked = [_ranked(row, score, groups)[:depth] for row, score in zip(rows, scores, strict=True)]
-        if texts is None:
-            return [[Hit(document, score, score) for _, document, score in hits] for hits in ranked]
-        return [
-            self._hybrid(query, text, hits, top, filters)
-            for query, text, hits in zip(queries, texts, ranked, strict=True)
-        ]
+        rows, scores = self.nearest.top(queries, top, allowed)
+        groups = self.store.of_rows(
+            self.manifest.generation, [int(row) for row in np.unique(rows) if row != NOTHING], filters
+        )
+        return [_ranked(row, score, groups)[:top] for row, score in zip(rows, scores, strict=True)]
 
-    def _check(self, queries: Array, top: int, filters: Mapping[str, Any] | None) -> None:
+    def _check(self, top: int, filters: Mapping[str, Any] | None) -> None:
         if top < 1:
             raise ValueError(f"top={top} asks for no document; choose at least 1.")
-        if queries.shape[1] != self.manifest.dimension:
-            raise ValueError(
-                f"The query vectors have {queries.shape[1]} numbers and those of the index {self.manifest.dimension}; "
-                "encode them with the index's model."
-            )
         if filters:
             keys = self.store.facet_keys()
             for key in filters:
                 if key not in keys:
                     raise ValueError(unknown("filter", key, keys))
+
+    def ids(self, filters: Mapping[str, Any]) -> list[str]:
+        """Ids of the documents that pass filters.
+
+        Raises:
+            ValueError: A filter's key is not known.
+        """
+        self._check(1, filters)
+        return self.store.ids(self.manifest.generation, filters)
 
     def _allowed(self, filters: Mapping[str, Any] | None) -> Allowed | None:
         """Which rows may be found; None for all."""
@@ -178,35 +267,15 @@ class Generation:
                 self._live = Allowed.of(self.store.live_rows(self.manifest.generation), self.manifest.rows)
             return self._live
 
-    def _hybrid(
-        self,
-        query: Array,
-        text: str,
-        dense: list[tuple[int, Document, float]],
-        top: int,
-        filters: Mapping[str, Any] | None,
-    ) -> list[Hit]:
-        """The fused ranking of a query's nearest documents and those that BM25 finds."""
-        seqs = self.store.passing_seqs(self.manifest.generation, filters) if filters else None
-        sparse = self.keywords().search(text, _FUSED, seqs)
-        fused = fuse([seq for seq, _, _ in dense], sparse)[:top]
-        found = self.store.by_seqs([seq for seq, _ in fused])
-        similar = dot(self.vectors[[found[seq][0] for seq, _ in fused]], query)
-        return [
-            Hit(found[seq][1], score, float(similarity))
-            for (seq, score), similarity in zip(fused, similar, strict=True)
-        ]
-
-    def keywords(self) -> Keywords:
-        """The BM25 index of this generation, made when it is first needed."""
+    def _usual(self, query: Array) -> Usual:
+        """How similar a query `[D]` is to the documents in general."""
+        allowed = self._allowed(None)
         with self._lock:
-            if self._keywords is None:
-                self._keywords = Keywords.of(self.folder, self.store, self.manifest.generation)
-            return self._keywords
-
-
-def _distinct(rows: Array) -> list[int]:
-    return [int(row) for row in np.unique(rows) if row != NOTHING]
+            if self._sample is None:
+                rows = np.arange(self.manifest.rows) if allowed is None else allowed.rows
+                rows = rows[np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(np.int64)]
+                self._sample = np.asarray(self.vectors[rows], dtype=np.float32)
+        return Usual.of(query, self._sample, len(self))
 
 
 def _ranked(

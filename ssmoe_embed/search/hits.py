@@ -1,21 +1,66 @@
-"""The best sentence of a document, as the model itself sees it."""
+"""What is found: documents with their scores, and the best sentence of each as the model itself sees it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
 
-from ssmoe_embed.search.documents import Hit, Snippet
+from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.vectors import Array
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _END = re.compile(r"(?<=[.!?;:…。！？])[\"')\]]*\s+|\n\s*")
 _MOST_SENTENCES = 40
-_LONGEST = 300
-"""Letters of a snippet, unless its sentence alone has more."""
+_LONGEST = 500
+"""Characters of a snippet, unless its sentence alone has more."""
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """The part of a document that fits a query best.
+
+    Attributes:
+        text: The best sentence with what stands around it.
+        start: Where the best sentence begins in `text`.
+        end: Where it ends.
+    """
+
+    text: str
+    start: int
+    end: int
+
+    @property
+    def sentence(self) -> str:
+        """The best sentence."""
+        return self.text[self.start : self.end]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One document found.
+
+    Attributes:
+        document: The document.
+        score: What the hits are ordered by: fused, the cosine similarity, or the share of words, as `SearchMode` says.
+        similarity: The cosine similarity to the query; None where only words were looked for.
+        words: The share of the query's words that the document has, by their weight in BM25; None where only meaning was
+            looked for.
+        weak: Whether a query about something else would find as much.
+        snippet: Its best part, where it was asked for.
+    """
+
+    document: Document
+    score: float
+    similarity: float | None = None
+    words: float | None = None
+    weak: bool = False
+    snippet: Snippet | None = None
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:

@@ -1,0 +1,158 @@
+"""Corpora that are searched without an index of one's own: the bundled one, and files that are read every time.
+
+Both become an index in the user's cache, so that they are searched, filtered and explained as any other, and only texts that
+are new to it are encoded.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+from sentence_transformers import SentenceTransformer
+
+from ssmoe_embed.common.files import load_tensors, save_tensors
+from ssmoe_embed.data import search_corpus, search_folder
+from ssmoe_embed.data.documents import Document
+from ssmoe_embed.search.errors import DamagedIndexError, WrongModelError
+from ssmoe_embed.search.fingerprint import model_identity
+from ssmoe_embed.search.index import SemanticIndex
+from ssmoe_embed.search.manifest import Manifest
+from ssmoe_embed.search.reading.corpus import Corpus
+
+BUNDLED = "how-to answers of the package"
+_PROBE = "Which of these two models made the vectors?"
+_TOLERANCE = 1e-4
+
+
+def bundled_index(
+    model: SentenceTransformer, *, cache: Path | None = None, batch_size: int = 32, progress: bool = True
+) -> SemanticIndex:
+    """The index of the bundled corpus by a model; that of `ssmoe/tiny` is made of vectors that come with the package.
+
+    Args:
+        model: Any sentence-transformers model.
+        cache: Folder for indexes; by default in the user's cache.
+        batch_size: Batch size.
+        progress: Show a progress bar.
+    """
+    documents = search_corpus()
+
+    def fill(index: SemanticIndex) -> None:
+        if len(index) == len(documents):
+            return
+        vectors = _bundled_vectors(model, documents)
+        if vectors is None:
+            index.add(documents, batch_size=batch_size, progress=progress)
+        else:
+            index.add_vectors(documents, vectors.numpy())
+
+    return _kept("bundled", _digest(documents), model, fill, cache)
+
+
+def corpus_index(
+    model: SentenceTransformer,
+    corpus: Corpus,
+    *,
+    cache: Path | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> SemanticIndex:
+    """The index of a corpus of files as they are now.
+
+    Args:
+        model: Any sentence-transformers model.
+        corpus: As `read_documents` gives it.
+        cache: Folder for indexes; by default in the user's cache.
+        batch_size: Batch size.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: A line of a file is broken, or there is no document.
+    """
+
+    def fill(index: SemanticIndex) -> None:
+        index.add(corpus, batch_size=batch_size, progress=progress, prune=True)
+
+    return _kept(corpus.paths[0].stem, corpus.identity, model, fill, cache)
+
+
+def write_bundled_vectors(model: SentenceTransformer, folder: Path) -> Path:
+    """Write the vectors of the bundled corpus, as they come with the package; returns the file."""
+    documents = search_corpus()
+    texts = [document.full_text for document in documents]
+    path = folder / _vectors_name(model, documents)
+    vectors = model.encode_document(texts, show_progress_bar=False, convert_to_tensor=True).cpu()
+    save_tensors(path, {"vectors": vectors, "probe": _probe(model)}, {})
+    return path
+
+
+def _kept(
+    name: str, corpus: str, model: SentenceTransformer, fill: Callable[[SemanticIndex], None], cache: Path | None
+) -> SemanticIndex:
+    """An index in the cache, made if it is not there, and filled; where the cache cannot be written to, one for now."""
+    from filelock import FileLock
+
+    key = json.dumps([corpus, model_identity(model)], sort_keys=True)
+    folder = (cache or user_cache_path("ssmoe_embed")) / "search"
+    called = BUNDLED if name == "bundled" else name
+    folder /= f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{folder}.lock")
+        lock.acquire()
+    except OSError:
+        temporary = Path(tempfile.mkdtemp(prefix="ssmoe-search-"))
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        index = SemanticIndex.create(temporary / folder.name, model, reference={"corpus": called})
+        fill(index)
+        return index
+    try:
+        index = _opened(folder, model, called)
+        fill(index)
+        return index
+    finally:
+        lock.release()
+
+
+def _opened(folder: Path, model: SentenceTransformer, called: str) -> SemanticIndex:
+    """The index of a folder, or a new one in place of none, a damaged one or another model's."""
+    if Manifest.exists(folder):
+        try:
+            return SemanticIndex.open(folder, model)
+        except (DamagedIndexError, WrongModelError):
+            pass
+    shutil.rmtree(folder, ignore_errors=True)
+    return SemanticIndex.create(folder, model, reference={"corpus": called})
+
+
+def _bundled_vectors(model: SentenceTransformer, documents: Iterable[Document]) -> torch.Tensor | None:
+    """The vectors `[N,D]` that come with the package, if this model made them."""
+    try:
+        tensors, _ = load_tensors(search_folder() / _vectors_name(model, documents))
+    except (FileNotFoundError, ValueError):
+        return None
+    probe = _probe(model)
+    same = tensors["probe"].shape == probe.shape and torch.allclose(tensors["probe"], probe, atol=_TOLERANCE)
+    return tensors["vectors"] if same else None
+
+
+def _vectors_name(model: SentenceTransformer, documents: Iterable[Document]) -> str:
+    return f"{_digest(documents)}-{model.get_embedding_dimension()}.safetensors"
+
+
+def _digest(documents: Iterable[Document]) -> str:
+    texts = "\0".join(document.full_text for document in documents)
+    return hashlib.sha256(texts.encode()).hexdigest()[:16]
+
+
+def _probe(model: SentenceTransformer) -> torch.Tensor:
+    """A vector that tells one model and its settings from others."""
+    return model.encode_document(_PROBE, show_progress_bar=False, convert_to_tensor=True).cpu()
