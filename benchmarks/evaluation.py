@@ -25,8 +25,7 @@ import ssmoe_embed
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
-from ssmoe_embed.evaluation.mteb.report import Options
-from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import grid
 from ssmoe_embed.evaluation.tasks.finding import find_tasks
 
@@ -58,7 +57,7 @@ def shortened(name: str, rows: int) -> Any:
 
 def cost(model: EvaluatedModel, task: Any, methods: list[str], batch_size: int) -> dict[str, float]:
     """Seconds on the wall and of the processor, and texts that went through the model."""
-    options = Options(batch_size=batch_size, predictions=False, progress=False)
+    options = EvaluationOptions(batch_size=batch_size, predictions=False, progress=False)
     with tempfile.TemporaryDirectory() as output:
         wall, cpu = time.perf_counter(), time.process_time()
         report = evaluate([model], [task], grid(methods), output, options=options)

@@ -14,8 +14,7 @@ from pathlib import Path
 from ssmoe_embed.common.files import atomic_file
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.evaluation.baselines.encoders import BASELINES
-from ssmoe_embed.evaluation.mteb.report import Report
-from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runner import EvaluationReport, evaluate
 from ssmoe_embed.evaluation.mteb.runs import grid
 from ssmoe_embed.evaluation.results.summary import summary
 from ssmoe_embed.evaluation.significance import comparison
@@ -67,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file.write(text.encode())
 
 
-def markdown(report: Report, pairs: Sequence[tuple[str, str]], resamples: int) -> str:
+def markdown(report: EvaluationReport, pairs: Sequence[tuple[str, str]], resamples: int) -> str:
     """The summary of all results, then the comparisons."""
     parts = [summary(report.scores(), report.folder.rates()).markdown()]
     for one, other in pairs:

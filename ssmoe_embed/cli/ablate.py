@@ -60,10 +60,10 @@ def ablate(
     from ssmoe_embed.evaluation.ablation.report import write_report
     from ssmoe_embed.evaluation.ablation.running import AblationOptions
     from ssmoe_embed.evaluation.ablation.running import ablate as run
-    from ssmoe_embed.evaluation.ablation.texts import corpora
     from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
     from ssmoe_embed.evaluation.tasks.corruption import Corruption
     from ssmoe_embed.evaluation.tasks.finding import find_tasks
+    from ssmoe_embed.evaluation.texts import corpora
     from ssmoe_embed.routing.mixing import checked_alpha
 
     corruption = Corruption.parse(corrupt)

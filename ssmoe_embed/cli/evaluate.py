@@ -13,7 +13,7 @@ from rich.console import Console
 from ssmoe_embed.cli.options import BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
 
 if TYPE_CHECKING:
-    from ssmoe_embed.evaluation.mteb.report import Report
+    from ssmoe_embed.evaluation.mteb.runner import EvaluationReport
 
 
 def evaluate(
@@ -83,8 +83,8 @@ def evaluate(
         )
     require_mteb()
     from ssmoe_embed.evaluation.mteb import runner
-    from ssmoe_embed.evaluation.mteb.feature_store import GIB
-    from ssmoe_embed.evaluation.mteb.report import Options
+    from ssmoe_embed.evaluation.mteb.passes import GIB
+    from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions
     from ssmoe_embed.evaluation.mteb.runs import grid, parse_settings
     from ssmoe_embed.evaluation.results.summary import write_summary
 
@@ -96,7 +96,7 @@ def evaluate(
         runs,
         output,
         baselines=baselines or (),
-        options=Options(
+        options=EvaluationOptions(
             batch_size=batch_size,
             overwrite=overwrite,
             predictions=predictions,
@@ -120,14 +120,14 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _summarise(report: Report) -> None:
+def _summarise(report: EvaluationReport) -> None:
     """Bring the tables up to date when a task is done."""
     from ssmoe_embed.evaluation.results.summary import write_summary
 
     write_summary(report.folder, plots=False)
 
 
-def _show(report: Report, written: Sequence[Path]) -> None:
+def _show(report: EvaluationReport, written: Sequence[Path]) -> None:
     """Print the means, and what failed."""
     from ssmoe_embed.evaluation.results.score_tables import score_tables
     from ssmoe_embed.evaluation.results.summary import means

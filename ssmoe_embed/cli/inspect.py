@@ -50,7 +50,7 @@ def inspect(
     from ssmoe_embed.evaluation.inspection.clusters import Projection, check_count
     from ssmoe_embed.evaluation.inspection.inspection import InspectionOptions, inspect_model
     from ssmoe_embed.evaluation.inspection.report import check_output, write_report
-    from ssmoe_embed.evaluation.inspection.texts import file_sample, shipped_sample
+    from ssmoe_embed.evaluation.texts import file_sample, shipped_sample
     from ssmoe_embed.hub.loading import load
     from ssmoe_embed.routing.mixing import checked_alpha
 

@@ -64,7 +64,7 @@ def sweep(
     from ssmoe_embed.common.extras import require_mteb
 
     require_mteb()
-    from ssmoe_embed.evaluation.mteb.report import Options
+    from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions
     from ssmoe_embed.evaluation.mteb.runs import grid, parse_settings
     from ssmoe_embed.evaluation.sweep.report import report, write_report
     from ssmoe_embed.evaluation.sweep.running import sweep as run
@@ -80,7 +80,7 @@ def sweep(
         output,
         corruption=runs[0].corruption,
         settings=parse_settings(settings or []),
-        options=Options(batch_size=batch_size, overwrite=overwrite, progress=not quiet),
+        options=EvaluationOptions(batch_size=batch_size, overwrite=overwrite, progress=not quiet),
         trust_remote_code=trust_remote_code,
         **loading,
     )

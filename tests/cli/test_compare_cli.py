@@ -10,8 +10,7 @@ from mteb.results import TaskResult
 
 import ssmoe_embed
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
-from ssmoe_embed.evaluation.mteb.report import Options
-from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run, grid
 from ssmoe_embed.evaluation.results.folder import ResultFolder
 
@@ -19,7 +18,7 @@ from ssmoe_embed.evaluation.results.folder import ResultFolder
 @pytest.fixture(scope="module")
 def measured(built, tmp_path_factory):
     """The results of two methods on one task, with their predictions; never change them."""
-    options = Options(predictions=True, progress=False)
+    options = EvaluationOptions(predictions=True, progress=False)
     report = evaluate([built], [rated_pairs()], grid(["ssmoe", "smoe"]), tmp_path_factory.mktemp("in"), options=options)
     assert not report.failures
     return report.folder.path

@@ -18,9 +18,9 @@ from mteb.mocks import (
     MockSummarizationTask,
 )
 
-from ssmoe_embed.evaluation.mteb.report import Options
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions
 
-QUIET = Options(progress=False, batch_size=8)
+QUIET = EvaluationOptions(progress=False, batch_size=8)
 METHODS = ["router", "smoe", "moee", "ev", "ssmoe"]
 KINDS = (
     MockClassificationTask,

@@ -16,12 +16,12 @@ from ssmoe_embed.evaluation.ablation.agreement import Agreement, Readings, agree
 from ssmoe_embed.evaluation.ablation.controls import Control, controlled
 from ssmoe_embed.evaluation.ablation.likelihood import Likelihood, likelihood
 from ssmoe_embed.evaluation.ablation.tasks import TaskRuns
-from ssmoe_embed.evaluation.ablation.texts import Corpora
 from ssmoe_embed.evaluation.ablation.variants import Variant, routers_of
 from ssmoe_embed.evaluation.inspection.activations import collect
 from ssmoe_embed.evaluation.inspection.inspection import checked_module
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
+from ssmoe_embed.evaluation.texts import Corpora
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model.loading import load as load_language_model
 from ssmoe_embed.routing import SpectralRouting, reroute
@@ -59,7 +59,7 @@ class AblationOptions:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredVariant:
     """A variant at one α, by seed.
 
     Attributes:
@@ -95,11 +95,11 @@ class Ablation:
     options: AblationOptions
     corpora: Corpora
     variants: tuple[Variant, ...]
-    measured: tuple[Measured, ...]
+    measured: tuple[MeasuredVariant, ...]
     tasks: TaskRuns | None
     notes: tuple[str, ...]
 
-    def at(self, variant: str, alpha: float) -> Measured:
+    def at(self, variant: str, alpha: float) -> MeasuredVariant:
         """One variant at one α; the model's own router is the same at every α."""
         return next(
             one
@@ -160,7 +160,7 @@ def ablate(
     readings = _readings(model, corpora, options)
     score, mix = family_of(module.model).score, module.settings.mix
     measured = [
-        Measured(
+        MeasuredVariant(
             variant,
             alpha,
             {

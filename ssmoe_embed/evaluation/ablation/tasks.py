@@ -16,14 +16,13 @@ from ssmoe_embed.embedding.settings import Calibration
 from ssmoe_embed.evaluation.ablation.controls import controlled
 from ssmoe_embed.evaluation.ablation.likelihood import Difference
 from ssmoe_embed.evaluation.ablation.variants import SPECTRAL, Variant
-from ssmoe_embed.evaluation.inspection.texts import spread
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
-from ssmoe_embed.evaluation.mteb.report import Options
-from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.results.folder import ResultFolder, read_json
 from ssmoe_embed.evaluation.significance.bootstrap import weighted_scorer
 from ssmoe_embed.evaluation.tasks.finding import find_tasks
+from ssmoe_embed.evaluation.texts import spread
 from ssmoe_embed.routing import SpectralRouting
 from ssmoe_embed.spectral.routers import SpectralRouters
 
@@ -106,7 +105,7 @@ class TaskRuns:
         policy = SpectralRouting(module.routers, settings.alpha, settings.mix)
         with controlled(module.model, policy, control):
             module.fit_calibration(self._sample, variants=[settings], batch_size=batch_size, progress=False)
-            options = Options(batch_size=batch_size, predictions=True, progress=False)
+            options = EvaluationOptions(batch_size=batch_size, predictions=True, progress=False)
             report = evaluate([model], tasks, [run], self.results.path, options=options)
         self.failures += [f"{variant.name}: {failure}" for failure in report.failures]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,6 @@ class _Runner:
         """What the harness says of the model under the policy on one task."""
         from lm_eval import simple_evaluate
 
-        from ssmoe_embed.evaluation.harness.wrapping import wrapped
-
         with reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext():
             outcome: dict[str, Any] = simple_evaluate(
                 model=wrapped(
@@ -218,3 +217,26 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def wrapped(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, *, progress: bool) -> Any:
+    """The harness' own wrapper of a model.
+
+    Args:
+        model: The model, under whatever routing it has.
+        tokenizer: Its tokenizer.
+        batch_size: Batch size, in requests.
+        progress: Show the harness' progress bars.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    found = HFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        softmax_dtype="float32",  # in bfloat16 many answers would be equally likely
+    )
+    if not progress:  # the harness shows bars unless each request says otherwise
+        for name in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+            setattr(found, name, partial(getattr(found, name), disable_tqdm=True))
+    return found

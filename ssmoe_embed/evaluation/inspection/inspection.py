@@ -17,7 +17,7 @@ from ssmoe_embed.evaluation.inspection.collapse import Collapse, collapse
 from ssmoe_embed.evaluation.inspection.lemma import CovarianceBound, covariance_bound
 from ssmoe_embed.evaluation.inspection.load import Load, load, top_tokens
 from ssmoe_embed.evaluation.inspection.overlap import DIRECTIONS, SubspaceOverlap, subspace_overlaps
-from ssmoe_embed.evaluation.inspection.texts import Sample
+from ssmoe_embed.evaluation.texts import TextSample
 from ssmoe_embed.families import MoELayer, family_of
 
 _MATRICES = ("gate", "up", "down")
@@ -105,7 +105,7 @@ class Inspection:
 
 
 def inspect_model(
-    name: str, model: EmbeddingModel, sample: Sample, options: InspectionOptions | None = None
+    name: str, model: EmbeddingModel, sample: TextSample, options: InspectionOptions | None = None
 ) -> Inspection:
     """Measure a model.
 
@@ -194,7 +194,7 @@ def _decoded(module: SSMoE, ids: Sequence[int]) -> list[str]:
 
 
 def _clusters(
-    model: EmbeddingModel, module: SSMoE, method: Method, sample: Sample, options: InspectionOptions
+    model: EmbeddingModel, module: SSMoE, method: Method, sample: TextSample, options: InspectionOptions
 ) -> Clusters:
     """The clusters of one method's vectors."""
     view = model.using(_settings(module.settings, method, alpha=options.alpha), routers=module.routers)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ssmoe_embed.evaluation.inspection.pairs import correlations, covariances, mean_size, off_diagonal
+from ssmoe_embed.evaluation.inspection.collapse import correlations, covariances, mean_size, off_diagonal
 
 ROUNDING = 1e-6
 """Relative excess over a bound that counts as rounding."""

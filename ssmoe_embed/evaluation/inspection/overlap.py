@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ssmoe_embed.evaluation.inspection.pairs import mean_size, off_diagonal
+from ssmoe_embed.evaluation.inspection.collapse import mean_size, off_diagonal
 
 DIRECTIONS = 8
 """Directions that count as an expert's dominant subspace, unless told otherwise."""

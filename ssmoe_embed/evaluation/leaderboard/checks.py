@@ -22,7 +22,7 @@ _NOT_ON_HUB = ("local", "baseline")
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredModel:
     """The default run of a model on clean texts."""
 
     model: str
@@ -30,7 +30,7 @@ class Measured:
     folder: Path
 
 
-def find_measured(results: ResultFolder, model: str | None = None, revision: str | None = None) -> Measured:
+def find_measured(results: ResultFolder, model: str | None = None, revision: str | None = None) -> MeasuredModel:
     """The one model in the folder that was run on clean texts as it is.
 
     Raises:
@@ -75,10 +75,10 @@ def _root(results: ResultFolder) -> Path:
     return results.path / CLEAN / "results"
 
 
-def _default_runs(results: ResultFolder) -> Iterator[Measured]:
+def _default_runs(results: ResultFolder) -> Iterator[MeasuredModel]:
     for path in sorted(_root(results).glob(f"*/*/{META}")):
         meta = read_json(path)
-        yield Measured(str(meta["name"]), str(meta["revision"]), path.parent)
+        yield MeasuredModel(str(meta["name"]), str(meta["revision"]), path.parent)
 
 
 def _deviating(results: ResultFolder) -> list[str]:
@@ -116,7 +116,7 @@ def check_reproducible(model: str, revision: str, meta: dict[str, Any]) -> None:
         )
 
 
-def result_files(measured: Measured, tasks: Sequence[AbsTask]) -> list[Path]:
+def result_files(measured: MeasuredModel, tasks: Sequence[AbsTask]) -> list[Path]:
     """The result files of the tasks; of one that averages others also the parts, as far as they are there.
 
     Raises:

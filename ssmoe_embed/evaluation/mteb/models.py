@@ -14,8 +14,7 @@ from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.evaluation.mteb.encoders import MethodEncoder
 from ssmoe_embed.evaluation.mteb.passes import SharedPass, module_of
-from ssmoe_embed.evaluation.mteb.records import loading_changes, origin, similarity, size
-from ssmoe_embed.evaluation.mteb.revisions import revision_of
+from ssmoe_embed.evaluation.mteb.records import loading_changes, origin, revision_of, similarity, size
 from ssmoe_embed.evaluation.mteb.runs import Run, prompt_label
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.hub.loading import load

@@ -12,6 +12,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,74 @@ from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, EmbeddingSettings, F
 from ssmoe_embed.evaluation.mteb.encoders import corrupted_baseline
 from ssmoe_embed.evaluation.mteb.jobs import Group, Job, check_comparable, do, unfinished
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, model_name
-from ssmoe_embed.evaluation.mteb.report import Failure, Options, Report
+from ssmoe_embed.evaluation.mteb.passes import GIB
 from ssmoe_embed.evaluation.mteb.runs import OF_THE_TASK, Run
 from ssmoe_embed.evaluation.mteb.variants import ROUTERS, SpectralVariants
-from ssmoe_embed.evaluation.results.folder import ResultFolder
+from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.evaluation.tasks.finding import expanded, find_tasks
 from ssmoe_embed.spectral.settings import SpectralSettings
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something that could not be evaluated.
+
+    Attributes:
+        what: The task, and the model and run where it is one run's failure.
+        reason: Why, and what to do where that is known.
+    """
+
+    what: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.reason}"
+
+
+@dataclass
+class EvaluationReport:
+    """What came of an evaluation.
+
+    Attributes:
+        folder: Where the results are.
+        done: Jobs measured now.
+        kept: Jobs that were measured before.
+        failures: What could not be evaluated.
+        texts_read: Texts that went through a model, shared ones counted once.
+    """
+
+    folder: ResultFolder
+    done: int = 0
+    kept: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    texts_read: int = 0
+
+    def scores(self) -> list[TaskScore]:
+        """Every score in the folder, those of earlier evaluations too."""
+        return self.folder.scores()
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How evaluations run.
+
+    Attributes:
+        batch_size: Texts a forward pass.
+        overwrite: Measure again what is there.
+        predictions: Keep mteb's predictions; None for those of the offline tasks only.
+        memory: Bytes of features kept in memory for the methods that share a forward pass.
+        scratch: Bytes kept on disk beyond that, under the result folder.
+        progress: Show progress bars.
+    """
+
+    batch_size: int = 32
+    overwrite: bool = False
+    predictions: bool | None = None
+    memory: int = 2 * GIB
+    scratch: int = 16 * GIB
+    progress: bool = True
+
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +104,10 @@ def evaluate(
     output: str | Path = "results",
     *,
     baselines: Sequence[Any] = (),
-    options: Options | None = None,
-    after_task: Callable[[Report], None] | None = None,
+    options: EvaluationOptions | None = None,
+    after_task: Callable[[EvaluationReport], None] | None = None,
     **loading: Any,
-) -> Report:
+) -> EvaluationReport:
     """Evaluate models and baselines on tasks.
 
     Args:
@@ -63,7 +125,7 @@ def evaluate(
             ones.
         NotADirectoryError: `output` is a file.
     """
-    options = options or Options()
+    options = options or EvaluationOptions()
     settings = sorted(
         loading.keys() & {*EmbeddingSettings.__dataclass_fields__, *SpectralSettings.__dataclass_fields__}
     )
@@ -79,7 +141,7 @@ def evaluate(
         check_comparable(folder, expanded(asked))
     parts = [task for task in expanded(asked) if task not in asked]
     folder.record(asked, parts)
-    report = Report(folder)
+    report = EvaluationReport(folder)
     evaluation = _Evaluation(report, expanded(asked), options, after_task)
     for baseline in baselines:
         evaluation.baseline(baseline, list(dict.fromkeys(run.corruption for run in runs)))
@@ -93,7 +155,11 @@ class _Evaluation:
     """The state of one call of `evaluate`."""
 
     def __init__(
-        self, report: Report, tasks: list[AbsTask], options: Options, after_task: Callable[[Report], None] | None
+        self,
+        report: EvaluationReport,
+        tasks: list[AbsTask],
+        options: EvaluationOptions,
+        after_task: Callable[[EvaluationReport], None] | None,
     ) -> None:
         self.report, self.tasks, self.options, self.after_task = report, tasks, options, after_task
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, model_name
-from ssmoe_embed.evaluation.mteb.report import Options
-from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.mteb.variants import ROUTERS, SpectralVariants
 from ssmoe_embed.evaluation.results.folder import ResultFolder
@@ -36,7 +35,7 @@ def sweep(
     *,
     corruption: Corruption | None = None,
     settings: Mapping[str, Any] | None = None,
-    options: Options | None = None,
+    options: EvaluationOptions | None = None,
     **loading: Any,
 ) -> SweepResult:
     """Evaluate a model at every combination of the axes' values.
@@ -54,7 +53,7 @@ def sweep(
     Raises:
         ValueError: A task, setting or value is not known, or a setting is both varied and fixed.
     """
-    options = options or Options()
+    options = options or EvaluationOptions()
     fixed = dict(settings or {})
     combinations = points(axes)
     both = sorted(fixed.keys() & {axis.setting for axis in axes})

@@ -7,9 +7,12 @@ the settings alone, never on its batch.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import random
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +20,6 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from ssmoe_embed.common.choices import Choice, unknown
-from ssmoe_embed.evaluation.tasks.words import TOKEN, exchange, is_stopword, word_spans
 
 CLEAN = "clean"
 """Name of no corruption."""
@@ -269,3 +271,46 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "train_split": _boolean,
 }
 """How a setting is read from a name; all but operation and rate, which come first."""
+
+
+TOKEN = re.compile(r"\S+")
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Start and end of each word, without the punctuation around it."""
+    spans = []
+    for match in TOKEN.finditer(text):
+        start, end = match.span()
+        while start < end and _is_punctuation(text[start]):
+            start += 1
+        while start < end and _is_punctuation(text[end - 1]):
+            end -= 1
+        if start < end:
+            spans.append((start, end))
+    return spans
+
+
+def exchange(text: str, changes: list[tuple[int, int, str]]) -> str:
+    """The text with each span, in order, exchanged for a string."""
+    pieces, done = [], 0
+    for start, end, new in changes:
+        pieces += [text[done:start], new]
+        done = end
+    return "".join([*pieces, text[done:]])
+
+
+def is_stopword(word: str) -> bool:
+    """Whether a word is on scikit-learn's English list; endings such as 's, 'll and n't do not matter."""
+    word = word.lower().replace("’", "'")
+    return bool({word, word.replace("'", ""), word.split("'")[0], word.split("n't")[0]} & _stopwords())
+
+
+@functools.cache
+def _stopwords() -> frozenset[str]:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return frozenset(ENGLISH_STOP_WORDS)
+
+
+def _is_punctuation(character: str) -> bool:
+    return unicodedata.category(character).startswith("P")

@@ -14,10 +14,10 @@ from ssmoe_embed.evaluation.ablation.agreement import Readings, agreement
 from ssmoe_embed.evaluation.ablation.likelihood import Likelihood, difference, likelihood
 from ssmoe_embed.evaluation.ablation.report import numbers, write_report
 from ssmoe_embed.evaluation.ablation.running import AblationOptions, ablate
-from ssmoe_embed.evaluation.ablation.texts import Corpora, corpora
 from ssmoe_embed.evaluation.ablation.variants import find_variants
 from ssmoe_embed.evaluation.inspection.activations import collect
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
+from ssmoe_embed.evaluation.texts import Corpora, corpora
 from ssmoe_embed.families import Score
 from ssmoe_embed.language_model.loading import load
 from ssmoe_embed.spectral.routers import SpectralRouters

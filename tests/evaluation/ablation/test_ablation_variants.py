@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.evaluation.ablation import vectors
+from ssmoe_embed.evaluation.ablation import variants
 from ssmoe_embed.evaluation.ablation.controls import Control, controlled
 from ssmoe_embed.evaluation.ablation.variants import VARIANTS, find_variants, routers_of
 from ssmoe_embed.families import family_of
@@ -30,19 +30,19 @@ def own(module):
 
 
 def test_random_rows_are_orthonormal_up_to_the_spectral_rows_lengths(own):
-    first, again, other = (vectors.random_orthonormal(own, seed) for seed in (1, 1, 2))
+    first, again, other = (variants.random_orthonormal(own, seed) for seed in (1, 1, 2))
     unit = F.normalize(first, dim=1)
     assert torch.allclose(unit @ unit.T, torch.eye(len(own)), atol=1e-5)
     assert torch.allclose(first.norm(dim=1), own.norm(dim=1))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
-    many = vectors.random_orthonormal(torch.ones(7, 3), 0)  # more experts than dimensions
+    many = variants.random_orthonormal(torch.ones(7, 3), 0)  # more experts than dimensions
     assert torch.allclose(many.norm(dim=1), torch.full((7,), 3**0.5))
 
 
 def test_permuted_rows_are_the_same_ones_none_in_its_place(own):
     for seed in range(5):
-        rows = vectors.permuted(own, seed)
+        rows = variants.permuted(own, seed)
         equal = (rows[:, None] == own[None]).all(dim=2)  # [E,E]
         assert equal.sum() == len(own)
         assert not equal.diagonal().any()
@@ -56,7 +56,7 @@ def expert_of(seed):
 
 def test_bottom_rows_average_the_eigenvectors_least_similar_to_the_router():
     router = torch.randn(2, 16, generator=torch.Generator().manual_seed(9))
-    found = vectors.least_similar(expert_of, router, SETTINGS)
+    found = variants.least_similar(expert_of, router, SETTINGS)
     for expert in range(2):
         means = []
         for matrix in expert_of(expert):
@@ -73,8 +73,8 @@ def test_random_signs_keep_the_vectors_that_their_signs_make_similar():
     def one_matrix(expert):
         return expert_of(expert)[:1]
 
-    found = [vectors.random_signs(one_matrix, router, SETTINGS, seed) for seed in range(20)]
-    assert torch.equal(found[0], vectors.random_signs(one_matrix, router, SETTINGS, 0))
+    found = [variants.random_signs(one_matrix, router, SETTINGS, seed) for seed in range(20)]
+    assert torch.equal(found[0], variants.random_signs(one_matrix, router, SETTINGS, 0))
     assert len({tuple(rows.flatten().tolist()) for rows in found}) > 10
     for expert in range(2):
         V = torch.linalg.svd(one_matrix(expert)[0].double(), full_matrices=False)[2]  # [6,16]
@@ -89,10 +89,10 @@ def test_random_signs_keep_the_vectors_that_their_signs_make_similar():
 
 
 def test_mean_rows_and_flat_router_are_as_long_as_the_spectral_rows(own):
-    rows = vectors.mean_rows(expert_of, torch.full((2, 16), 0.5))
+    rows = variants.mean_rows(expert_of, torch.full((2, 16), 0.5))
     mean = torch.stack([matrix.mean(dim=0) for matrix in expert_of(1)]).mean(dim=0)
     assert torch.allclose(F.normalize(mean, dim=0) * 2, rows[1], atol=1e-6)
-    assert torch.allclose(vectors.as_long_as(torch.rand(own.shape), own).norm(dim=1), own.norm(dim=1))
+    assert torch.allclose(variants.as_long_as(torch.rand(own.shape), own).norm(dim=1), own.norm(dim=1))
 
 
 def test_every_variant_makes_routers_that_fit_the_model(module):

@@ -24,7 +24,7 @@ from ssmoe_embed.evaluation.inspection.lemma import covariance_bound
 from ssmoe_embed.evaluation.inspection.load import load, top_tokens
 from ssmoe_embed.evaluation.inspection.overlap import dominant_directions, subspace_overlaps
 from ssmoe_embed.evaluation.inspection.report import write_report
-from ssmoe_embed.evaluation.inspection.texts import Sample, file_sample, shipped_sample, spread
+from ssmoe_embed.evaluation.texts import TextSample, file_sample, shipped_sample, spread
 from ssmoe_embed.families import family_of
 
 OFF = ~np.eye(6, dtype=bool)
@@ -200,7 +200,7 @@ def test_every_kind_of_family_can_be_inspected(family, model_folder, texts):
     model = ssmoe_embed.load(model_folder(family), calibration="none", top_c=3, progress=False)
     before, settings = model.encode(texts[:3]), model[0].settings
     found = inspect_model(
-        "m", model, Sample(tuple(texts[:20]), None, "texts"), InspectionOptions(clusters=2, directions=2)
+        "m", model, TextSample(tuple(texts[:20]), None, "texts"), InspectionOptions(clusters=2, directions=2)
     )
     assert len(found.layers) == len(family_of(model[0].model).layers(model[0].model))
     assert set(found.clusters) == {"router", "smoe", "moee", "ev", "ssmoe", "ssmoe-hidden"}
@@ -215,7 +215,7 @@ def test_every_kind_of_family_can_be_inspected(family, model_folder, texts):
 
 def test_the_page_is_one_file_with_all_numbers_beside_it(olmoe, texts, tmp_path):
     model = ssmoe_embed.load(olmoe, calibration="none", top_c=3, progress=False)
-    sample = Sample(tuple(texts[:20]), tuple("ab"[i % 2] for i in range(20)), "texts <of mine>")
+    sample = TextSample(tuple(texts[:20]), tuple("ab"[i % 2] for i in range(20)), "texts <of mine>")
     found = inspect_model("a<b>", model, sample, InspectionOptions(clusters=2, directions=2))
     page, numbers = write_report([found, found], tmp_path / "page.html")
     html = page.read_text()

@@ -14,8 +14,7 @@ from ssmoe_embed.evaluation.leaderboard.submission import CODE, MOCK_RUN, prepar
 from ssmoe_embed.evaluation.mteb.encoders import MethodEncoder
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, load_encoder
 from ssmoe_embed.evaluation.mteb.passes import SharedPass
-from ssmoe_embed.evaluation.mteb.report import Options
-from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.results.folder import ResultFolder
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
@@ -213,7 +212,7 @@ def test_an_existing_output_is_kept_unless_overwriting_is_asked_for(measured, tm
 
 def test_of_a_task_that_averages_others_the_parts_are_submitted_too(model, tmp_path):
     task = MockAggregatedTask()
-    report = evaluate([model], [task], [Run()], tmp_path / "in", options=Options(progress=False))
+    report = evaluate([model], [task], [Run()], tmp_path / "in", options=EvaluationOptions(progress=False))
     assert not report.failures
     submission = prepare_submission(tmp_path / "in", tmp_path / "out", [MockAggregatedTask()])
     parts = [part.metadata.name for part in task.metadata.tasks]

@@ -14,8 +14,7 @@ from tiny import save_model
 import ssmoe_embed
 from ssmoe_embed.evaluation.mteb.jobs import StaleResultError
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
-from ssmoe_embed.evaluation.mteb.report import Options
-from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run, grid
 from ssmoe_embed.evaluation.results.folder import ResultFolder, notes
 from ssmoe_embed.evaluation.tasks.corruption import Tally
@@ -31,10 +30,10 @@ import sys
 sys.path.insert(0, sys.argv[3])
 import ssmoe_embed
 from evaluation_tasks import all_kinds, killing
-from ssmoe_embed.evaluation.mteb.report import Options
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions
 from ssmoe_embed.evaluation.mteb.runner import evaluate
 from ssmoe_embed.evaluation.mteb.runs import grid
-options = Options(progress=False, predictions=True)
+options = EvaluationOptions(progress=False, predictions=True)
 evaluate([sys.argv[1]], [all_kinds()[5], killing()], grid(["router", "smoe", "moee"]), sys.argv[2], options=options)
 """
 
@@ -51,7 +50,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(built, tmp_path, environme
         ("MockSTSTask", "smoe"),
         ("Victim", "router"),
     ]
-    runs, options = grid(["router", "smoe", "moee"]), Options(progress=False, predictions=True)
+    runs, options = grid(["router", "smoe", "moee"]), EvaluationOptions(progress=False, predictions=True)
     resumed = evaluate([built], [MockSTSTask(), whole()], runs, tmp_path, options=options)
     assert (resumed.failures, resumed.kept, resumed.done) == ([], 4, 2)
     after = contents(tmp_path)
@@ -84,7 +83,7 @@ def test_a_task_that_fails_does_not_end_the_rest(model, tmp_path):
 def test_overwriting_loses_nothing_when_the_task_fails_this_time(evaluated_olmoe, tmp_path):
     measured = evaluate([evaluated_olmoe], [renamed(MockSTSTask(), "Failing")], [Run()], tmp_path, options=QUIET)
     before, scores = contents(tmp_path), measured.scores()
-    overwriting = Options(progress=False, overwrite=True)
+    overwriting = EvaluationOptions(progress=False, overwrite=True)
     again = evaluate([evaluated_olmoe], [failing()], [Run()], tmp_path, options=overwriting)
     assert (again.done, len(again.failures)) == (0, 1)
     assert (again.scores(), contents(tmp_path)) == (scores, before)
@@ -139,7 +138,10 @@ def test_results_of_another_version_are_refused_and_kept(model, tmp_path, field)
         evaluate([model], [MockSTSTask()], grid(METHODS), tmp_path, options=QUIET)
     assert contents(tmp_path) == before
     assert (
-        evaluate([model], [MockSTSTask()], [Run()], tmp_path, options=Options(progress=False, overwrite=True)).done == 1
+        evaluate(
+            [model], [MockSTSTask()], [Run()], tmp_path, options=EvaluationOptions(progress=False, overwrite=True)
+        ).done
+        == 1
     )
 
 

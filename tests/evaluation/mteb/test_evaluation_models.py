@@ -16,8 +16,7 @@ from transformers import BitsAndBytesConfig
 import ssmoe_embed
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, load_encoder, model_name
 from ssmoe_embed.evaluation.mteb.passes import SharedPass
-from ssmoe_embed.evaluation.mteb.records import loading_changes
-from ssmoe_embed.evaluation.mteb.revisions import revision_of
+from ssmoe_embed.evaluation.mteb.records import loading_changes, revision_of
 from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.hub.recipes import RECIPES

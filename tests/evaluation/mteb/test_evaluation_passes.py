@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from ssmoe_embed.embedding.model import EmbeddingModel
-from ssmoe_embed.evaluation.mteb.feature_store import FeatureStore
-from ssmoe_embed.evaluation.mteb.passes import SharedPass
+from ssmoe_embed.evaluation.mteb.passes import FeatureStore, SharedPass
 
 SHARING = ("router", "smoe", "moee", "ev")
 
@@ -100,9 +99,7 @@ def test_limits_of_memory_change_no_vector(model, texts, tmp_path, memory, scrat
 
 
 def test_a_store_keeps_rows_in_memory_then_on_disk_then_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "ssmoe_embed.evaluation.mteb.feature_store._CHUNK_BYTES", 4 * 3 * 10
-    )  # ten rows of three numbers
+    monkeypatch.setattr("ssmoe_embed.evaluation.mteb.passes._CHUNK_BYTES", 4 * 3 * 10)  # ten rows of three numbers
     rows = np.random.default_rng(0).standard_normal((100, 3)).astype(np.float32)
     keys = [bytes([i]) for i in range(100)]
     store = FeatureStore(3, memory=2 * 120, scratch=3 * 120, folder=tmp_path)

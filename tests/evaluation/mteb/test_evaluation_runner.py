@@ -11,8 +11,7 @@ from mteb.mocks import MockClassificationTask, MockRetrievalTask, MockSTSTask
 from tiny import TOP_C
 
 from ssmoe_embed import SpectralRouters
-from ssmoe_embed.evaluation.mteb.report import Options
-from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run, grid
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 
@@ -26,7 +25,7 @@ def model(evaluated_olmoe):
 def everything(model, tmp_path_factory):
     """All methods, and one of them on corrupted texts, on a task of each kind."""
     runs = [*grid(METHODS), *grid(["smoe"], corruptions=["replace@0.4"])]
-    options = Options(progress=False, batch_size=8, predictions=True)
+    options = EvaluationOptions(progress=False, batch_size=8, predictions=True)
     return evaluate([model], all_kinds(), runs, tmp_path_factory.mktemp("results"), options=options)
 
 
@@ -122,7 +121,9 @@ def test_an_average_is_made_of_its_parts_which_have_no_column_of_their_own(model
 
 def test_overwrite_measures_again(model, tmp_path):
     first = evaluate([model], [MockSTSTask()], [Run()], tmp_path, options=QUIET)
-    again = evaluate([model], [MockSTSTask()], [Run()], tmp_path, options=Options(progress=False, overwrite=True))
+    again = evaluate(
+        [model], [MockSTSTask()], [Run()], tmp_path, options=EvaluationOptions(progress=False, overwrite=True)
+    )
     assert (first.done, again.done, again.kept) == (1, 1, 0)
 
 

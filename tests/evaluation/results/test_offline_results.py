@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 import ssmoe_embed
-from ssmoe_embed.evaluation.mteb.report import Options
-from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import grid
 from ssmoe_embed.evaluation.results.score_tables import score_tables
 
@@ -57,7 +56,7 @@ def test_the_readmes_table_is_the_reports():
 @pytest.mark.slow
 @pytest.mark.parametrize("corruption", ["none", CORRUPT])
 def test_the_default_method_has_the_readmes_scores_on_all_offline_tasks(corruption, tmp_path):
-    runs, options = grid(corruptions=[corruption]), Options(progress=False)
+    runs, options = grid(corruptions=[corruption]), EvaluationOptions(progress=False)
     report = evaluate(["ssmoe/tiny"], ["offline"], runs, tmp_path, options=options)
     assert report.failures == []
     (table,) = score_tables(report.scores())

@@ -12,8 +12,7 @@ from mteb.mocks import MockMultilingualSTSTask
 from scipy.stats import spearmanr
 
 from ssmoe_embed.common.tables import signed
-from ssmoe_embed.evaluation.mteb.report import Options
-from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import grid
 from ssmoe_embed.evaluation.results.folder import ResultFolder
 from ssmoe_embed.evaluation.significance.comparison import compare_methods, differences_csv, report
@@ -27,7 +26,9 @@ def measured(built, tmp_path_factory):
     tasks = [rated_pairs(), MockMultilingualSTSTask()]
     runs = grid(["ssmoe", "smoe", "router"], corruptions=["none", CORRUPT])
     folder = tmp_path_factory.mktemp("measured")
-    report = evaluate([built], tasks, runs, folder, baselines=[], options=Options(predictions=True, progress=False))
+    report = evaluate(
+        [built], tasks, runs, folder, baselines=[], options=EvaluationOptions(predictions=True, progress=False)
+    )
     assert not report.failures
     return report.folder, tasks
 

@@ -10,8 +10,7 @@ import ssmoe_embed
 from ssmoe_embed.embedding.features import blocks_of
 from ssmoe_embed.embedding.settings import Calibration
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
-from ssmoe_embed.evaluation.mteb.report import Options
-from ssmoe_embed.evaluation.mteb.runner import evaluate
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.mteb.variants import SpectralVariants
 from ssmoe_embed.evaluation.results.folder import ResultFolder
@@ -20,7 +19,7 @@ from ssmoe_embed.evaluation.sweep.running import ROUTERS, sweep
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.spectral.routers import SpectralRouters
 
-QUIET = Options(progress=False)
+QUIET = EvaluationOptions(progress=False)
 UNCALIBRATED = {"calibration": "none"}
 SENTENCES = ["It rains.", "The cook made a soup on Monday.", "Why?"]
 

@@ -6,8 +6,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from torch.utils.data import DataLoader
 
 from ssmoe_embed.evaluation import Corruption, corrupt, ladder
-from ssmoe_embed.evaluation.tasks.corruption import CLEAN, LADDER_RATES, Tally
-from ssmoe_embed.evaluation.tasks.words import is_stopword
+from ssmoe_embed.evaluation.tasks.corruption import CLEAN, LADDER_RATES, Tally, is_stopword
 
 WORDS = st.sampled_from(
     ["the", "of", "don't", "cat", "well-kept", "Straße", "C++", "नमस्ते", "東京", "42", "—", "(ox)", "!?"]

@@ -4,7 +4,7 @@ from ssmoe_embed.common.extras import require_mteb
 
 require_mteb()
 
-from ssmoe_embed.evaluation.tasks.offline.own import retrieval_task  # noqa: E402
 from ssmoe_embed.evaluation.tasks.offline.registry import add_task, offline_task, offline_tasks  # noqa: E402
+from ssmoe_embed.evaluation.tasks.offline.retrieval import retrieval_task  # noqa: E402
 
 __all__ = ["add_task", "offline_task", "offline_tasks", "retrieval_task"]
