@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -154,7 +154,8 @@ class _Runner:
         """What the harness says of the model under the policy on one task."""
         from lm_eval import simple_evaluate
 
-        with reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext():
+        routed = reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext()
+        with routed, _without_git():
             outcome: dict[str, Any] = simple_evaluate(
                 model=wrapped(
                     subject.model, subject.tokenizer, self.options.batch_size, progress=self.options.progress
@@ -217,6 +218,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+@contextmanager
+def _without_git() -> Iterator[None]:
+    """Keep the harness from asking git where it runs: nothing reads the answer, and git complains outside a repository."""
+    from lm_eval import evaluator
+
+    before = evaluator.get_git_commit_hash
+    evaluator.get_git_commit_hash = lambda: None
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash = before
 
 
 def wrapped(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, *, progress: bool) -> Any:

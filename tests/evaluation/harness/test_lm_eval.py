@@ -66,6 +66,13 @@ def by_hand(model, tokenizer, prompt, choices):
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
+def test_outside_of_a_repository_nothing_is_said_of_git(olmoe, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    options = GridOptions(num_fewshot=0, limit=2, progress=False, overlap_prompts=0)
+    run_grid(olmoe, [GridCell.parse("original")], ["ssmoe_dictionary"], tmp_path / "out", options)
+    assert "git" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("routing", ["original", "hash"])
 def test_the_score_is_that_of_a_computation_by_hand(routing, olmoe, tmp_path):
     options = GridOptions(num_fewshot=0, limit=8, progress=False, overlap_prompts=0)
