@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
+from ssmoe_embed.common.files import load_tensors, save_tensors
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.embedding.calibration import MINIMUM_TEXTS, BlockCalibration, Calibrations
 from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.features import Block, block_features, blocks_of
 from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings, ForwardSettings
 from ssmoe_embed.embedding.tokenization import check_texts
+
+_CPU_CHARACTERS = 8192
+"""Of a batch on a CPU, about 2,000 tokens: more at once take longer, since their activations leave the cache."""
+_NOTED = 8
+"""Batches after which features are noted."""
 
 
 def fit_calibrations(
@@ -26,6 +33,7 @@ def fit_calibrations(
     batch_size: int,
     progress: bool,
     refit: bool = False,
+    notes: Path | None = None,
 ) -> None:
     """Fit the factors of every block of some settings that are not there, and keep them.
 
@@ -37,6 +45,7 @@ def fit_calibrations(
         batch_size: The batch size.
         progress: Show a progress bar.
         refit: Fit again what is there already.
+        notes: A folder in which features are kept, for a run that goes on where one with the same arguments was killed.
     """
     passes: defaultdict[ForwardSettings, dict[tuple[Block, Calibration], None]] = defaultdict(dict)
     for variant in variants:
@@ -48,9 +57,10 @@ def fit_calibrations(
     sample = check_sample(calibration_texts() if texts is None else texts)
     sample.sort(key=lambda text: (len(text), text))
     with tqdm(total=len(sample) * len(passes), desc="Calibration", unit="text", disable=not progress) as bar:
-        for forward, wanted in passes.items():
+        for number, (forward, wanted) in enumerate(passes.items()):
             features = list(dict.fromkeys(block for block, _ in wanted))
-            found = _features(encoder, sample, forward, features, batch_size=batch_size, bar=bar)
+            kept = None if notes is None else notes / f"features-{number}"
+            found = _features(encoder, sample, forward, features, batch_size=batch_size, bar=bar, notes=kept)
             for block, kind in wanted:
                 calibrations.add(block, kind, BlockCalibration.fit(found[block], kind))
 
@@ -82,14 +92,39 @@ def _features(
     *,
     batch_size: int,
     bar: tqdm[Any],
+    notes: Path | None = None,
 ) -> dict[Block, torch.Tensor]:
     """The features `[M,D]` of blocks of one forward pass over `M` texts, on the CPU."""
-    parts: defaultdict[Block, list[torch.Tensor]] = defaultdict(list)
-    for start in range(0, len(texts), batch_size):
-        batch = texts[start : start + batch_size]
-        tokens = {name: value.to(encoder.model.device) for name, value in encoder.tokenize(batch, forward).items()}
-        reading = encoder.read(tokens, forward)
-        for block in blocks:
-            parts[block].append(block_features(reading, block, encoder).cpu())
-        bar.update(len(batch))
-    return {block: torch.cat(values) for block, values in parts.items()}
+    batches = _batches(texts, batch_size, _CPU_CHARACTERS if encoder.model.device.type == "cpu" else None)
+    parts: list[dict[str, torch.Tensor]] = []
+    for start in range(0, len(batches), _NOTED):
+        some = batches[start : start + _NOTED]
+        kept = None if notes is None else notes.with_name(f"{notes.name}-{start}.safetensors")
+        if kept is not None and kept.is_file():
+            parts.append(load_tensors(kept)[0])
+            bar.update(sum(map(len, some)))
+            continue
+        found: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+        for batch in some:
+            tokens = {name: value.to(encoder.model.device) for name, value in encoder.tokenize(batch, forward).items()}
+            reading = encoder.read(tokens, forward)
+            for number, block in enumerate(blocks):
+                found[str(number)].append(block_features(reading, block, encoder).cpu())
+            bar.update(len(batch))
+        parts.append({number: torch.cat(values) for number, values in found.items()})
+        if kept is not None:
+            save_tensors(kept, parts[-1], {})
+    return {block: torch.cat([part[str(number)] for part in parts]) for number, block in enumerate(blocks)}
+
+
+def _batches(texts: Sequence[str], size: int, characters: int | None) -> list[list[str]]:
+    """Texts of rising length in batches of at most `size`, and of about so many characters, padding included."""
+    batches: list[list[str]] = []
+    for text in texts:
+        last = batches[-1] if batches else []
+        full = len(last) == size or (characters is not None and (len(last) + 1) * len(text) > characters)
+        if not last or full:
+            batches.append([text])
+        else:
+            last.append(text)
+    return batches

@@ -17,7 +17,7 @@ from ssmoe_embed.common.folders import size_of, workplace
 from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.data import BUNDLED
-from ssmoe_embed.embedding.fitting import check_sample
+from ssmoe_embed.embedding.fitting import check_sample, fit_calibrations
 from ssmoe_embed.embedding.keywords import ModelKeywords, split
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.embedding.model import EmbeddingModel
@@ -51,8 +51,9 @@ def build(
     """Build an embedding model from a MoE language model and save it as a small repository.
 
     Nothing appears under `output` until all is done, and an error or Ctrl-C leaves nothing. Where `kill -9` or a power
-    failure ended a build, the same call goes on: finished layers' spectral routers are not made again. The calibration is
-    fitted for all methods, so that the method can be changed when the model is loaded.
+    failure ended a build, the same call goes on: finished layers' spectral routers are not made again, and calibration texts
+    that were read are not read again. The calibration is fitted for all methods, so that the method can be changed when the
+    model is loaded.
 
     Args:
         base: Folder or hub id of the language model; or a recipe's name, for that recipe's base model and settings.
@@ -114,7 +115,15 @@ def build(
         if inspect is not None:
             inspect(module)
         size = batch_size or module.default_batch_size or 32
-        module.fit_calibration(calibration_texts, variants=variants, batch_size=size, progress=progress)
+        fit_calibrations(
+            module.encoder,
+            module.calibrations,
+            calibration_texts,
+            variants,
+            batch_size=size,
+            progress=progress,
+            notes=work.notes,
+        )
         EmbeddingModel(modules=[module]).save_pretrained(str(work.new))
         if include_base:
             shutil.copytree(base, work.new / OWN_BASE)

@@ -16,6 +16,7 @@ from tiny import FAMILIES, SHARDED, TOP_C
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
 import ssmoe_embed
+from ssmoe_embed.embedding import fitting
 from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.hub import building, loading, names
@@ -394,6 +395,7 @@ def test_a_truncated_checkpoint_is_named(olmoe, texts, tmp_path):
 
 KILLED = """
 import json, os, signal, sys, torch, ssmoe_embed
+from ssmoe_embed.embedding import fitting
 from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.spectral import routers
 torch.set_num_threads(1)
@@ -403,11 +405,12 @@ before, calls = getattr(module, name), []
 
 def dying(*args, **kwargs):
     calls.append(before(*args, **kwargs))
-    if len(calls) == 1:
+    if len(calls) == (1 if place == "layer" else 3):
         os.kill(os.getpid(), signal.SIGKILL)
     return calls[-1]
 
 setattr(module, name, dying)
+fitting._NOTED = 1
 ssmoe_embed.build(base, output, calibration_texts=json.loads(texts), top_c=5, license="apache-2.0", progress=False)
 """
 
@@ -424,10 +427,14 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(
     place, *, built, olmoe, texts, tmp_path, environment, monkeypatch
 ):
     killed(olmoe, tmp_path / "out", texts, place, environment)
-    made = []
+    made, read = [], []
+    passes = 2 * len(fitting._batches(sorted(texts, key=len), 32, fitting._CPU_CHARACTERS))
     embeddings = routers.spectral_embeddings
     monkeypatch.setattr(routers, "spectral_embeddings", lambda *a, **k: made.append(1) or embeddings(*a, **k))
+    monkeypatch.setattr(fitting, "_NOTED", 1)
+    monkeypatch.setattr(fitting, "save_tensors", lambda *args: read.append(1))
     build(olmoe, tmp_path / "out", texts, license="apache-2.0")
+    assert len(read) == passes - (2 if place == "read" else 0)
     assert len(made) == (2 if place == "layer" else 0)  # of three layers
     assert files(tmp_path / "out") == files(built)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
