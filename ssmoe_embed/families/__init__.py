@@ -24,6 +24,7 @@ __all__ = [
     "families",
     "family_of",
     "load_config",
+    "register_adapter",
     "register_families",
     "supported_types",
 ]
@@ -64,6 +65,19 @@ def _registry() -> dict[str, MoEFamily]:
     return {name: family for family in families() for name in family.model_types}
 
 
+_FURTHER: dict[str, MoEFamily] = {}
+"""Adapters that are not in this folder, by `model_type`."""
+
+
+def register_adapter(family: MoEFamily) -> None:
+    """Let `family_of` find an adapter of models that are no language models, and so are not in the table of families.
+
+    Args:
+        family: It takes precedence over an earlier one for the same `model_type`.
+    """
+    _FURTHER.update(dict.fromkeys(family.model_types, family))
+
+
 @cache
 def register_families() -> None:
     """Tell transformers of the families that it has no classes for. Doing so twice does nothing."""
@@ -101,9 +115,10 @@ def family_of(subject: Any) -> MoEFamily:
     config: Any = subject if model is None else model.config
     text = _text_part(config)
     kinds = [getattr(part, "model_type", None) for part in ((config,) if text is config else (config, text))]
+    known_types = _registry() | _FURTHER
     named = f"model_type={kinds[0]!r}" + f" with a text part of model_type={kinds[-1]!r}" * (len(kinds) > 1)
-    known = next((str(kind) for kind in kinds if kind in _registry() or kind in REFUSED), None)
-    family = _registry().get(str(known))
+    known = next((str(kind) for kind in kinds if kind in known_types or kind in REFUSED), None)
+    family = known_types.get(str(known))
     if family is None:
         has_experts = any(getattr(text, name, None) for name in _EXPERTS)
         reason = REFUSED[known] if known else _UNKNOWN if has_experts else _DENSE

@@ -50,7 +50,7 @@ def current_tokens(count: int) -> Tokens:
         seen = "no token ids" if tokens is None else f"{len(tokens.ids)} token ids"
         raise ValueError(
             f"Routing by token needs the ids of the {count} tokens that a router sees, and the model was called with "
-            f"{seen}. Pass input_ids rather than inputs_embeds."
+            f"{seen}. Pass input_ids rather than inputs_embeds, or the images' pixel_values."
         )
     return tokens
 
@@ -86,11 +86,30 @@ class _Note:
         names = _parameters(type(module))  # type: ignore[arg-type]  # a class can be hashed
         given = dict(zip(names, args, strict=False)) | kwargs
         ids = given.get("input_ids")
+        if isinstance(given.get("pixel_values"), torch.Tensor) and ids is None:
+            ids = patch_ids(given["pixel_values"], module.config.patch_size)  # type: ignore[union-attr, arg-type]
         if not isinstance(ids, torch.Tensor) or ids.is_floating_point() or ids.ndim != 2:
             return  # an inner module that gets embeddings; the outer one has noted the ids
         cache = next((value for value in given.values() if isinstance(value, Cache)), None)  # its name has changed
         positions = _positions(ids, given.get("attention_mask"), given.get("position_ids"), cache)
         _CURRENT.set(Tokens(ids.reshape(-1), positions.to(ids.device).reshape(-1)))  # [B,T] → [N]
+
+
+def patch_ids(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """An id for each token of an image tower, which follows from the bits of its pixels: 0 for the class token.
+
+    Args:
+        pixels: `[B,C,h,w]`.
+        size: Pixels along the side of a patch.
+
+    Returns:
+        32-bit numbers as int64, `[B,1+P]`.
+    """
+    bits = pixels.float().contiguous().view(torch.int32).unfold(2, size, size).unfold(3, size, size)
+    patches = bits.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2).long()  # [B,C,h/p,w/p,p,p] → [B,P,C·p·p]
+    factors = (torch.arange(patches.shape[-1], device=pixels.device) * 2654435761 & 0xFFFFFFFF) | 1  # Knuth's, odd
+    ids = (patches * factors & 0xFFFFFFFF).sum(dim=-1) & 0xFFFFFFFF  # [B,P]
+    return nn.functional.pad(ids, (1, 0))
 
 
 class _Forget:

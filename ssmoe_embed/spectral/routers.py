@@ -18,7 +18,7 @@ from typing_extensions import Unpack
 from ssmoe_embed.checkpoints.shards import Checkpoint
 from ssmoe_embed.common.files import load_tensors, save_tensors
 from ssmoe_embed.common.hub import HubKeywords, HubOptions
-from ssmoe_embed.families import family_of, load_config
+from ssmoe_embed.families import MoEFamily, family_of, load_config
 from ssmoe_embed.spectral.eigenvectors import spectral_embeddings
 from ssmoe_embed.spectral.fingerprint import fingerprint, same_router
 from ssmoe_embed.spectral.settings import Scale, SpectralSettings
@@ -56,6 +56,7 @@ class SpectralRouters:
         sign: str = "aligned",
         scale: str = "none",
         *,
+        family: MoEFamily | None = None,
         workers: int | None = None,
         progress: bool = True,
     ) -> SpectralRouters:
@@ -67,6 +68,7 @@ class SpectralRouters:
             select: `"router"` keeps those most similar to the expert's router row, `"average"` keeps all.
             sign: `"aligned"`, `"canonical"` or `"raw"`, see `Sign`.
             scale: `"none"` or `"router"`, see `Scale`.
+            family: The adapter that reads its experts; by default `family_of(model)`.
             workers: Experts worked on at once; by default one a core.
             progress: Show a progress bar.
 
@@ -76,7 +78,7 @@ class SpectralRouters:
         """
         settings = SpectralSettings(top_c, select, sign, scale)  # type: ignore[arg-type]  # parsed there
         config: Any = model.config
-        family = family_of(model)
+        family = family_of(model) if family is None else family
         layers = {layer.index: layer for layer in family.layers(model)}
         made = _make(
             {index: family.router_weight(layer.router) for index, layer in layers.items()},

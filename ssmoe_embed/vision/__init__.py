@@ -1,0 +1,33 @@
+"""CLIP-MoE under spectral routing: images and texts in one vector space."""
+
+from ssmoe_embed.families import register_adapter
+from ssmoe_embed.vision.checkpoint import load_published
+from ssmoe_embed.vision.configuration import ClipMoeConfig, ClipMoeTextConfig, ClipMoeVisionConfig
+from ssmoe_embed.vision.family import ClipMoeTower, ProjectionLayout
+from ssmoe_embed.vision.modeling import ClipMoeModel, register
+from ssmoe_embed.vision.routing import (
+    PAPER,
+    Tower,
+    VisionRouting,
+    reroute_towers,
+    spectral_policies,
+    spectral_routers,
+)
+
+__all__ = [
+    "PAPER",
+    "ClipMoeConfig",
+    "ClipMoeModel",
+    "ClipMoeTextConfig",
+    "ClipMoeVisionConfig",
+    "ProjectionLayout",
+    "Tower",
+    "VisionRouting",
+    "load_published",
+    "reroute_towers",
+    "spectral_policies",
+    "spectral_routers",
+]
+
+register()
+register_adapter(ClipMoeTower())

@@ -1,0 +1,142 @@
+"""Spectral routing of CLIP-MoE's towers, both or one, by the same routers and policies as a language model's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ssmoe_embed.common.choices import Choice
+from ssmoe_embed.routing import Mix, RoutingPolicy, SpectralMix, SpectralRouting, reroute
+from ssmoe_embed.spectral.routers import SpectralRouters
+from ssmoe_embed.spectral.settings import Scale, Selection, Sign, SpectralSettings
+from ssmoe_embed.vision.family import ClipMoeTower, ProjectionLayout
+from ssmoe_embed.vision.modeling import ClipMoeModel
+
+
+class Tower(Choice):
+    """One of the two halves of a CLIP-MoE."""
+
+    VISION = "vision"
+    """What reads images."""
+    TEXT = "text"
+    """What reads texts."""
+
+    def of(self, model: ClipMoeModel) -> Any:
+        """This tower of a model."""
+        return model.vision_model if self is Tower.VISION else model.text_model
+
+
+@dataclass(frozen=True)
+class VisionRouting:
+    """How a CLIP-MoE is routed by spectral routers; `PAPER` is what the paper's release does.
+
+    Attributes:
+        towers: Which towers; the other keeps its learned routers.
+        alpha: The spectral router's share, see `SpectralRouting`.
+        mix: See `SpectralRouting`.
+        top_c: Eigenvectors kept of each expert matrix, see `SpectralSettings`, as for `select`, `sign` and `scale`.
+        select: See `SpectralSettings`.
+        sign: See `SpectralSettings`.
+        scale: See `SpectralSettings`.
+        layout: How `c_proj` is brought into hidden space.
+
+    Raises:
+        ValueError: A setting has a value that is not allowed.
+    """
+
+    towers: tuple[Tower, ...] = (Tower.VISION, Tower.TEXT)
+    alpha: float = 0.5
+    mix: Mix = Mix.PROBS
+    top_c: int | float = 5
+    select: Selection = Selection.ROUTER
+    sign: Sign = Sign.ALIGNED
+    scale: Scale = Scale.NONE
+    layout: ProjectionLayout = ProjectionLayout.TRANSPOSE
+
+    def __post_init__(self) -> None:
+        given: Any = self.towers
+        named = (given,) if isinstance(given, str) else given
+        towers = tuple(dict.fromkeys(Tower.parse(tower, "towers") for tower in named))
+        if not towers:
+            raise ValueError('towers=() routes nothing; choose "vision", "text" or both.')
+        mix = SpectralMix(self.alpha, self.mix)
+        spectral = SpectralSettings(self.top_c, self.select, self.sign, self.scale)
+        layout = ProjectionLayout.parse(self.layout, "layout")
+        parsed = {"towers": towers, "layout": layout} | vars(mix) | vars(spectral)
+        for name, value in parsed.items():
+            object.__setattr__(self, name, value)
+
+
+PAPER = VisionRouting(alpha=1.0, top_c=5, sign=Sign.RAW, layout=ProjectionLayout.RESHAPE)
+"""The constants of the paper's release: the learned routers select eigenvectors and do nothing else."""
+
+
+def spectral_routers(
+    model: ClipMoeModel, settings: VisionRouting | None = None, *, workers: int | None = None, progress: bool = True
+) -> dict[Tower, SpectralRouters]:
+    """Make the spectral routers of a model's towers.
+
+    Args:
+        model: A CLIP-MoE.
+        settings: Which towers, and how they are made.
+        workers: Experts worked on at once; by default one per core.
+        progress: Show a progress bar.
+    """
+    settings = settings or VisionRouting()
+    family = ClipMoeTower(settings.layout)
+    name = str(model.config.name_or_path) or None
+    made = {}
+    for tower in settings.towers:
+        routers = SpectralRouters.from_model(
+            tower.of(model),
+            settings.top_c,
+            settings.select,
+            settings.sign,
+            settings.scale,
+            family=family,
+            workers=workers,
+            progress=progress,
+        )
+        made[tower] = replace(routers, base_model=name)
+    return made
+
+
+def spectral_policies(
+    routers: Mapping[Tower, SpectralRouters], settings: VisionRouting | None = None
+) -> dict[Tower, RoutingPolicy]:
+    """The policies that route towers by their spectral routers.
+
+    Args:
+        routers: From `spectral_routers`.
+        settings: Which towers, and the mix.
+
+    Raises:
+        ValueError: A tower has no spectral routers.
+    """
+    settings = settings or VisionRouting()
+    lacking = [str(tower) for tower in settings.towers if tower not in routers]
+    if lacking:
+        raise ValueError(f"The towers {lacking} have no spectral routers; make them with spectral_routers(model, …).")
+    return {tower: SpectralRouting(routers[tower], settings.alpha, settings.mix) for tower in settings.towers}
+
+
+def reroute_towers(model: ClipMoeModel, policies: Mapping[Tower, RoutingPolicy]) -> ExitStack:
+    """Route the tokens of one or both towers by other policies, at once.
+
+    Args:
+        model: A CLIP-MoE.
+        policies: By tower, for example from `spectral_policies`; a tower without one keeps its learned routers.
+
+    Returns:
+        A context manager whose end gives the model its own routing back, as does `.close()`; without either the
+        policies stay.
+
+    Raises:
+        ValueError: A policy does not fit its tower, or the tower is re-routed already; then no tower is.
+    """
+    with ExitStack() as installed:
+        for tower, policy in policies.items():
+            installed.enter_context(reroute(Tower.parse(tower, "tower").of(model), policy))
+        return installed.pop_all()
