@@ -289,7 +289,7 @@ def test_a_file_with_settings_of_a_later_version_is_refused_by_name(file):
 def test_a_file_with_parts_that_are_not_known_is_refused(file, name):
     rewritten(file, lambda metadata, tensors: tensors.update({name: torch.ones(1)}))
     with pytest.raises(
-        ValueError, match=rf"routers\.safetensors: '{name}' is no part of spectral routers; make them anew"
+        ValueError, match=rf"routers\.safetensors: '{name}' is no part of spectral routers; make them again"
     ):
         SpectralRouters.load(file)
 
