@@ -6,7 +6,7 @@ from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 class Mixtral(MoEFamily):
     """The common layout in memory; older names on disk."""
 
-    models = {"mixtral": "Mixtral-8x7B, Mixtral-8x22B"}
+    models = {"mixtral": "Mixtral-8x7B, Mixtral-8x22B", "minimax": "MiniMax-Text-01, MiniMax-M1"}
     notes = FamilyNotes(
         weights="softmax → top-k ÷ sum",
         layout="`w1`, `w3`, `w2` of each expert, in `block_sparse_moe`",

@@ -1,8 +1,8 @@
-"""Qwen1.5-MoE and Qwen2-MoE (one architecture), Qwen3-MoE (arXiv 2505.09388), and Qwen3-Next, with linear attention."""
+"""Qwen1.5-MoE and Qwen2-MoE (one architecture), Qwen3-MoE (arXiv 2505.09388) and Mellum 2, and Qwen3-Next."""
 
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 
-_DENSE = "dense layers by `mlp_only_layers`, `decoder_sparse_step`"
+_DENSE = "dense layers by `mlp_only_layers`, `decoder_sparse_step` or `mlp_layer_types`"
 
 
 class Qwen2Moe(MoEFamily):
@@ -18,5 +18,5 @@ class Qwen2Moe(MoEFamily):
 class Qwen3Moe(MoEFamily):
     """The common layout."""
 
-    models = {"qwen3_moe": "Qwen3-30B-A3B, Qwen3-235B-A22B"}
+    models = {"qwen3_moe": "Qwen3-30B-A3B, Qwen3-235B-A22B", "mellum": "Mellum2-12B-A2.5B"}
     notes = FamilyNotes(weights="softmax → top-k; ÷ sum if `norm_topk_prob`", beside=_DENSE)

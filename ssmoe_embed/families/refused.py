@@ -81,18 +81,11 @@ REFUSED["muse_spark_text"] = REFUSED["muse_spark"]
 REFUSED |= dict.fromkeys(("inkling_mm_model", "inkling_text", "inkling2", "inkling2_text"), REFUSED["inkling"])
 REFUSED |= dict.fromkeys(
     (
-        "afmoe",
         "axk1",
         "axk2",
         "beam",
-        "cohere2_moe",
         "flint",
-        "hy_v3",
         "hy_v4",
-        "kimi_linear",
-        "lara_mini",
-        "mellum",
-        "minimax",
         "mistral4",
     ),
     _UNCHECKED,

@@ -28,6 +28,8 @@ FLAGS = [
     ("deepseek_v2", {"topk_method": "greedy", "n_group": 1, "topk_group": 1}),
     ("deepseek_v3", {"norm_topk_prob": False}),
     ("glm4_moe", {"norm_topk_prob": False}),
+    ("cohere2_moe", {"norm_topk_prob": False}),
+    ("nemotron_h", {"norm_topk_prob": False}),
     ("dots1", {"norm_topk_prob": True}),
     ("granitemoeshared", {"shared_intermediate_size": 0}),
     ("granitemoe_swa", {"shared_intermediate_size": 0}),
