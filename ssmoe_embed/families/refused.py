@@ -61,6 +61,13 @@ REFUSED: dict[str, str] = {
         f"{_CHOOSE}"
     ),
     "inkling": f"its router also weighs the shared experts, against each token's own. {_CHOOSE}",
+    "nemo_speechlm": (
+        f"it transcribes speech, and its language model is kept in a layout of NeMo's own. {_CHOOSE}, such as nemotron_h"
+    ),
+    "nemotron_h_omni": (
+        "transformers has no class for it without a head (AutoModel does not know it), so its text part cannot be loaded "
+        f"alone. {_CHOOSE}, such as nemotron_h"
+    ),
     "openai_privacy_filter": (
         "it is a tagger that looks in both directions, so no token at the end of a text stands for all of it. "
         f"{_CHOOSE}, such as gpt_oss"

@@ -46,6 +46,14 @@ RECIPES = {
     "ssmoe/gpt-oss-20b": Recipe("openai/gpt-oss-20b", "apache-2.0", "2025-08-05", settings=_SCALED),
     "ssmoe/gpt-oss-120b": Recipe("openai/gpt-oss-120b", "apache-2.0", "2025-08-05", settings=_SCALED),
     "ssmoe/ernie-4.5-21b": Recipe("baidu/ERNIE-4.5-21B-A3B-Base-PT", "apache-2.0", "2025-06-30", _CHINESE, _SCALED),
+    "ssmoe/gemma-4-26b": Recipe("google/gemma-4-26B-A4B", "apache-2.0", "2026-04-02", settings=_SCALED),
+    "ssmoe/nemotron-3-nano": Recipe(
+        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "other", "2025-12-15", settings=_SCALED
+    ),
+    "ssmoe/glm-4.7-flash": Recipe("zai-org/GLM-4.7-Flash", "mit", "2026-01-19", _CHINESE, _SCALED),
+    "ssmoe/qwen3.5-35b-a3b": Recipe("Qwen/Qwen3.5-35B-A3B", "apache-2.0", "2026-02-24", _CHINESE, _SCALED),
+    "ssmoe/granite-4-tiny": Recipe("ibm-granite/granite-4.0-h-tiny", "apache-2.0", "2025-10-02", settings=_SCALED),
+    "ssmoe/lfm2-8b-a1b": Recipe("LiquidAI/LFM2-8B-A1B", "other", "2025-10-07", settings=_SCALED),
     "ssmoe/mixtral-8x7b": Recipe(
         "mistralai/Mixtral-8x7B-v0.1",
         "apache-2.0",

@@ -9,7 +9,9 @@ import pytest
 import transformers
 from layouts import LAYOUTS
 from packaging.version import Version
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from ssmoe_embed import UnsupportedModelError
 from ssmoe_embed.families import families, family_of, supported_types
@@ -74,6 +76,58 @@ def test_every_module_with_experts_records_router_logits_of_a_known_family(recor
         if not types & known:
             unknown[module.__name__] = types
     report(unknown)
+
+
+@pytest.fixture(scope="module")
+def borrowers(recorded):
+    """What has experts and no class of its own that records router logits, by `model_type`: a default configuration.
+
+    Wrappers, whose text part has experts, and types that are run with another type's class.
+    """
+    found, router_classes = {}, {name for names in recorded.values() for name in names}
+    for model_type in CONFIG_MAPPING_NAMES:
+        try:
+            config = CONFIG_MAPPING[model_type]()
+            text = config.get_text_config()
+        except Exception:
+            continue
+        own = MODEL_MAPPING_NAMES.get(model_type) in router_classes
+        if own or (text is not config and text.model_type in {*supported_types(), *REFUSED}):
+            found[model_type] = config
+    return found
+
+
+def test_wrappers_and_types_that_borrow_a_class_are_covered_or_refused_with_their_reason(borrowers):
+    assert {"kimi_k25", "sarvam_moe", "sarvam_mla", "nemotron_h_omni", "qwen3_vl_moe"} <= set(borrowers)
+    unknown = {}
+    for model_type, config in borrowers.items():
+        try:
+            family_of(config)
+        except UnsupportedModelError as refusal:
+            if "no adapter yet" in str(refusal) or "names no experts" in str(refusal):
+                unknown[model_type] = [str(refusal)[:80]]
+    report(unknown)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "text", "reason"),
+    [
+        ("mistral3", "mistral4", "nobody has written and checked one"),
+        ("internvl", "qwen2", "model_type='internvl' with a text part of model_type='qwen2'.*names no experts"),
+        ("llava", "mistral_large4_text", "reads images"),
+    ],
+)
+def test_a_wrapper_is_refused_for_what_its_text_part_is(model_type, text, reason):
+    config = AutoConfig.for_model(model_type, text_config={"model_type": text})
+    with pytest.raises(UnsupportedModelError, match=reason):
+        family_of(config)
+
+
+def test_experts_without_an_adapter_are_not_called_dense():
+    config = PretrainedConfig()
+    config.model_type, config.num_experts = "made_up", 8
+    with pytest.raises(UnsupportedModelError, match=r"it has experts, but no adapter yet.*one line there"):
+        family_of(config)
 
 
 def test_news_of_a_newer_version_is_a_warning_and_a_gap_in_the_checked_one_a_failure(monkeypatch):

@@ -20,6 +20,12 @@ NAMES = {
     "ssmoe/gpt-oss-120b",
     "ssmoe/ernie-4.5-21b",
     "ssmoe/mixtral-8x7b",
+    "ssmoe/gemma-4-26b",
+    "ssmoe/nemotron-3-nano",
+    "ssmoe/glm-4.7-flash",
+    "ssmoe/qwen3.5-35b-a3b",
+    "ssmoe/granite-4-tiny",
+    "ssmoe/lfm2-8b-a1b",
 }
 
 
