@@ -19,23 +19,28 @@ _TASKS = [
 def ablate(
     model: Annotated[str, typer.Argument(help="Folder, hub id or recipe name.")],
     variant: Annotated[
-        list[str] | None, typer.Option(help="Variants beside original and ev; all by default.", show_default=False)
+        list[str] | None,
+        typer.Option(help="Variants beyond original and ev; by default all.", show_default=False),
     ] = None,
     alpha: Annotated[
-        list[float] | None, typer.Option(help="Shares of the spectral router; tasks use the first.  [default: 0.5 1]")
+        list[float] | None,
+        typer.Option(help="Shares of the spectral router; tasks use the first.  [default: 0.5 1]"),
     ] = None,
     tasks: Annotated[
-        list[str] | None, typer.Option(help="Tasks, or none.  [default: three small offline tasks]")
+        list[str] | None, typer.Option(help="Tasks of mteb, or none.  [default: three small offline tasks]")
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(help="Documents, one a line; by default held-out definitions of the package's.")
+        Path | None,
+        typer.Option(help="Text file, one document per line; by default definitions of words."),
     ] = None,
-    other_text: Annotated[Path | None, typer.Option(help="Documents of another kind; by default verses.")] = None,
-    documents: Annotated[int, typer.Option(min=16, help="Documents of each kind.")] = 200,
-    corrupt: Annotated[str, typer.Option(help="What choices must be stable under.")] = "replace@0.2",
-    seeds: Annotated[int, typer.Option(min=1, help="Draws of what is random.")] = 5,
-    task_seeds: Annotated[int, typer.Option(min=1, help="Of these, draws that are measured on tasks.")] = 3,
-    calibration_texts: Annotated[int, typer.Option(min=16, help="Texts each variant is calibrated on.")] = 512,
+    other_text: Annotated[Path | None, typer.Option(help="Text file of another kind; by default verses.")] = None,
+    documents: Annotated[int, typer.Option(min=16, help="Documents of each kind that are read.")] = 200,
+    corrupt: Annotated[
+        str, typer.Option(help="Corruption under which the choice of experts is compared.")
+    ] = "replace@0.2",
+    seeds: Annotated[int, typer.Option(min=1, help="Random draws per random variant.")] = 5,
+    task_seeds: Annotated[int, typer.Option(min=1, help="How many of these draws are measured on tasks.")] = 3,
+    calibration_texts: Annotated[int, typer.Option(min=16, help="Texts that each variant is calibrated on.")] = 512,
     output: Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")] = Path(
         "ablation"
     ),
@@ -45,7 +50,9 @@ def ablate(
     trust_remote_code: TrustRemoteCode = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take SSMoE apart: the spectral router against random, permuted and other rows, and choice against weight.
+    """Take SSMoE apart: which of its parts has which effect.
+
+    Compares the spectral router with random, permuted and other rows, and the choice of experts with their weights.
 
     Writes ablation.md, ablation.csv and ablation.png. The same command again goes on where it stopped.
 

@@ -82,6 +82,7 @@ def _warn(
 
 def main() -> None:
     """Run the command; a bad input ends it with one message and status 1. SSMOE_DEBUG=1 shows every traceback."""
+    gc.set_threshold(100_000, 20, 100)  # going through all that PyTorch imports, again and again, is a fifth of a start
     atexit.register(gc.freeze)  # or Python goes through all of PyTorch's objects once more before it ends, for seconds
     if os.environ.get("SSMOE_DEBUG"):  # also of what failed without ending the command
         logging.basicConfig()
@@ -98,5 +99,5 @@ def main() -> None:
         console.print(text, soft_wrap=not console.is_terminal)  # a log or another program gets the message in one line
         sys.exit(1)
     except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted; nothing was left half-written.")
+        Console(stderr=True).print("Interrupted; nothing is left half-written.")
         sys.exit(130)

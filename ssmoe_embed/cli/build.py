@@ -7,15 +7,13 @@ from typing import Annotated
 
 import typer
 
-from ssmoe_embed.cli.options import Quiet, TopC, given, memory_lines
+from ssmoe_embed.cli.options import METHODS, Quiet, TopC, given, memory_lines
 
 
 def build(
     base: Annotated[str, typer.Argument(help="Folder or hub id of the Mixture-of-Experts language model.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
-    method: Annotated[
-        str | None, typer.Option(help="router, smoe, moee, ev, ssmoe, or paper.  [default: ssmoe]")
-    ] = None,
+    method: Annotated[str | None, typer.Option(help=f"{METHODS}.  [default: ssmoe]")] = None,
     alpha: Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1.  [default: 0.5]")] = None,
     prompt: Annotated[
         str | None, typer.Option(help="Template by name or one of your own with {text}.  [default: none]")
@@ -27,12 +25,13 @@ def build(
         str | None, typer.Option(help="none, standardize, whiten or batch.  [default: standardize]")
     ] = None,
     calibration_texts: Annotated[
-        Path | None, typer.Option(help="Texts to fit it on, one a line; by default the sample in the package.")
+        Path | None,
+        typer.Option(help="Text file to fit it on, one text per line; by default the sample in the package."),
     ] = None,
     combination: Annotated[str | None, typer.Option(help="concat or sum.  [default: concat]")] = None,
     routing_weight: Annotated[float | None, typer.Option(help="Weight of the routing block in a sum.")] = None,
-    hidden_layer: Annotated[int | None, typer.Option(help="Layer to read the hidden state of.  [default: -1]")] = None,
-    max_seq_length: Annotated[int | None, typer.Option(help="Tokens read of a text.  [default: 512]")] = None,
+    hidden_layer: Annotated[int | None, typer.Option(help="Layer whose hidden state is read.  [default: -1]")] = None,
+    max_seq_length: Annotated[int | None, typer.Option(help="Tokens read per text.  [default: 512]")] = None,
     top_c: TopC = None,
     select: Annotated[str | None, typer.Option(help="router or average.  [default: router]")] = None,
     sign: Annotated[str | None, typer.Option(help="aligned, canonical or raw.  [default: aligned]")] = None,
@@ -45,17 +44,17 @@ def build(
         str | None,
         typer.Option(help="Keep the base model, experts included, in 4 bits: nf4, nf4-experts or paper-nf4."),
     ] = None,
-    device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as auto or cuda.")] = None,
+    device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as cuda or auto.")] = None,
     license_: Annotated[str | None, typer.Option("--license", help="The base model's licence, for the card.")] = None,
     include_base: Annotated[bool, typer.Option("--include-base", help="Copy the base model into the folder.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow code that comes with the base model.")
     ] = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Texts a forward pass.  [default: 32]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Texts read at once.  [default: 32]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make an embedding model of a Mixture-of-Experts language model.
+    """Build an embedding model from a language model.
 
     Writes a small repository (spectral routers, calibration, configuration, model card) that points to the base model.
 

@@ -27,7 +27,7 @@ def compare(
         Path, typer.Argument(metavar="DIR", help="Result folder of `ssmoe evaluate` or `ssmoe lm-eval`.")
     ],
     with_: Annotated[
-        str | None, typer.Option("--with", help="paper: compare with the scores that the SSMoE paper printed.")
+        str | None, typer.Option("--with", help="paper: compare with the scores printed in the SSMoE paper.")
     ] = None,
     methods: Annotated[
         list[str] | None,
@@ -40,7 +40,7 @@ def compare(
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Only this one of the measured models.")] = None,
     stands_for: Annotated[
-        str | None, typer.Option("--as", help="Which of the paper's models it is, if its name does not tell.")
+        str | None, typer.Option("--as", help="Which of the paper's models this is, if its name does not tell.")
     ] = None,
     corrupt: Annotated[
         str | None,
@@ -56,7 +56,9 @@ def compare(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
 ) -> None:
-    """Compare measured scores with the paper's, or two methods with one another, with intervals and p-values.
+    """Compare two methods, or measured scores with the paper's.
+
+    Two methods are compared by bootstrap, with intervals and p-values.
 
     Example: ssmoe compare results --methods ssmoe smoe
     """

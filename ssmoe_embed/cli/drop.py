@@ -13,14 +13,14 @@ from ssmoe_embed.cli.options import DeviceMap, Dtype, Quiet, Revision, TopC, Tru
 def drop(
     base: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
-    keep: Annotated[float, typer.Option(help="Fraction of each layer's experts that stays, rounded up.")] = 0.75,
-    by: Annotated[str, typer.Option(help="random, router or ssmoe: what decides.")] = "ssmoe",
+    keep: Annotated[float, typer.Option(help="Fraction of each layer's experts to keep, rounded up.")] = 0.75,
+    by: Annotated[str, typer.Option(help="Scores by which experts are kept: random, router or ssmoe.")] = "ssmoe",
     calibration: Annotated[
-        Path | None, typer.Option(help="Text that the experts are scored on; by default the sample in the package.")
+        Path | None, typer.Option(help="Text file that experts are scored on; by default the sample in the package.")
     ] = None,
-    alpha: Annotated[float | None, typer.Option(help="Share of the spectral router.  [default: 0.5]")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1.  [default: 0.5]")] = None,
     top_c: TopC = None,
-    seed: Annotated[int, typer.Option(help="For --by random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of --by random.")] = 0,
     dtype: Dtype = None,
     device_map: DeviceMap = None,
     revision: Revision = None,
@@ -28,7 +28,9 @@ def drop(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Remove the least wanted experts of a language model and write what is left as a normal transformers checkpoint.
+    """Remove experts from a language model.
+
+    The experts with the lowest scores are dropped; what is left is written as an ordinary transformers checkpoint.
 
     Example: ssmoe drop openai/gpt-oss-20b --keep 0.75 --by ssmoe --calibration notes.txt --output gpt-oss-15b
     """

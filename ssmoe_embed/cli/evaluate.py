@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ssmoe_embed.cli.options import BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
+from ssmoe_embed.cli.options import METHODS, BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
 
 if TYPE_CHECKING:
     from ssmoe_embed.evaluation.mteb.runner import EvaluationReport, Failure
@@ -21,15 +21,13 @@ if TYPE_CHECKING:
 def evaluate(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MODEL...", help="Folders, hub ids or recipe names; they stand before the options."),
+        typer.Argument(metavar="MODEL...", help="Folders, hub ids or recipe names; name them before the options."),
     ] = None,
     tasks: Annotated[
         list[str] | None,
         typer.Option(help="paper, offline, a benchmark such as 'MTEB(eng, v2)', or tasks of mteb.  [default: offline]"),
     ] = None,
-    methods: Annotated[
-        list[str] | None, typer.Option(help="router, smoe, moee, ev, ssmoe, paper; by default the model's own.")
-    ] = None,
+    methods: Annotated[list[str] | None, typer.Option(help=f"{METHODS}; by default the model's own.")] = None,
     prompts: Annotated[
         list[str] | None, typer.Option(help="Templates by name or with {text}; by default the model's own.")
     ] = None,
@@ -70,10 +68,11 @@ def evaluate(
     ] = 16.0,
     quiet: Quiet = False,
 ) -> None:
-    """Measure models on tasks of mteb, many methods at the price of few forward passes.
+    """Measure models and methods on tasks of mteb.
 
-    Results appear in the output folder at once; the same command again goes on where an interrupted one stopped, and
-    another one adds to them. The summary is in summary.md, summary.csv, heatmap.png and slopes.png.
+    Methods that share a forward pass are measured together. Results are saved as soon as they are there: the same command
+    again goes on where an interrupted one stopped, and another one adds to them. The summary is in summary.md,
+    summary.csv, heatmap.png and slopes.png.
 
     Example: ssmoe evaluate ssmoe/tiny --tasks offline --methods router smoe moee ev ssmoe --corrupt none replace@0.1 -o out
     """

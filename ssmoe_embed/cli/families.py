@@ -12,7 +12,10 @@ from rich.table import Table
 def families(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the text of docs/families.md.")] = False,
 ) -> None:
-    """List the families of MoE models that are supported, and what is refused of each; --markdown tells more of each."""
+    """List the supported model families, and what is refused.
+
+    --markdown prints the full table of docs/families.md.
+    """
     from ssmoe_embed.families.table import COLUMNS, markdown, rows
 
     if as_markdown:

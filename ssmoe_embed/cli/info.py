@@ -14,7 +14,7 @@ from ssmoe_embed.cli.options import DEFAULT_MODEL, memory_lines
 def info(
     model: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the embedding model.")] = DEFAULT_MODEL,
 ) -> None:
-    """Show a model's settings, size, and what its routers look like."""
+    """Show a model's settings, size and memory."""
     from ssmoe_embed.embedding.module import SSMoE
     from ssmoe_embed.hub.loading import load
     from ssmoe_embed.quantization.memory import weight_count

@@ -20,21 +20,29 @@ from ssmoe_embed.cli.options import (
 
 
 def inspect(
-    models: Annotated[list[str], typer.Argument(help="Folders, hub ids or recipe names; several stand side by side.")],
+    models: Annotated[
+        list[str], typer.Argument(help="Folders, hub ids or recipe names; several are shown side by side.")
+    ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", callback=in_existing_folder, help="The page; its numbers go beside it as .json."
+            "--output",
+            "-o",
+            callback=in_existing_folder,
+            help="HTML page to write, and its numbers as .json.",
         ),
     ] = Path("report.html"),
     text: Annotated[
-        Path | None, typer.Option(help="Texts to read, one a line; by default a sample of the package's.")
+        Path | None,
+        typer.Option(help="Text file, one text per line; by default a sample in the package."),
     ] = None,
-    max_texts: Annotated[int, typer.Option(min=16, help="Texts read, evenly spread over what there is.")] = 400,
+    max_texts: Annotated[int, typer.Option(min=16, help="Texts to read, spread evenly over the file.")] = 400,
     alpha: Annotated[float, typer.Option(help="Share of the spectral router, 0 to 1.")] = 0.5,
-    clusters: Annotated[int, typer.Option(min=2, help="k-means clusters of the texts.")] = 8,
-    directions: Annotated[int, typer.Option(min=1, help="Dominant directions of an expert's matrix.")] = 8,
-    map_: Annotated[str, typer.Option("--map", help="tsne, or umap (needs umap-learn).")] = "tsne",
+    clusters: Annotated[int, typer.Option(min=2, help="Number of k-means clusters.")] = 8,
+    directions: Annotated[int, typer.Option(min=1, help="Dominant directions compared per expert matrix.")] = 8,
+    map_: Annotated[
+        str, typer.Option("--map", help="Projection of the map: tsne, or umap (needs umap-learn).")
+    ] = "tsne",
     batch_size: BatchSize = 32,
     device: Device = None,
     dtype: Dtype = None,
@@ -42,7 +50,9 @@ def inspect(
     trust_remote_code: TrustRemoteCode = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look into models: collapse of routers, lemma 3.1, load, overlap of experts, clusters. One page, and JSON.
+    """Diagnose the routers and experts of models, on one page.
+
+    Shows collapse of routers, lemma 3.1 of the paper, load, overlap of experts, and clusters of texts.
 
     Example: ssmoe inspect ssmoe/tiny --output report.html
     """

@@ -21,7 +21,7 @@ def lm_eval(
             "any dropping, such as ev+router-drop; or grid: all that the paper compares.  [default: grid]"
         ),
     ] = None,
-    keep: Annotated[float, typer.Option(help="Fraction of the experts that stays where some are dropped.")] = 0.75,
+    keep: Annotated[float, typer.Option(help="Fraction of the experts to keep where some are dropped.")] = 0.75,
     tasks: Annotated[
         list[str] | None,
         typer.Option(help="paper, mmlu, offline, or tasks of lm-evaluation-harness.  [default: offline]"),
@@ -31,16 +31,16 @@ def lm_eval(
         typer.Option(min=0, help="Examples in each prompt, 5 or 10 in the paper; by default the task's own."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first examples of each task.")] = None,
-    perplexity: Annotated[Path | None, typer.Option(help="Text file whose perplexity is measured too.")] = None,
+    perplexity: Annotated[Path | None, typer.Option(help="Text file to measure the perplexity of, too.")] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="Text that experts are scored on; by default the sample in the package.")
+        Path | None, typer.Option(help="Text file that experts are scored on; by default the sample in the package.")
     ] = None,
-    alpha: Annotated[float | None, typer.Option(help="Share of the spectral router.  [default: 0.5]")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1.  [default: 0.5]")] = None,
     mix: Annotated[str | None, typer.Option(help="probs or logits.  [default: probs]")] = None,
     top_c: TopC = None,
     scale: Annotated[str | None, typer.Option(help="none or router.  [default: none]")] = None,
-    seed: Annotated[int, typer.Option(help="Of random and hash routing and of random dropping.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Batch size, in requests.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of random routing, hash routing and random dropping.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests read at once.")] = 8,
     dtype: Dtype = None,
     device_map: DeviceMap = None,
     revision: Revision = None,
@@ -50,10 +50,12 @@ def lm_eval(
     ),
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a language model under several routings, with all of its experts and with fewer.
+    """Measure a language model under several routings.
 
-    Writes report.md and report.csv beside the results. The same command again goes on where it stopped; `ssmoe compare DIR
-    --with paper` compares the results with the paper's.
+    With all of its experts and with fewer, on tasks of lm-evaluation-harness.
+
+    Writes report.md and report.csv into the result folder. The same command again goes on where it
+    stopped; `ssmoe compare DIR --with paper` compares the results with the paper's.
 
     Example: ssmoe lm-eval openai/gpt-oss-20b --tasks paper --num-fewshot 10 --output results
     """

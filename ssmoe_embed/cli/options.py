@@ -9,6 +9,8 @@ import typer
 
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.data import BUNDLED
+from ssmoe_embed.embedding.methods import Method as MethodName
+from ssmoe_embed.embedding.prompts import ENSEMBLES, TEMPLATES
 
 if TYPE_CHECKING:
     from ssmoe_embed.embedding.module import SSMoE
@@ -55,6 +57,15 @@ def _count_or_fraction(value: str) -> Any:
     return value
 
 
+def _method_names() -> list[str]:
+    return [*map(str, MethodName), "paper"]
+
+
+def _prompt_names() -> list[str]:
+    return [*TEMPLATES, *ENSEMBLES]
+
+
+METHODS = f"{', '.join(MethodName)} or paper"
 Model = Annotated[str, typer.Option("--model", "-m", help="Folder, hub id or recipe name of the embedding model.")]
 Device = Annotated[
     str | None,
@@ -62,12 +73,13 @@ Device = Annotated[
 ]
 Method = Annotated[
     str | None,
-    typer.Option(help="router, smoe, moee, ev, ssmoe, or paper; by default the model's own.", metavar="NAME"),
+    typer.Option(help=f"{METHODS}; by default the model's own.", metavar="NAME", autocompletion=_method_names),
 ]
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="Of the base model: float32, bfloat16 or float16; by default the model's own.", callback=_known_dtype
+        help="Of the base model: float32, bfloat16 or float16; by default the model's own.",
+        callback=_known_dtype,
     ),
 ]
 DeviceMap = Annotated[str | None, typer.Option(help="Where to put the base model, such as cuda or auto.")]
@@ -76,7 +88,8 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Allo
 Prompt = Annotated[
     str | None,
     typer.Option(
-        help="Template by name (none, prompteol, …) or one of your own with {text}; by default the model's own."
+        help="Template by name (none, prompteol, …) or one of your own with {text}; by default the model's own.",
+        autocompletion=_prompt_names,
     ),
 ]
 Alpha = Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1; by default the model's own.")]
@@ -85,10 +98,10 @@ TopC = Annotated[
     typer.Option(
         parser=_count_or_fraction,
         metavar="NUMBER",
-        help="Eigenvectors kept of a matrix: 50, or a fraction such as 0.05.  [default: 50]",
+        help="Eigenvectors averaged per matrix: a count such as 50, or a fraction such as 0.05.  [default: 50]",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Texts a forward pass.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts read at once.")]
 TextField = Annotated[str, typer.Option("--field", help="Where a record (.jsonl, .csv, .parquet) holds its text.")]
 TextEncoding = Annotated[
     str, typer.Option("--encoding", help="Of text files without a mark (BOM), such as latin-1 or utf-16.")
@@ -96,19 +109,20 @@ TextEncoding = Annotated[
 OnBroken = Annotated[
     str, typer.Option("--on-error", help="A broken line ends the command (stop) or is left out (skip).")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars.")]
 Engine = Annotated[
     str, typer.Option("--engine", help="local, or ray: many workers on a Ray cluster, on this machine or others.")
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Models at once with --engine ray; by default one a GPU, or one a CPU core.")
+    int | None,
+    typer.Option(min=1, help="Models at once with --engine ray; by default one per GPU, or one per CPU core."),
 ]
 
 DEFAULT_MODEL = BUNDLED
 
 
 def memory_lines(module: SSMoE) -> str:
-    """What each part of a model takes in memory, a line a part."""
+    """What each part of a model takes in memory, one line per part."""
     from ssmoe_embed.quantization.memory import memory_by_component
 
     sizes = {str(part): size for part, size in memory_by_component(module).items() if size}

@@ -31,7 +31,9 @@ def submit(
     dtype: Dtype = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")] = False,
 ) -> None:
-    """Make the folder of a submission to mteb's leaderboard; nothing is sent anywhere.
+    """Prepare a submission to mteb's leaderboard.
+
+    It makes a folder; nothing is sent anywhere.
 
     Only a hub model's own settings on clean texts are taken, and only a complete benchmark. See docs/leaderboard.md.
 

@@ -24,16 +24,18 @@ def sweep(
         list[float] | None, typer.Option(help="Shares of the spectral router, such as 0 0.5 0.9 1.")
     ] = None,
     top_c: Annotated[
-        list[str] | None, typer.Option(help="Eigenvectors kept: counts or fractions; routers are made once each.")
+        list[str] | None, typer.Option(help="Eigenvectors averaged per matrix: counts or fractions, such as 5 50 0.05.")
     ] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Methods.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Methods, such as smoe moee ssmoe.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Templates, such as none prompteol echo metaeol.")] = None,
-    hidden_layer: Annotated[list[int] | None, typer.Option(help="Layers to read, such as -1 -2 -4.")] = None,
-    calibration: Annotated[list[str] | None, typer.Option(help="none, standardize, whiten.")] = None,
+    hidden_layer: Annotated[list[int] | None, typer.Option(help="Layers that are read, such as -1 -2 -4.")] = None,
+    calibration: Annotated[list[str] | None, typer.Option(help="Calibrations: none, standardize, whiten.")] = None,
     vary: Annotated[
         list[str] | None, typer.Option(help="Any other setting: name=value,value such as mix=probs,logits.")
     ] = None,
-    settings: Annotated[list[str] | None, typer.Option(help="Settings of all points, such as combination=sum.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option(help="Settings that stay the same, such as combination=sum.")
+    ] = None,
     tasks: Annotated[
         list[str] | None, typer.Option(help="paper, offline, a benchmark, or tasks of mteb.  [default: offline]")
     ] = None,
@@ -50,9 +52,9 @@ def sweep(
     trust_remote_code: TrustRemoteCode = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a model at every combination of some settings' values.
+    """Measure a model at every combination of settings.
 
-    Writes sweep.md, sweep.csv and sweep.png beside the results. The same command again goes on where it stopped.
+    Writes sweep.md, sweep.csv and sweep.png into the result folder. The same command again goes on where it stopped.
 
     Example: ssmoe sweep ssmoe/olmoe-7b --alpha 0 0.5 0.9 1 --top-c 5 50 --tasks EmotionClassification --with paper
     """
