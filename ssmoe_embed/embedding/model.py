@@ -36,6 +36,12 @@ class EmbeddingModel(SentenceTransformer):
             return self._encode_in_order(*args, **kwargs)
         return super().encode(*args, **kwargs)
 
+    def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """See `SentenceTransformer.preprocess`; a string is a text, and nobody looks whether it names a picture's file."""
+        if inputs and isinstance(self[0], SSMoE):
+            return self[0].preprocess(inputs, prompt=prompt, **kwargs)
+        return super().preprocess(inputs, prompt=prompt, **kwargs)
+
     def _encode_in_order(self, *args: Any, **kwargs: Any) -> Any:
         """See `encode`: batches of texts as they come, since vectors depend on their batch.
 

@@ -447,6 +447,15 @@ def test_a_plain_sentence_transformer_refuses_it_too(wrong, built):
     assert type(wrong).__name__ in str(refusal.value)
 
 
+def test_the_path_or_address_of_a_picture_is_a_text(model, tmp_path, monkeypatch):
+    """Its file is not even looked for."""
+    (tmp_path / "a.png").touch()
+    texts = [str(tmp_path / "a.png"), "https://example.com/a.png", "data:image/png;base64,xx"]
+    expected = vectors(model[0], texts)
+    monkeypatch.setattr("os.path.isfile", None)
+    np.testing.assert_allclose(model.encode(texts, **QUIET), expected, rtol=0, atol=1e-5)
+
+
 def test_an_error_does_not_drag_a_long_value_along(model):
     with pytest.raises((ValueError, TypeError), match="position 0") as refusal:
         model.encode([["x" * 10_000]], **QUIET)
