@@ -87,6 +87,8 @@ def main() -> None:
     if os.environ.get("SSMOE_DEBUG"):  # also of what failed without ending the command
         logging.basicConfig()
         logging.getLogger("ssmoe_embed").setLevel(logging.DEBUG)
+    # where peft brings bitsandbytes in, it advises a package that would speed up what is not used here
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn

@@ -42,7 +42,6 @@ class DeepseekV3(MoEFamily):
         """See `MoEFamily.refusal`."""
         del model
         sparse = [int(kind == "sparse") for kind in getattr(config, "mlp_layer_types", None) or ()]
-        kept = {"moe_layer_freq": (1, None, sparse)} | dict.fromkeys(
-            ("scoring_func", "score_function"), ("sigmoid", None)
-        )
+        scores = ("sigmoid", None, "noaux_tc")  # dots.llm1 writes the name of its top-k there
+        kept = {"moe_layer_freq": (1, None, sparse)} | dict.fromkeys(("scoring_func", "score_function"), scores)
         return ignored_settings(config, kept)

@@ -77,7 +77,8 @@ def test_importing_the_package_imports_nothing_heavy(imported):
 def test_using_the_package_imports_no_extra(imported):
     modules, _ = imported("from ssmoe_embed import *; from ssmoe_embed.search import *; load, SSMoE, SemanticIndex")
     assert modules >= HEAVY
-    assert not modules & EXTRAS
+    of_others = {"bitsandbytes"} if "peft" in modules else set()  # sentence-transformers imports peft, and peft that
+    assert not modules & (EXTRAS - of_others)
 
 
 @pytest.mark.parametrize("package", ["ssmoe_embed", "ssmoe_embed.search"])
