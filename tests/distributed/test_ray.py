@@ -120,7 +120,7 @@ def test_an_index_takes_shards_of_its_own_model_only(model, built, texts, tmp_pa
     assert add_shards(index, ShardFolder(tmp_path / "fewer"), prune=True).removed == len(texts) - 3
     other = ssmoe_embed.load(built, method="ev", progress=False)
     encoded_here(tmp_path / "other", rows_of(texts), other, 10)
-    with pytest.raises(WrongModelError, match=r"method=ev.*the index is for .*numbers instead of"):
+    with pytest.raises(WrongModelError, match=r"method=ev.*the index is for .*dimensions instead of"):
         add_shards(index, ShardFolder(tmp_path / "other"))
     encoded_here(tmp_path / "cut", rows_of(texts), model, 10, Encoding(arguments={"prompt_name": "query"}))
     with pytest.raises(ValueError, match="prompt_name='query'"):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import zipfile
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 from ssmoe_embed.search.reading.corpus import read_documents
 from ssmoe_embed.search.reading.passages import split_passages
+from ssmoe_embed.search.reading.records import ReadOptions
+from ssmoe_embed.search.reading.texts import read_texts
 
 RECORDS = [
     {"id": "a", "text": "one text", "title": "One", "year": 1999, "lang": "en"},
@@ -169,6 +172,17 @@ def test_text_of_any_encoding_is_read_right_or_named_by_its_line(tmp_path, kind)
         texts("\n", "utf-16-le")
     with pytest.raises(ValueError, match="encoding='klingon' is not known"):
         read_documents(path, encoding="klingon")
+
+
+def test_texts_come_out_of_a_pipe_as_out_of_a_file(tmp_path):
+    content = "one\r\n\ntwo".encode("utf-8-sig")
+    (tmp_path / "a.txt").write_bytes(content)
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as pipe:
+        pipe.write(content)
+    with os.fdopen(reading, "rb") as pipe:
+        assert list(read_texts(pipe, ReadOptions())) == ["one", "", "two"]
+    assert list(read_texts(tmp_path / "a.txt", ReadOptions())) == ["one", "", "two"]
 
 
 def test_front_matter_is_metadata_and_lines_keep_their_numbers(tmp_path):

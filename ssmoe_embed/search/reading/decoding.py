@@ -81,8 +81,9 @@ def numbered(text: io.TextIOWrapper, moved: Callable[[int], None] = lambda _: No
 
 
 def position(text: io.TextIOWrapper) -> int:
-    """How many bytes have been read of what a text is decoded from."""
-    return int(cast("Any", text.buffer).tell())
+    """How many bytes have been read of what a text is decoded from; 0 of a pipe, which does not know."""
+    raw = cast("Any", text.buffer)
+    return int(raw.tell()) if raw.seekable() else 0
 
 
 def is_binary(path: Path) -> bool:
