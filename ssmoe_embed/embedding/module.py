@@ -114,8 +114,7 @@ class SSMoE(InputModule):
             processor_kwargs: For the tokenizer; `model_max_length` sets `max_seq_length`.
             config_kwargs: For the base model's configuration.
             progress: Show progress bars.
-            **options: Fields of `HubOptions` for the base model (`revision`, `token`, …), of `SpectralSettings` (`top_c`, …)
-                and of `EmbeddingSettings` (`method`, `alpha`, `prompt`, `calibration`, …).
+            **options: Fields of `HubOptions` (`revision`, …), `SpectralSettings` (`top_c`, …) and `EmbeddingSettings`.
 
         Raises:
             UnsupportedModelError: The model is dense, or its family has no adapter.
@@ -242,22 +241,22 @@ class SSMoE(InputModule):
         variants: Sequence[EmbeddingSettings] | None = None,
         batch_size: int = 32,
         progress: bool = True,
-        refit: bool = False,
+        **options: Any,
     ) -> Self:
-        """Fit the calibration factors that the model does not have.
+        """Fit the calibration factors that the model does not have, on texts that by default come with the package.
 
         Args:
-            texts: Sample texts; by default those that come with the package.
+            texts: Sample texts.
             variants: Settings to fit for; by default the current ones. Those that need the same forward pass share it.
-            batch_size: Texts a forward pass.
+            batch_size: The batch size.
             progress: Show a progress bar.
-            refit: Fit again what is there already.
+            **options: `refit` and `notes`, see `fit_calibrations`.
 
         Raises:
             ValueError: There are fewer than two texts.
         """
-        how: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "refit": refit}
-        fit_calibrations(self.encoder, self.calibrations, texts, variants or [self.settings], **how)
+        options |= {"batch_size": batch_size, "progress": progress}
+        fit_calibrations(self.encoder, self.calibrations, texts, variants or [self.settings], **options)
         return self
 
     def get_embedding_dimension(self) -> int:
@@ -315,8 +314,7 @@ class SSMoE(InputModule):
             **kwargs: Ignored.
 
         Raises:
-            ValueError: `safe_serialization` is false, the base model would have to be saved and is in 4 bits, or it carries
-                adapters other than one active one.
+            ValueError: `safe_serialization` is false, or a 4-bit base would have to be saved, or one with two adapters.
         """
         del args, kwargs
         if not safe_serialization:

@@ -17,7 +17,7 @@ from ssmoe_embed.common.folders import size_of, workplace
 from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.data import BUNDLED
-from ssmoe_embed.embedding.fitting import check_sample, fit_calibrations
+from ssmoe_embed.embedding.fitting import check_sample
 from ssmoe_embed.embedding.keywords import ModelKeywords, split
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.embedding.model import EmbeddingModel
@@ -115,15 +115,8 @@ def build(
         if inspect is not None:
             inspect(module)
         size = batch_size or module.default_batch_size or 32
-        fit_calibrations(
-            module.encoder,
-            module.calibrations,
-            calibration_texts,
-            variants,
-            batch_size=size,
-            progress=progress,
-            notes=work.notes,
-        )
+        fitting: dict[str, Any] = {"batch_size": size, "progress": progress, "notes": work.notes}
+        module.fit_calibration(calibration_texts, variants=variants, **fitting)
         EmbeddingModel(modules=[module]).save_pretrained(str(work.new))
         if include_base:
             shutil.copytree(base, work.new / OWN_BASE)
