@@ -25,12 +25,25 @@ class Ran(NamedTuple):
         return self.out.encode("utf-8", "surrogateescape")
 
 
+class _Pipe(io.RawIOBase):
+    """Bytes that are read once and cannot be sought in, as a shell hands them on."""
+
+    def __init__(self, data):
+        self.data = io.BytesIO(data)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        return self.data.readinto(buffer)
+
+
 def ssmoe(*arguments: object, stdin: bytes = b"") -> Ran:
     """Run the command with redirected streams."""
     streams = {name: io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for name in ("stdout", "stderr")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["ssmoe", *map(str, arguments)])
-        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(_Pipe(stdin)), "utf-8"))
         for name, stream in streams.items():
             patch.setattr(sys, name, stream)
         status = 0

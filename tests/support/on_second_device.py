@@ -6,10 +6,9 @@ import pytest
 import torch
 from having import having
 from layouts import LAYOUTS
+from mxfp4 import mxfp4_folders
 from second_device import Moves
 from sentence_transformers import SentenceTransformer
-from test_mxfp4 import folder as mxfp4_folder  # noqa: F401 (fixtures)
-from test_mxfp4 import folders  # noqa: F401
 from tiny import TOP_C
 from transformers import AutoModel, AutoModelForCausalLM
 
@@ -207,7 +206,8 @@ def test_auto_fills_one_device_after_the_other_by_the_packed_size(olmoe, monkeyp
     assert torch.equal(embed(module, FIRST).cpu(), embed(embedding_model(olmoe, "nf4")))
 
 
-def test_experts_in_mxfp4_stay_packed_on_their_device(mxfp4_folder):  # noqa: F811
+def test_experts_in_mxfp4_stay_packed_on_their_device(tmp_path):
+    mxfp4_folder, _ = mxfp4_folders(tmp_path)
     module = embedding_model(mxfp4_folder, "nf4", spread(mxfp4_folder, FIRST, SECOND))
     stacks = [stack for stack in module.model.modules() if isinstance(stack, PackedMatrices)]
     assert {str(stack.device) for stack in stacks} == {FIRST, SECOND}
