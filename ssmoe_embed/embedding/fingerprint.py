@@ -35,7 +35,10 @@ class _Mark:
         raw = flat.view(torch.uint8)
         words = raw.view(torch.int64) if raw.numel() % 8 == 0 and raw.storage_offset() % 8 == 0 else raw
         return cls(
-            tensor.shape, tensor.dtype, int(words.sum(dtype=torch.int64)), flat[places if len(flat) else []].cpu()
+            tensor.shape,
+            tensor.dtype,
+            int(words.sum(dtype=torch.int64)),
+            flat[places if len(flat) else places[:0]].cpu(),
         )
 
     def same(self, other: _Mark) -> bool:
