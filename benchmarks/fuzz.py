@@ -11,13 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from transformers.utils import logging as transformers_logging
 
 Outcomes = Counter[str]
 
@@ -73,6 +78,144 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
+# --- readers of files -------------------------------------------------------------------------------------------------
+
+_SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".md")
+_ENCODINGS = ("utf-8", "utf-8-sig", "latin-1", "utf-16", "utf-16-le", "cp1252")
+
+
+def readers(cases: int) -> Outcomes:
+    """Files of any content: documents of sound text with ids of their own, or an error that names the file and the place."""
+    from ssmoe_embed.search.reading.corpus import read_documents
+
+    seen: Outcomes = Counter()
+    line = st.text(max_size=30) | _VALUES.map(json.dumps) | st.sampled_from(["# heading", "a,b", "---"])
+    record = st.dictionaries(st.sampled_from(["text", "id", "_id", "title", "source", "n"]), _VALUES, max_size=4)
+    word = st.text(min_size=1, max_size=20)
+    right = st.fixed_dictionaries({"text": word}, optional={"id": word | st.integers(), "_id": word, "n": _VALUES})
+    row = st.tuples(word, word).map(lambda pair: ",".join(f'"{one}"' for one in pair))
+    shapes = [
+        st.lists(line | record.map(json.dumps), max_size=5),
+        st.lists(right.map(json.dumps) | line, min_size=1, max_size=4),
+        st.lists(right.map(json.dumps), min_size=1, max_size=4),
+        st.lists(row, min_size=1, max_size=4).map(lambda rows: ["text,n", *rows]),
+    ]
+    ends = st.sampled_from(["\n", "\r\n", "\r", "\u2028"])
+    written = st.tuples(st.one_of(shapes), ends, st.sampled_from(_ENCODINGS)).map(
+        lambda made: made[1].join(made[0]).encode(made[2], "replace")
+    )
+    sound = st.tuples(st.one_of(shapes[2:]), st.sampled_from(_ENCODINGS[:2])).map(
+        lambda made: "\n".join(made[0]).encode(made[1], "replace")
+    )
+    content = sound | written | st.binary(max_size=120)
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def check(case: tuple[bytes, str, str, bool]) -> None:
+            data, suffix, on_error, in_folder = case
+            folder = Path(scratch) / "folder"
+            folder.mkdir(exist_ok=True)
+            for old in folder.iterdir():
+                old.unlink()
+            path = folder / f"file{suffix}"
+            path.write_bytes(data)
+            corpus = read_documents(folder if in_folder else path, on_error=on_error)
+            documents, refusal = [], ""
+            try:
+                documents = list(corpus)
+            except ValueError as error:
+                refusal = str(error)
+            if refusal:
+                seen[f"readers: refused, {suffix}"] += 1
+                assert str(folder) in refusal, refusal
+                return
+            seen[f"readers: documents, {suffix}"] += 1
+            ids = [document.id for document in documents]
+            assert len(set(ids)) == len(ids) or suffix in (".jsonl", ".csv", ".tsv"), ids
+            for document in documents:
+                document.text.encode()  # no lone surrogates
+                assert "\0" not in document.text or b"\\u0000" in data
+                assert "\ufffd" not in document.text or "\ufffd".encode() in data or b"\\ufffd" in data.lower()
+                json.dumps(document.metadata, allow_nan=False)
+
+        case = st.tuples(content, st.sampled_from(_SUFFIXES), st.sampled_from(["stop", "skip"]), st.booleans())
+        _run(check, case, cases)
+    return seen
+
+
+# --- saved models -----------------------------------------------------------------------------------------------------
+
+_STEPS = ("settings", "edit", "adapter", "merge", "token", "reload")
+_SAID = ["a first text", "How do I undo the last commit?", "x"]
+
+
+def repository(cases: int) -> Outcomes:
+    """Random sequences of changes to a model, saved and loaded: the vectors are the same, or saving says why not."""
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoTokenizer, OlmoeConfig, OlmoeForCausalLM
+
+    import ssmoe_embed
+    from ssmoe_embed.data import tiny_folder
+
+    seen: Outcomes = Counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        base = Path(scratch) / "base"
+        tokenizer = AutoTokenizer.from_pretrained(tiny_folder() / "base")
+        sizes = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2, "num_experts": 4}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_experts_per_tok": 2}
+        config = OlmoeConfig(vocab_size=len(tokenizer), **sizes, **heads)
+        OlmoeForCausalLM(config).save_pretrained(base)
+        tokenizer.save_pretrained(base)
+
+        def check(steps: list[tuple[str, int]]) -> None:
+            module = ssmoe_embed.SSMoE.from_base(base, calibration="none", top_c=4, progress=False)
+            model = ssmoe_embed.EmbeddingModel(modules=[module], device="cpu")
+            for step, seed in [*steps, ("reload", 0)]:
+                if step != "reload":
+                    _change(model[0], step, seed)
+                    continue
+                before = model.encode(_SAID, show_progress_bar=False)
+                with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                    try:
+                        model.save_pretrained(folder)
+                    except ValueError:
+                        seen["repository: refused"] += 1
+                        return
+                    model = SentenceTransformer(folder, device="cpu")
+                after = model.encode(_SAID, show_progress_bar=False)
+                assert np.abs(after - before).max() < 1e-5, np.abs(after - before).max()
+                seen["repository: the same vectors"] += 1
+
+        _run(check, st.lists(st.tuples(st.sampled_from(_STEPS), st.integers(0, 99)), max_size=6), cases)
+    return seen
+
+
+def _change(module: Any, step: str, seed: int) -> None:
+    """One change to a module, drawn by the seed."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    from ssmoe_embed.embedding.methods import Method
+
+    torch.manual_seed(seed)
+    adapted = any("lora" in name for name, _ in module.model.named_parameters())
+    weights = [weight for name, weight in module.model.named_parameters() if "lora" not in name]
+    if step == "settings":
+        methods = list(Method)
+        module.settings = module.settings.changed(method=methods[seed % len(methods)], alpha=(seed % 10) / 10)
+    elif step == "edit":
+        with torch.no_grad():
+            weights[seed % len(weights)].add_(0.05 * torch.randn_like(weights[seed % len(weights)]))
+    elif step == "adapter" and not adapted:
+        options = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        inject_adapter_in_model(options, module.model)  # what `model.add_adapter` does
+    elif step == "merge" and adapted:
+        for part in module.model.modules():
+            if hasattr(part, "merge") and hasattr(part, "lora_A"):
+                part.merge()
+    elif step == "token" and not adapted:
+        module.tokenizer.add_tokens([f"token{seed}"])
+        module.model.resize_token_embeddings(len(module.tokenizer))
+
+
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
@@ -89,7 +232,11 @@ def _run(check: Callable[[Any], None], inputs: st.SearchStrategy[Any], cases: in
     chosen(given(inputs)(check))()
 
 
-TARGETS: dict[str, tuple[Callable[[int], Outcomes], float]] = {"server": (server, 0.5)}
+TARGETS: dict[str, tuple[Callable[[int], Outcomes], float]] = {
+    "readers": (readers, 0.5),
+    "server": (server, 0.45),
+    "repository": (repository, 0.05),
+}
 """What is tried, and its share of the cases."""
 
 
@@ -100,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
+    transformers_logging.disable_progress_bar()
     whole = math.fsum(TARGETS[name][1] for name in options.targets)
     for name in options.targets:
         target, share = TARGETS[name]
