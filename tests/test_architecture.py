@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -79,3 +80,17 @@ def test_no_file_takes_another_ones_private_names():
         if other.startswith("ssmoe_embed") and re.match(r"_(?!_)", taken)
     ]
     assert not wrong
+
+
+def test_no_public_class_has_the_name_of_another():
+    named = defaultdict(list)
+    for name, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                named[node.name].append(name)
+    assert {kind: where for kind, where in named.items() if len(where) > 1} == {}
+
+
+def test_no_file_of_the_package_is_longer_than_350_lines():
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    assert {name: length for name, length in lengths.items() if length > 350} == {}
