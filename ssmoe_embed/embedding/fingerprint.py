@@ -26,7 +26,7 @@ class _Mark:
     shape: torch.Size
     dtype: torch.dtype
     bits: int
-    samples: torch.Tensor
+    samples: bytes
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> _Mark:
@@ -38,7 +38,7 @@ class _Mark:
             tensor.shape,
             tensor.dtype,
             int(words.sum(dtype=torch.int64)),
-            flat[places if len(flat) else places[:0]].cpu(),
+            _raw(flat[places if len(flat) else places[:0]]),
         )
 
     def same(self, other: _Mark) -> bool:
@@ -46,9 +46,12 @@ class _Mark:
         if self.shape != other.shape:
             return False
         if self.dtype == other.dtype:
-            return self.bits == other.bits and torch.equal(_raw(self.samples), _raw(other.samples))
+            return self.bits == other.bits and self.samples == other.samples
         both_float = self.dtype.is_floating_point and other.dtype.is_floating_point
-        return both_float and torch.equal(self.samples.to(other.dtype), other.samples)
+        if not both_float or not self.samples:
+            return both_float
+        entries = torch.frombuffer(bytearray(self.samples), dtype=self.dtype)
+        return _raw(entries.to(other.dtype)) == other.samples
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Fingerprint:
     def digest(self) -> bytes:
         """All of it as 32 bytes."""
         marks = [(name, mark.shape, str(mark.dtype), mark.bits) for name, mark in sorted(self.marks.items())]
-        samples = b"".join(_raw(mark.samples).numpy().tobytes() for _, mark in sorted(self.marks.items()))
+        samples = b"".join(mark.samples for _, mark in sorted(self.marks.items()))
         return hashlib.sha256(repr([self.tokenizer, marks]).encode() + samples).digest()
 
     def matches(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -92,9 +95,9 @@ class Fingerprint:
         return all(mark.same(_Mark.of(found[name])) for name, mark in self.marks.items())
 
 
-def _raw(tensor: torch.Tensor) -> torch.Tensor:
+def _raw(tensor: torch.Tensor) -> bytes:
     """Its bytes: NaN equals itself there."""
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
