@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -534,7 +535,8 @@ def test_bytes_by_component_add_up_to_all_tensors_of_the_process(built, environm
     command = [sys.executable, "-c", _EVERY_TENSOR, str(built), bits]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     new, whole, base = map(int, done.stdout.split())
-    assert "pip install kernels" not in done.stderr  # bitsandbytes' advice for what is not used here
+    if find_spec("peft") is None:  # which imports bitsandbytes by itself
+        assert "pip install kernels" not in done.stderr  # bitsandbytes' advice for what is not used here
     assert whole == new
     assert base < whole
 
