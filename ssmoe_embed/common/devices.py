@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,17 @@ def check_backend(backend: str) -> None:
             f"backend={backend!r} cannot be used: the routers are read, and re-routed, in the running torch model, which an "
             "exported graph does not allow. Leave backend out; model_kwargs={'dtype': 'bfloat16'}, a GPU or "
             "load_in_4bit=True make it faster or smaller."
+        )
+
+
+def warn_of_half_precision(model: Any) -> None:
+    """Say that a model computes slowly, if it was loaded in 16 bits on a CPU, as many checkpoints are by default."""
+    if model.device.type == "cpu" and model.dtype in (torch.float16, torch.bfloat16):
+        name = str(model.dtype).removeprefix("torch.")
+        warnings.warn(
+            f"The model is in {name}, which most CPUs compute several times slower than float32; load it with "
+            "dtype='float32' (--dtype float32), which takes twice the memory.",
+            stacklevel=3,
         )
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ssmoe_embed.common.devices import check_device_map
+from ssmoe_embed.common.devices import check_device_map, warn_of_half_precision
 from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.data import BUNDLED, tiny_folder
 from ssmoe_embed.embedding.base_model import loading_bar
@@ -60,6 +60,8 @@ def load(
     hub = HubOptions.taken_from(kwargs)
     with loading_bar(progress):
         model = _loaded(base_of(base), dtype, hub, kwargs)
+    if dtype is None:
+        warn_of_half_precision(model)
     policy = policy_of(routing, model, settings, progress=progress) if isinstance(routing, str) else routing
     if policy is not None:
         reroute(model, policy)

@@ -212,3 +212,11 @@ def test_random_experts_overlap_as_chance_has_it(policy, olmoe, tokenizer, texts
 def test_scores_that_are_zero_elsewhere_name_the_chosen_experts():
     scores = torch.tensor([[0.0, 0.3, 0.0, 0.7]])
     assert chosen_experts((scores, scores), 4).tolist() == [[False, True, False, True]]
+
+
+def test_a_checkpoint_in_16_bits_is_said_to_be_slow_on_a_cpu_unless_a_dtype_was_chosen(olmoe, tmp_path, recwarn):
+    load(olmoe, dtype="bfloat16").save_pretrained(tmp_path)
+    assert not [warning for warning in recwarn if "float32" in str(warning.message)]
+    with pytest.warns(UserWarning, match="bfloat16.*dtype='float32'"):
+        assert load(tmp_path).dtype == torch.bfloat16
+    assert load(tmp_path, dtype="float32").dtype == torch.float32
