@@ -124,7 +124,7 @@ def test_every_expert_is_packed_and_its_weights_are_those_of_bitsandbytes(packed
 def test_routers_gates_norms_biases_and_embeddings_are_not_touched(packed, plain):
     kept = dict(packed.named_parameters())
     for name, weight in plain.named_parameters():
-        if any(part in name for part in FULL_PRECISION):
+        if any(part in name.replace("output_gate", "") for part in FULL_PRECISION):  # a matrix of MiniMax's attention
             assert torch.equal(kept[name], weight), name
     assert not any(weight.ndim == 3 and weight.shape[0] == 8 and "conv" not in name for name, weight in kept.items())
 
