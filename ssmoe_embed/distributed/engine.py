@@ -77,8 +77,8 @@ def encode_on_ray(
                     bar.update(finished)
         except ray.exceptions.RayError as error:
             raise ValueError(
-                f"A Ray worker failed: {_reason(error)}. The finished shards stay in {place.path}; the same command goes on "
-                "with the others."
+                f"A Ray worker failed: {_reason(error).rstrip('.')}. The finished shards stay in {place.path}; the same "
+                "command goes on with the others."
             ) from error
     place.complete(shards, {"model": known, "encoding": asdict(encoding)})
     return place
