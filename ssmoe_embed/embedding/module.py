@@ -274,7 +274,7 @@ class SSMoE(InputModule):
 
     @property
     def default_batch_size(self) -> int | None:
-        """Texts a forward pass, where the 4-bit preset that the model was built with has a say; else None."""
+        """Texts per forward pass, where the 4-bit preset that the model was built with has a say; else None."""
         name = self.source.quantization
         return None if name is None else QuantizationSettings.of(name).batch_size
 

@@ -50,7 +50,7 @@ def encode_stream(
         texts: The texts.
         output: A binary stream; it need not be seekable.
         kind: The format.
-        batch_size: Texts a forward pass.
+        batch_size: Texts per forward pass.
         total: Their number, for the progress bar, where known.
         progress: Show a progress bar on standard error.
         **encode_kwargs: For `model.encode`: `normalize_embeddings`, `precision`, `truncate_dim`, `prompt_name`, ….

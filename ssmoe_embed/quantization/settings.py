@@ -44,7 +44,7 @@ class QuantizationSettings:
         block_size: Weights that share a scale.
         attention_block_size: The same in attention, where a rounding costs most and weights are few.
         dtype: The dtype to load the base model in, in which it also computes; None for the checkpoint's own.
-        batch_size: Texts a forward pass where the caller names no number; None for the library's default.
+        batch_size: Texts per forward pass where the caller names no number; None for the library's default.
     """
 
     values: FourBit = FourBit.NF4

@@ -168,7 +168,7 @@ class SemanticIndex:
 
         Args:
             documents: The documents; one that has `size` and `position`, as `read_documents` gives, fills the bar.
-            batch_size: Texts a forward pass.
+            batch_size: Texts per forward pass.
             progress: Show progress bars.
             recall: What an approximate index is to reach.
             prune: Remove all documents that are not among these.

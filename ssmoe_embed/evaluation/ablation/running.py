@@ -39,7 +39,7 @@ class AblationOptions:
         tasks: Tasks of `find_tasks`; none for no embeddings.
         calibration_texts: Texts that each variant's calibration is fitted on.
         corruption: For the stability of choices.
-        batch_size: Texts a forward pass.
+        batch_size: Texts per forward pass.
         progress: Show progress bars.
     """
 

@@ -67,7 +67,7 @@ class TaskRuns:
             variant: The variant.
             seed: Of what is random in it.
             routers: Its spectral routers.
-            batch_size: Texts a forward pass.
+            batch_size: Texts per forward pass.
         """
         named = {"routers": f"{variant.name}-{seed}", "calibrated_on": len(self._sample)}
         view = self.model.model.using(routers=routers)

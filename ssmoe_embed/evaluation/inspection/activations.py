@@ -69,7 +69,7 @@ def collect(
         texts: At least one text.
         settings: How tokens are routed; by default by the model's own routers.
         inputs: Keep what enters the routers too.
-        batch_size: Texts a forward pass.
+        batch_size: Texts per forward pass.
         progress: Show a progress bar.
 
     Raises:

@@ -33,7 +33,7 @@ class InspectionOptions:
         directions: Dominant directions of an expert's matrix.
         projection: How the map is made.
         tokens: Tokens listed for an expert.
-        batch_size: Texts a forward pass.
+        batch_size: Texts per forward pass.
         progress: Show progress bars.
     """
 

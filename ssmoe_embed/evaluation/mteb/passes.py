@@ -140,7 +140,7 @@ class SharedPass:
             texts: `n` texts, at least one.
             settings: One of the variants.
             prompt: A sentence-transformers prompt, put before the template.
-            batch_size: Texts a forward pass.
+            batch_size: Texts per forward pass.
             progress: Show a progress bar.
         """
         self._model.eval()

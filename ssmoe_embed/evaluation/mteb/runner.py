@@ -78,7 +78,7 @@ class EvaluationOptions:
     """How evaluations run.
 
     Attributes:
-        batch_size: Texts a forward pass.
+        batch_size: Texts per forward pass.
         overwrite: Measure again what is there.
         predictions: Keep mteb's predictions; None for those of the offline tasks only.
         memory: Bytes of features kept in memory for the methods that share a forward pass.
