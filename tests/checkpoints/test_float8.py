@@ -76,7 +76,7 @@ def folder(layout, tmp_path_factory):
         else:
             tensors[name], tensors[f"{name}_scale_inv"] = packed(tensor.float())
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = {
         "quant_method": "fp8",
         "fmt": "e4m3",
@@ -84,7 +84,7 @@ def folder(layout, tmp_path_factory):
         "weight_block_size": [BLOCK, BLOCK],
         "modules_to_not_convert": ["gate", "lm_head", "embed_tokens"],
     }
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
@@ -133,9 +133,9 @@ def test_in_4_bits_it_holds_what_the_unpacked_model_does(layout, folder, tmp_pat
     }
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     save_file(plain, tmp_path / "model.safetensors", {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     del config["quantization_config"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     settings = {"dtype": "float32", "method": "smoe", "calibration": "none", "quantize": "nf4", "progress": False}
     found, expected = (SSMoE.from_base(place, **settings).model.state_dict() for place in (folder, tmp_path))
     assert found.keys() == expected.keys()
@@ -146,9 +146,9 @@ def test_in_4_bits_it_holds_what_the_unpacked_model_does(layout, folder, tmp_pat
 
 def test_a_checkpoint_that_is_quantised_in_another_form_is_not_packed_again(olmoe, tmp_path):
     shutil.copytree(olmoe, tmp_path, dirs_exist_ok=True)
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(
-        json.dumps(config | {"quantization_config": {"quant_method": "gptq", "bits": 4}})
+        json.dumps(config | {"quantization_config": {"quant_method": "gptq", "bits": 4}}), encoding="utf-8"
     )
     with pytest.raises(ValueError, match=r"quantised already \(quant_method='gptq'\).*Leave load_in_4bit"):
         SSMoE.from_base(tmp_path, quantize="nf4", method="smoe", calibration="none", progress=False)

@@ -107,7 +107,7 @@ def test_an_incomplete_packed_checkpoint_is_refused(folder, tmp_path):
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.layers.1.mlp.router.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"experts but no router in layers \[1\]"):
         SpectralRouters.from_checkpoint(tmp_path, top_c=TOP_C, progress=False)
 

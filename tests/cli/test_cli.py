@@ -32,14 +32,14 @@ def test_encode_reads_standard_input_and_writes_npy(ssmoe, built, loaded):
 
 @pytest.mark.parametrize("kind", ["npy", "jsonl", "parquet"])
 def test_encode_writes_every_format_by_its_ending(ssmoe, built, loaded, tmp_path, kind):
-    (tmp_path / "in.txt").write_text("\n".join(LINES))
+    (tmp_path / "in.txt").write_text("\n".join(LINES), encoding="utf-8")
     target = tmp_path / f"out.{kind}"
     status, _, _ = ssmoe("encode", tmp_path / "in.txt", "-o", target, "--model", built, "--method", "ev", "--normalize")
     assert status == 0
     if kind == "npy":
         vectors = np.load(target)
     elif kind == "jsonl":
-        records = [json.loads(line) for line in target.read_text().splitlines()]
+        records = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
         assert [record["text"] for record in records] == LINES
         vectors = np.array([record["embedding"] for record in records])
     else:
@@ -51,7 +51,7 @@ def test_encode_writes_every_format_by_its_ending(ssmoe, built, loaded, tmp_path
 
 
 def test_encode_takes_a_field_of_json_lines(ssmoe, built, loaded, tmp_path):
-    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"body": line}) for line in LINES))
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"body": line}) for line in LINES), encoding="utf-8")
     ran = ssmoe("encode", tmp_path / "in.jsonl", "--field", "body", "--model", built)
     assert ran.status == 0
     np.testing.assert_allclose(np.load(io.BytesIO(ran.data)), loaded.encode(LINES), atol=1e-5)
@@ -94,7 +94,7 @@ def test_int8_is_refused_in_a_stream(loaded):
 
 
 def test_build_makes_a_small_repository_that_loads(ssmoe, olmoe, tmp_path):
-    (tmp_path / "texts.txt").write_text("\n".join(LINES))
+    (tmp_path / "texts.txt").write_text("\n".join(LINES), encoding="utf-8")
     arguments = (
         "build",
         olmoe,
@@ -130,11 +130,13 @@ def test_a_warning_of_the_package_is_one_line_without_its_code(ssmoe, olmoe, tmp
 def test_encode_reads_the_texts_of_every_kind_that_index_reads(ssmoe, built, loaded, tmp_path, kind):
     path = tmp_path / f"in.{kind}"
     if kind == "csv":
-        path.write_text("id,text\n" + "".join(f'{number},"{line}"\n' for number, line in enumerate(LINES)))
+        path.write_text(
+            "id,text\n" + "".join(f'{number},"{line}"\n' for number, line in enumerate(LINES)), encoding="utf-8"
+        )
     elif kind == "parquet":
         pq.write_table(pa.table({"text": LINES, "n": range(len(LINES))}), path)
     else:
-        path.write_text("".join(json.dumps({"text": line}) + "\n" for line in LINES))
+        path.write_text("".join(json.dumps({"text": line}) + "\n" for line in LINES), encoding="utf-8")
     ran = ssmoe("encode", path, "--model", built)
     assert ran.status == 0, ran.err
     np.testing.assert_allclose(np.load(io.BytesIO(ran.data)), loaded.encode(LINES), atol=1e-5)
@@ -164,7 +166,9 @@ def test_encode_knows_encodings_marks_and_line_ends(ssmoe, built, loaded, tmp_pa
 
 
 def test_search_reads_what_index_reads_and_prints_titles_and_json(ssmoe, built, tmp_path):
-    (tmp_path / "c.csv").write_text("title,text,lang\nTitle the cat,the cat,en\nTitle a soup,a soup,fr\n")
+    (tmp_path / "c.csv").write_text(
+        "title,text,lang\nTitle the cat,the cat,en\nTitle a soup,a soup,fr\n", encoding="utf-8"
+    )
     arguments = ("search", "cat", "--corpus", tmp_path / "c.csv", "--model", built)
     status, out, _ = ssmoe(*arguments)
     assert status == 0

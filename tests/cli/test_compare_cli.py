@@ -31,7 +31,7 @@ def test_the_command_compares_two_methods_and_writes_the_table(ssmoe, measured, 
     assert ran.status == 0, ran.err
     assert "local/model, clean, prompt none" in ran.out
     assert "cosine_spearman" in ran.out
-    assert len((tmp_path / "out.csv").read_text().splitlines()) == 2
+    assert len((tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_the_command_compares_a_named_model_with_the_paper_and_keeps_an_existing
     args = ["compare", measured, "--with", "paper", *named, "-o", out]
     ran = ssmoe(*args)
     assert ran.status == 0, ran.err
-    assert "None of the paper's 19 tasks was measured" in out.read_text()
+    assert "None of the paper's 19 tasks was measured" in out.read_text(encoding="utf-8")
     assert "exists already" in ssmoe(*args).err
 
 
@@ -72,6 +72,6 @@ def test_the_command_shows_a_result_file_of_mteb_beside_the_papers_score(ssmoe, 
     out = tmp_path / "table.md"
     ran = ssmoe("compare", tmp_path, "--with", "paper", "--methods", "ssmoe", "-o", out)
     assert ran.status == 0, ran.err
-    assert "| EmotionClassification | 50.0 (37.4, +12.6) |" in out.read_text()
-    assert "| **Classification mean** | **50.0 (37.4, +12.6)** |" in out.read_text()
-    assert "tasks measured of 19: ssmoe 1" in out.read_text().lower()
+    assert "| EmotionClassification | 50.0 (37.4, +12.6) |" in out.read_text(encoding="utf-8")
+    assert "| **Classification mean** | **50.0 (37.4, +12.6)** |" in out.read_text(encoding="utf-8")
+    assert "tasks measured of 19: ssmoe 1" in out.read_text(encoding="utf-8").lower()

@@ -63,7 +63,7 @@ def test_methods_and_corruptions_make_tables_files_and_pictures(ssmoe, built, mo
     assert "clean, points of 100" in out
     assert "insert@0.5, points of 100" in out
     assert "12 measured, 0 kept" in err
-    with (tmp_path / "summary.csv").open() as file:
+    with (tmp_path / "summary.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {(row["method"], row["corruption"], row["task"]) for row in rows} == {
         (method, corruption, task)
@@ -149,8 +149,11 @@ def test_a_result_that_lacks_a_part_is_named_as_it_has_no_place_in_the_tables(ss
     command = ("evaluate", built, "--tasks", "MockMultilingualSTSTask", "-o", tmp_path, "--quiet")
     assert "Not in the tables" not in ssmoe(*command)[2]
     [path] = tmp_path.rglob("results/**/MockMultilingualSTSTask.json")
-    result = json.loads(path.read_text())
-    path.write_text(json.dumps(result | {"scores": {split: found[:1] for split, found in result["scores"].items()}}))
+    result = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(
+        json.dumps(result | {"scores": {split: found[:1] for split, found in result["scores"].items()}}),
+        encoding="utf-8",
+    )
     status, _, err = ssmoe("evaluate", built, "--tasks", "MockSTSTask", "-o", tmp_path, "--quiet")
     assert status == 0
     assert "Not in the tables: 1 results" in err

@@ -30,7 +30,7 @@ def imported(environment):
     def run(code, *arguments, **variables):
         note = "import atexit, sys; atexit.register(lambda: print('IMPORTED', *sys.modules))"
         command = [sys.executable, "-c", f"{note}\n{code}", *map(str, arguments)]
-        done = subprocess.run(command, env=environment | variables, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment | variables, capture_output=True, encoding="utf-8", check=False)
         *printed, modules = done.stdout.splitlines()
         return set(modules.split()), "\n".join([*printed, done.stderr])
 

@@ -18,7 +18,7 @@ RECORDS = [
 @pytest.fixture
 def corpus(tmp_path):
     path = tmp_path / "corpus.jsonl"
-    path.write_text("\n".join(map(json.dumps, RECORDS)))
+    path.write_text("\n".join(map(json.dumps, RECORDS)), encoding="utf-8")
     return path
 
 
@@ -69,7 +69,7 @@ def test_interactive_search_answers_line_by_line(ssmoe, index):
 
 def test_indexing_again_adds_updates_prunes_and_deletes(ssmoe, index, corpus):
     changed = [RECORDS[0], {"id": "soup", "text": "Another soup."}, {"id": "new", "text": RECORDS[2]["text"]}]
-    corpus.write_text("\n".join(map(json.dumps, changed)))
+    corpus.write_text("\n".join(map(json.dumps, changed)), encoding="utf-8")
     status, _, err = ssmoe("index", corpus, "-o", index, "--prune")
     assert status == 0
     assert "1 added, 1 updated, 1 unchanged, 1 removed; 1 texts encoded" in err
@@ -92,9 +92,11 @@ def test_what_a_hit_prints_finds_and_deletes_its_file(ssmoe, built, tmp_path):
     notes = tmp_path / "notes"
     notes.mkdir()
     for name in ("soup", "gate"):
-        (notes / f"{name}.md").write_text(f"# The {name}\n\nAll about the {name}.\n\n# More\n\nAnd a {name} again.\n")
+        (notes / f"{name}.md").write_text(
+            f"# The {name}\n\nAll about the {name}.\n\n# More\n\nAnd a {name} again.\n", encoding="utf-8"
+        )
     (notes / "photo.png").write_bytes(b"\x89PNG\0")
-    (tmp_path / "mail.jsonl").write_text('{"id": "m", "text": "a letter"}')
+    (tmp_path / "mail.jsonl").write_text('{"id": "m", "text": "a letter"}', encoding="utf-8")
     command = ("index", notes, tmp_path / "mail.jsonl", "-o", tmp_path / "i", "--model", built)
     status, _, err = ssmoe(*command)
     assert status == 0
@@ -126,7 +128,7 @@ def test_words_are_searched_without_a_model_and_nonsense_is_called_weak(ssmoe, i
 
 def test_broken_lines_stop_or_are_skipped_and_told_of(ssmoe, built, tmp_path):
     path = tmp_path / "broken.jsonl"
-    path.write_text('{"text": "good"}\n{"text"\n{"text": "fine"}\n')
+    path.write_text('{"text": "good"}\n{"text"\n{"text": "fine"}\n', encoding="utf-8")
     status, _, err = ssmoe("index", path, "-o", tmp_path / "i", "--model", built)
     assert status == 1
     assert "broken.jsonl:2 is not valid JSON" in err
@@ -141,7 +143,7 @@ def test_broken_lines_stop_or_are_skipped_and_told_of(ssmoe, built, tmp_path):
 
 
 def test_an_empty_corpus_makes_no_index(ssmoe, tmp_path):
-    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
     status, _, err = ssmoe("index", tmp_path / "empty.txt", "-o", tmp_path / "i", "--model", "no/such/model")
     assert status == 1
     assert "empty.txt holds no document" in err

@@ -33,7 +33,7 @@ def test_the_command_serves_an_index_until_it_is_stopped(model, built, environme
     index.add([Document("a", "the cat"), Document("b", "a soup")], progress=False)
     main = "from ssmoe_embed.cli import main; main()"
     command = [sys.executable, "-c", main, "serve", str(tmp_path / "index"), "--port", "0", "--name", "mine", "--quiet"]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, encoding="utf-8") as process:
         try:
             [address] = re.findall(r"^Serving mine on (http://127\.0\.0\.1:\d+)$", process.stderr.readline())
             with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:

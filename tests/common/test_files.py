@@ -38,25 +38,25 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
 def test_a_folder_appears_only_when_it_is_whole(tmp_path):
     path = tmp_path / "model"
     with pytest.raises(RuntimeError), atomic_folder(path) as folder:
-        (folder / "part").write_text("x")
+        (folder / "part").write_text("x", encoding="utf-8")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
     with atomic_folder(path) as folder:
-        (folder / "part").write_text("x")
+        (folder / "part").write_text("x", encoding="utf-8")
     assert [file.name for file in path.iterdir()] == ["part"]
 
 
 def test_an_existing_folder_is_replaced_only_on_request(tmp_path):
     path = tmp_path / "model"
     path.mkdir()
-    (path / "old").write_text("x")
+    (path / "old").write_text("x", encoding="utf-8")
     with pytest.raises(FileExistsError, match="overwrite"), atomic_folder(path):
         pass
     with pytest.raises(RuntimeError), atomic_folder(path, overwrite=True):
         raise RuntimeError
     assert (path / "old").exists()
     with atomic_folder(path, overwrite=True) as folder:
-        (folder / "new").write_text("y")
+        (folder / "new").write_text("y", encoding="utf-8")
     assert [file.name for file in path.iterdir()] == ["new"]
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
@@ -84,7 +84,7 @@ def test_the_same_task_goes_on_with_the_notes_of_a_killed_one(tmp_path):
     path = tmp_path / "model"
     killed(path)
     with workplace(path, task="a task") as work:
-        assert (work.notes / "half").read_text() == "done"
+        assert (work.notes / "half").read_text(encoding="utf-8") == "done"
         assert list(work.new.iterdir()) == []
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
@@ -101,19 +101,19 @@ def test_another_task_begins_from_nothing_and_clears_up(task, tmp_path):
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
     path = tmp_path / "model"
     path.mkdir()
-    (path / "old").write_text("x")
+    (path / "old").write_text("x", encoding="utf-8")
     killed(path, "renamed")
     assert not path.exists()
     with pytest.raises(FileExistsError), atomic_folder(path):
         pass
-    assert (path / "old").read_text() == "x"
+    assert (path / "old").read_text(encoding="utf-8") == "x"
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
 def test_the_work_of_a_living_process_is_left_alone(tmp_path):
     path = tmp_path / "model"
     with workplace(path, task="a task") as first:
-        (first.notes / "mine").write_text("x")
+        (first.notes / "mine").write_text("x", encoding="utf-8")
         with workplace(path, task="a task") as second:
             assert second.new != first.new
             assert list(second.notes.iterdir()) == []
@@ -133,12 +133,12 @@ def test_folders_that_only_look_alike_are_left_alone(tmp_path):
 def test_errors_name_the_final_place(tmp_path):
     path = tmp_path / "model"
     with pytest.raises(FileNotFoundError) as error, atomic_folder(path) as folder:
-        (folder / "none" / "file").write_text("x")
+        (folder / "none" / "file").write_text("x", encoding="utf-8")
     assert error.value.filename == str(path / "none" / "file")
     with pytest.raises(OSError, match=r"No space left.*model") as error, atomic_folder(path):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert (error.value.errno, error.value.filename) == (28, str(path))
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(OSError, match=r"/file"), atomic_folder(tmp_path / "file" / "model"):
         pass
 

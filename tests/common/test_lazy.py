@@ -12,9 +12,9 @@ from ssmoe_embed.common.lazy import after_import, lazy_names
 def package(tmp_path, monkeypatch):
     """A package `lazily` of two modules, of which `broken` cannot be imported."""
     (tmp_path / "lazily").mkdir()
-    (tmp_path / "lazily" / "__init__.py").write_text("")
-    (tmp_path / "lazily" / "numbers.py").write_text("one, two = 1, 2")
-    (tmp_path / "lazily" / "broken.py").write_text("import there_is_no_such_module")
+    (tmp_path / "lazily" / "__init__.py").write_text("", encoding="utf-8")
+    (tmp_path / "lazily" / "numbers.py").write_text("one, two = 1, 2", encoding="utf-8")
+    (tmp_path / "lazily" / "broken.py").write_text("import there_is_no_such_module", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     yield importlib.import_module("lazily")

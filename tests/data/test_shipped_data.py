@@ -145,7 +145,8 @@ def test_a_manuals_page_is_cut_into_sections(make_data, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(
         "<head><title>no</title></head><nav><p>no</p></nav><h2>1.2. Sorting<a class='headerlink'>¶</a></h2>"
-        "<p>Use <code>sorted</code>. It\nis stable.</p><pre>sorted(x)</pre><h3 class='title'>Note</h3><p>Fast.</p>"
+        "<p>Use <code>sorted</code>. It\nis stable.</p><pre>sorted(x)</pre><h3 class='title'>Note</h3><p>Fast.</p>",
+        encoding="utf-8",
     )
     (section,) = read_sections(page)
     assert section.title == "Sorting"
@@ -198,7 +199,7 @@ def test_reviews_are_labelled_by_their_ratings_and_unclear_ones_left_out(make_da
         "3_1\t2.0\ttoo short .",
         "4_1\t2.0\tIt plays almost everything you give it .",
     ]
-    path.write_text("\n".join(rows))
+    path.write_text("\n".join(rows), encoding="utf-8")
     found = {record["text"]: record["label"] for record in review_sentiment(tmp_path)}
     assert found == {
         "it plays almost everything you give it .": "positive",

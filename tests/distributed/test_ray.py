@@ -106,7 +106,7 @@ def test_unfinished_work_is_not_taken_for_finished(model, texts, tmp_path):
     next(tmp_path.glob("part-000001*")).unlink()
     with pytest.raises(ValueError, match=r"part-000001.*is missing"):
         list(place.read())
-    (tmp_path / "shards.json").write_text("{")
+    (tmp_path / "shards.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="is damaged"):
         list(place.read())
 
@@ -158,7 +158,7 @@ def test_int8_is_refused_before_anything_runs():
 
 
 def test_workers_need_a_cluster(ssmoe, tmp_path):
-    (tmp_path / "in.txt").write_text("a\n")
+    (tmp_path / "in.txt").write_text("a\n", encoding="utf-8")
     for arguments in (("encode", tmp_path / "in.txt"), ("index", tmp_path / "in.txt")):
         status, _, err = ssmoe(*arguments, "-o", tmp_path / "x.npy", "--workers", 2)
         assert status == 1
@@ -199,7 +199,7 @@ def test_a_cluster_that_is_not_there_is_no_reason_to_work_elsewhere(tmp_path, mo
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_gives_the_vectors_of_one_process(ssmoe, built, texts, tmp_path):
     """To the bit: the same texts share a forward pass, with the same number of threads."""
-    (tmp_path / "in.txt").write_text("\n".join(["", *texts]))
+    (tmp_path / "in.txt").write_text("\n".join(["", *texts]), encoding="utf-8")
     arguments = ("encode", tmp_path / "in.txt", "--model", built, "--batch-size", 1)
     status, _, err = ssmoe(*arguments, "-o", tmp_path / "here.npy")
     assert status == 0, err
@@ -214,7 +214,7 @@ def test_a_cluster_gives_the_vectors_of_one_process(ssmoe, built, texts, tmp_pat
 @pytest.mark.usefixtures("cluster")
 def test_an_index_made_on_a_cluster_is_that_of_one_process(ssmoe, built, model, corpus, tmp_path):
     lines = tmp_path / "corpus.txt"
-    lines.write_text(corpus)
+    lines.write_text(corpus, encoding="utf-8")
     arguments = ("index", lines, "--model", built, "--batch-size", 1)
     clustered = (*arguments, "-o", tmp_path / "there", "--engine", "ray", "--workers", 1)
     for command in ((*arguments, "-o", tmp_path / "here"), clustered):
@@ -225,7 +225,9 @@ def test_an_index_made_on_a_cluster_is_that_of_one_process(ssmoe, built, model, 
     np.testing.assert_allclose(there.vectors(), here.vectors(), atol=1e-6)
     assert there.verify() == []
     assert not (tmp_path / "there" / "shards").exists()
-    lines.write_text(corpus.split("\n", 1)[1])  # nothing new: no worker is started, what is gone is removed
+    lines.write_text(
+        corpus.split("\n", 1)[1], encoding="utf-8"
+    )  # nothing new: no worker is started, what is gone is removed
     status, _, err = ssmoe(*clustered, "--prune")
     assert status == 0, err
     there.refresh()

@@ -87,7 +87,9 @@ def workplace(tmp_path_factory):
     (folder / "notes" / "packing.txt").write_text("Experts are packed in four bits, one at a time.\n", encoding="utf-8")
     script = folder / "bin" / "ssmoe"
     script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "from ssmoe_embed.cli import main; main()" "$@"\n')
+    script.write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" -c "from ssmoe_embed.cli import main; main()" "$@"\n', encoding="utf-8"
+    )
     script.chmod(0o755)
     return folder
 

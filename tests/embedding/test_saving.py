@@ -116,7 +116,9 @@ def test_what_changes_no_weight_is_saved_as_a_reference(olmoe, tmp_path):
     module.model.eval()
     saved(module, tmp_path)
     assert not (tmp_path / "base").exists()
-    assert json.loads((tmp_path / "ssmoe_config.json").read_text())["base_model_name_or_path"] == str(olmoe)
+    assert json.loads((tmp_path / "ssmoe_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"] == str(
+        olmoe
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -277,13 +279,13 @@ def test_an_adapter_of_another_model_is_refused(olmoe, model_folder, tmp_path):
         AutoModel.from_pretrained(olmoe), LoraConfig(r=4, target_modules=["layers.0.self_attn.q_proj"])
     )
     model.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    config = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
     for changes, message in (
         ({"target_modules": ["q_proj"]}, "has no weights for"),
         ({"base_model_name_or_path": None}, "does not say which model"),
         ({"base_model_name_or_path": "/nowhere/base"}, "/nowhere/base is not there"),
     ):
-        (tmp_path / "adapter_config.json").write_text(json.dumps(config | changes))
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config | changes), encoding="utf-8")
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             SSMoE.from_base(tmp_path, **PLAIN)
 

@@ -50,7 +50,7 @@ def files(folder):
 def python(code, *arguments, environment):
     """Run a script in a new interpreter."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
 
 
 # --- saving and loading -----------------------------------------------------------------------------------------------
@@ -172,9 +172,9 @@ def test_a_broken_file_is_named(name, change, error, message, *, built, tmp_path
 def test_a_base_model_that_changed_since_is_refused(olmoe, built, tmp_path):
     shutil.copytree(olmoe, tmp_path / "base")
     shutil.copytree(built, tmp_path / "model")
-    config = json.loads((tmp_path / "model/ssmoe_config.json").read_text())
+    config = json.loads((tmp_path / "model/ssmoe_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = str(tmp_path / "base")
-    (tmp_path / "model/ssmoe_config.json").write_text(json.dumps(config))
+    (tmp_path / "model/ssmoe_config.json").write_text(json.dumps(config), encoding="utf-8")
     assert len(SentenceTransformer(str(tmp_path / "model")).encode(PROBES, **QUIET)) == len(PROBES)
 
     from safetensors.torch import save_file
@@ -188,9 +188,9 @@ def test_a_base_model_that_changed_since_is_refused(olmoe, built, tmp_path):
 
 def test_a_base_model_that_is_gone_is_named(built, tmp_path):
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
-    config = json.loads((tmp_path / "ssmoe_config.json").read_text())
+    config = json.loads((tmp_path / "ssmoe_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = "/nowhere/my-base"
-    (tmp_path / "ssmoe_config.json").write_text(json.dumps(config))
+    (tmp_path / "ssmoe_config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises((OSError, ValueError), match="/nowhere/my-base"):
         SentenceTransformer(str(tmp_path))
 
@@ -227,9 +227,9 @@ def test_without_the_import_it_takes_trust_remote_code(built, model, environment
 
 def test_the_import_trusts_no_other_class(built, tmp_path):
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
-    modules = json.loads((tmp_path / "modules.json").read_text())
+    modules = json.loads((tmp_path / "modules.json").read_text(encoding="utf-8"))
     modules[0]["type"] = "ssmoe_embed.embedding.module.SomethingElse"
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
     with pytest.raises((ValueError, ImportError), match="trust_remote_code"):
         SentenceTransformer(str(tmp_path))
 
@@ -391,10 +391,10 @@ def test_a_pickled_model_as_workers_get_it_gives_the_same_vectors(model, vectors
 @pytest.mark.slow
 def test_a_pool_of_processes_gives_the_vectors_of_one(built, environment, tmp_path):
     script = tmp_path / "pool.py"
-    script.write_text(POOL)
+    script.write_text(POOL, encoding="utf-8")
     command = [sys.executable, str(script), str(built)]
     limits = {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment | limits, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment | limits, capture_output=True, encoding="utf-8", check=False)
     assert "DIFFERENCE" in done.stdout, done.stderr
     assert float(done.stdout.split()[-1]) <= 1e-5
 
@@ -508,7 +508,7 @@ def test_a_trained_base_is_saved_with_the_model_and_loaded_again(built, olmoe, v
     shutil.move(tmp_path / "trained", tmp_path / "elsewhere")
     again = SentenceTransformer(str(tmp_path / "elsewhere"))
     np.testing.assert_allclose(again.encode(PROBES, **QUIET), trained, rtol=0, atol=1e-6)
-    assert str(olmoe) not in (tmp_path / "elsewhere/ssmoe_config.json").read_text()
+    assert str(olmoe) not in (tmp_path / "elsewhere/ssmoe_config.json").read_text(encoding="utf-8")
 
 
 def test_a_model_that_was_trained_as_a_whole_routers_included_is_loaded_again(built, tmp_path):
@@ -556,7 +556,7 @@ def test_a_trained_model_can_be_loaded_trained_and_saved_again(built, tmp_path):
 
 def test_the_requirement_of_this_package_is_written(model, tmp_path):
     model.save_pretrained(str(tmp_path))
-    config = json.loads((tmp_path / "config_sentence_transformers.json").read_text())
+    config = json.loads((tmp_path / "config_sentence_transformers.json").read_text(encoding="utf-8"))
     requirement = config["requirements"]["ssmoe-embed"]
     assert requirement["specifier"] == f">={ssmoe_embed.__version__}"
     assert "pip install ssmoe-embed" in requirement["reason"]
@@ -565,15 +565,15 @@ def test_the_requirement_of_this_package_is_written(model, tmp_path):
 def test_a_later_version_of_this_package_is_asked_for_by_name(built, tmp_path):
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "config_sentence_transformers.json"
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     config["requirements"]["ssmoe-embed"]["specifier"] = ">=999"
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ImportError, match="ssmoe-embed"):
         SentenceTransformer(str(tmp_path))
 
 
 def test_the_module_is_named_by_its_public_path(built):
-    [module] = json.loads((built / "modules.json").read_text())
+    [module] = json.loads((built / "modules.json").read_text(encoding="utf-8"))
     assert module["type"] == "ssmoe_embed.SSMoE"
     assert module["path"] == ""
 

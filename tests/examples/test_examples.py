@@ -22,7 +22,7 @@ def run(name, environment, *packages, **variables):
             pytest.skip(f"{package} is not installed")
     command = [sys.executable, str(EXAMPLES / name)]
     finished = subprocess.run(
-        command, env=environment | variables, check=False, capture_output=True, text=True, timeout=300
+        command, env=environment | variables, check=False, capture_output=True, encoding="utf-8", timeout=300
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     return finished.stdout
@@ -60,7 +60,7 @@ def postgres():
         pytest.skip("PostgreSQL is not installed")
     tools = POSTGRES[-1].parent
     shared = subprocess.run(
-        [tools / "pg_config", "--sharedir"], check=True, capture_output=True, text=True
+        [tools / "pg_config", "--sharedir"], check=True, capture_output=True, encoding="utf-8"
     ).stdout.strip()
     if not Path(shared, "extension", "vector.control").is_file():
         pytest.skip("PostgreSQL has no pgvector")

@@ -191,7 +191,7 @@ def test_without_progress_nothing_is_shown(quantize, olmoe, texts, tmp_path, env
     code += "ssmoe_embed.load(output, progress=False)"
     command = [sys.executable, "-c", code, str(olmoe), str(tmp_path / "out"), json.dumps(texts[:8])]
     bars = {name: value for name, value in environment.items() if name != "TQDM_DISABLE"}
-    shown = subprocess.run(command, env=bars, check=True, capture_output=True, text=True)
+    shown = subprocess.run(command, env=bars, check=True, capture_output=True, encoding="utf-8")
     assert "%|" not in shown.stderr
     assert "Loading" not in shown.stdout + shown.stderr
 
@@ -257,7 +257,7 @@ def test_what_exists_is_not_overwritten_unasked_and_nothing_is_computed(built, o
 
 def test_what_exists_is_replaced_as_a_whole_when_asked(built, olmoe, texts, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/stale.txt").write_text("old")
+    (tmp_path / "out/stale.txt").write_text("old", encoding="utf-8")
     build(olmoe, tmp_path / "out", texts, overwrite=True, license="apache-2.0")
     assert files(tmp_path / "out") == files(built)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -469,7 +469,7 @@ def hub_cache(tmp_path):
         place = tmp_path / "cache" / f"models--{repository.replace('/', '--')}"
         shutil.copytree(folder, place / "snapshots" / COMMIT)
         (place / "refs").mkdir()
-        (place / "refs/main").write_text(COMMIT)
+        (place / "refs/main").write_text(COMMIT, encoding="utf-8")
         return str(tmp_path / "cache")
 
     return cache
@@ -606,6 +606,6 @@ def test_an_unknown_setting_of_load_suggests_the_nearest(built, olmoe):
 
 
 def test_a_small_repository_names_its_base_and_the_settings(built, olmoe):
-    config = json.loads((built / "ssmoe_config.json").read_text())
+    config = json.loads((built / "ssmoe_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == str(olmoe)
     assert (config["method"], config["base_license"]) == ("ssmoe", "apache-2.0")

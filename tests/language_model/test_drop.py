@@ -119,7 +119,9 @@ def test_the_checkpoint_loads_without_this_package(olmoe, tmp_path, environment)
         "out = m.generate(**t('Why', return_tensors='pt'), max_new_tokens=3, do_sample=False);"
         "assert 'ssmoe_embed' not in sys.modules; print(m.config.num_experts, out.shape[1] > 3)"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", check=True
+    )
     assert done.stdout.split() == ["4", "True"]
 
 
@@ -187,12 +189,12 @@ def test_the_spectral_routers_are_sliced_alike_and_used_again(olmoe, tmp_path):
 
 def test_the_command_prints_memory_and_records_what_stayed(ssmoe, olmoe, tmp_path, calibration):
     text = tmp_path / "text.txt"
-    text.write_text(calibration)
+    text.write_text(calibration, encoding="utf-8")
     arguments = ["drop", olmoe, "--keep", 0.75, "--by", "ssmoe", "--top-c", TOP_C, "--quiet"]
     done = ssmoe(*arguments, "--calibration", text, "--output", tmp_path / "part")
     before, after = (sum(w.nbytes for w in load(folder).parameters()) for folder in (olmoe, tmp_path / "part"))
     assert f"{before / 1e6:,.2f} MB before, {after / 1e6:,.2f} MB after" in done.out
-    record = json.loads((tmp_path / "part" / "ssmoe_drop.json").read_text())
+    record = json.loads((tmp_path / "part" / "ssmoe_drop.json").read_text(encoding="utf-8"))
     assert (record["by"], record["keep"]) == ("ssmoe", 0.75)
     assert record["calibration"] == {"text": "text.txt", "digest": sha256(calibration.encode()).hexdigest()[:16]}
     whole, part = (AutoModel.from_pretrained(folder) for folder in (olmoe, tmp_path / "part"))
@@ -228,7 +230,7 @@ def test_groups_that_would_be_too_small_are_refused_unless_experts_are_chosen_wi
 def test_what_needs_no_weights_is_refused_before_they_are_read(keep, text, message, olmoe, tmp_path):
     folder = tmp_path / "without weights"
     shutil.copytree(olmoe, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
-    (tmp_path / "short.txt").write_text(text)
+    (tmp_path / "short.txt").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         drop(folder, tmp_path / "part", keep, calibration=tmp_path / "short.txt", settings=SETTINGS, progress=False)
     assert not (tmp_path / "part").exists()

@@ -282,8 +282,8 @@ def built_nf4(olmoe, texts, tmp_path_factory):
 
 
 def test_a_built_4_bit_model_says_so_and_is_4_bit_when_loaded_again(built_nf4, texts):
-    assert json.loads((built_nf4 / "ssmoe_config.json").read_text())["quantization"] == "nf4"
-    assert "`nf4`" in (built_nf4 / "README.md").read_text()
+    assert json.loads((built_nf4 / "ssmoe_config.json").read_text(encoding="utf-8"))["quantization"] == "nf4"
+    assert "`nf4`" in (built_nf4 / "README.md").read_text(encoding="utf-8")
     ours, theirs = ssmoe_embed.load(built_nf4, progress=False), SentenceTransformer(str(built_nf4))
     assert is_packed(ours)
     assert is_packed(theirs)
@@ -533,7 +533,7 @@ print(new, sum(memory_by_component(model).values()), sum(memory_by_component(mod
 @pytest.mark.parametrize("bits", ["4", "32"])
 def test_bytes_by_component_add_up_to_all_tensors_of_the_process(built, environment, bits):
     command = [sys.executable, "-c", _EVERY_TENSOR, str(built), bits]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=True)
     new, whole, base = map(int, done.stdout.split())
     if find_spec("peft") is None:  # which imports bitsandbytes by itself
         assert "pip install kernels" not in done.stderr  # bitsandbytes' advice for what is not used here

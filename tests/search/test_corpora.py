@@ -17,7 +17,7 @@ LINES = ["the cat", "a soup", "git reset", "x"]
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "lines.txt"
-    path.write_text("\n".join(LINES))
+    path.write_text("\n".join(LINES), encoding="utf-8")
     return path
 
 
@@ -56,14 +56,14 @@ def test_texts_are_encoded_once_whatever_is_added_and_never_taken_from_another_m
     assert set(LINES) <= set(encoded)
     generation = open_corpus().info()["generation"]
     assert not set(LINES) & set(encoded), "the documents were encoded again"
-    file.write_text("\n".join(["a new line", *LINES[:2]]))
+    file.write_text("\n".join(["a new line", *LINES[:2]]), encoding="utf-8")
     changed = open_corpus()
     assert set(encoded) & {"a new line", *LINES} == {"a new line"}
     assert {document.text for document in changed.documents()} == {"a new line", *LINES[:2]}
     assert changed.info()["generation"] == generation + 1, "an unchanged corpus is not written again"
     open_corpus(alpha=0.0, calibration="none")
     assert {"a new line", *LINES[:2]} <= set(encoded), "another model's vectors were used"
-    file.write_text("\n".join(LINES))
+    file.write_text("\n".join(LINES), encoding="utf-8")
     assert open_corpus().search("cat", mode="vectors") == first
 
 
@@ -76,7 +76,7 @@ def test_a_damaged_cache_and_one_that_cannot_be_written_to_are_no_hindrance(load
     [store] = (tmp_path / "cache").rglob("store-*.sqlite")
     store.write_bytes(store.read_bytes()[:50])
     assert texts(tmp_path / "cache") == expected
-    (tmp_path / "no-folder").write_text("a file")
+    (tmp_path / "no-folder").write_text("a file", encoding="utf-8")
     assert texts(tmp_path / "no-folder") == expected
 
 

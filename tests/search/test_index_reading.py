@@ -29,9 +29,9 @@ def written(folder, kind):
     path = folder / f"corpus.{kind}"
     names = ["id", "text", "title", "year", "lang", "source"]
     if kind == "jsonl":
-        path.write_text("\n\n".join(map(json.dumps, RECORDS)))
+        path.write_text("\n\n".join(map(json.dumps, RECORDS)), encoding="utf-8")
     elif kind == "csv":
-        with path.open("w", newline="") as file:
+        with path.open("w", encoding="utf-8", newline="") as file:
             rows = csv.DictWriter(file, names)
             rows.writeheader()
             rows.writerows(RECORDS)
@@ -69,12 +69,13 @@ def test_a_folder_becomes_passages_with_path_lines_and_breadcrumbs(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / ".hidden").mkdir()
     for name in (".hidden/x.md", "sub/code.py"):
-        (tmp_path / name).write_text("not this")
+        (tmp_path / name).write_text("not this", encoding="utf-8")
     note = tmp_path / "sub" / "b.md"
     note.write_text(
-        "# Top\nintro\n\n## Next ##\n\nfirst\nsecond\n\n```\n# no heading\n\nstill code\n```\n\nOther\n=====\nlast\n"
+        "# Top\nintro\n\n## Next ##\n\nfirst\nsecond\n\n```\n# no heading\n\nstill code\n```\n\nOther\n=====\nlast\n",
+        encoding="utf-8",
     )
-    (tmp_path / "a.txt").write_text("# plain\n\nwords here\n")
+    (tmp_path / "a.txt").write_text("# plain\n\nwords here\n", encoding="utf-8")
     documents = list(read_documents(tmp_path))
     assert [(d.id, d.title) for d in documents] == [
         (f"{tmp_path / 'a.txt'}:1-3", "a"),
@@ -82,7 +83,7 @@ def test_a_folder_becomes_passages_with_path_lines_and_breadcrumbs(tmp_path):
         (f"{note}:6-13", "b › Top › Next"),
         (f"{note}:17-17", "b › Other"),
     ]
-    lines = note.read_text().split("\n")
+    lines = note.read_text(encoding="utf-8").split("\n")
     assert documents[2].text == "\n".join(lines[5:13]).replace("second\n\n```", "second\n```")
     assert documents[2].metadata == {"path": str(note), "first_line": 6, "last_line": 13}
     assert documents[2].source == f"{note}:6-13"
@@ -95,8 +96,8 @@ def test_a_folder_becomes_passages_with_path_lines_and_breadcrumbs(tmp_path):
 def test_several_files_and_folders_are_one_corpus_and_like_names_stay_apart(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "notes.txt").write_text(f"text of {name}")
-        (tmp_path / name / "notes.md").write_text(f"# Setup\n\nmore of {name}")
+        (tmp_path / name / "notes.txt").write_text(f"text of {name}", encoding="utf-8")
+        (tmp_path / name / "notes.md").write_text(f"# Setup\n\nmore of {name}", encoding="utf-8")
     sources = [
         tmp_path / "a" / "notes.txt",
         tmp_path / "b" / "notes.txt",
@@ -187,13 +188,15 @@ def test_texts_come_out_of_a_pipe_as_out_of_a_file(tmp_path):
 
 def test_front_matter_is_metadata_and_lines_keep_their_numbers(tmp_path):
     path = tmp_path / "a.md"
-    path.write_text("---\ntitle: A note\ntags: [x, y]\ndate: 2024-05-06\nid: 7\n---\nbefore\n\n# Head\nbody\n")
+    path.write_text(
+        "---\ntitle: A note\ntags: [x, y]\ndate: 2024-05-06\nid: 7\n---\nbefore\n\n# Head\nbody\n", encoding="utf-8"
+    )
     first, second = read_documents(path)
     known = {"tags": ["x", "y"], "date": "2024-05-06", "path": str(path)}
     assert (first.title, first.text, first.metadata) == ("A note", "before", known | {"first_line": 7, "last_line": 7})
     assert (second.title, second.text, second.metadata["first_line"]) == ("Head", "body", 10)
     for broken in ("---\na: [\n---\ntext\n", "---\ntext without end\n", "---\n- a list\n---\ntext\n"):
-        path.write_text(broken)
+        path.write_text(broken, encoding="utf-8")
         assert "text" in " ".join(d.text for d in read_documents(path))
 
 
@@ -285,7 +288,7 @@ IDS = [
 @pytest.mark.parametrize(("given", "expected"), IDS)
 def test_ids_are_texts_or_numbers_and_never_merge_silently(tmp_path, name, given, expected):
     path = tmp_path / "a.jsonl"
-    path.write_text("\n".join(json.dumps({name: one, "text": "x"}) for one in given))
+    path.write_text("\n".join(json.dumps({name: one, "text": "x"}) for one in given), encoding="utf-8")
     if isinstance(expected, list):
         assert [(d.id, d.metadata) for d in read_documents(path)] == [(one, {}) for one in expected]
     else:
@@ -296,7 +299,8 @@ def test_ids_are_texts_or_numbers_and_never_merge_silently(tmp_path, name, given
 def test_values_that_json_does_not_have_are_missing_or_broken(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(
-        '{"text": "a", "n": NaN, "m": 1, "metadata": {"k": 2}}\n{"text": "b", "n": Infinity}\n{"text": "c", "n": 1e999}'
+        '{"text": "a", "n": NaN, "m": 1, "metadata": {"k": 2}}\n{"text": "b", "n": Infinity}\n{"text": "c", "n": 1e999}',
+        encoding="utf-8",
     )
     corpus = read_documents(path, on_error="skip")
     [document] = corpus
@@ -368,18 +372,18 @@ def test_a_corpus_must_exist_and_settings_make_sense(tmp_path):
         read_documents(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no document"):
         list(read_documents(tmp_path))
-    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "a.txt").write_text("x", encoding="utf-8")
     with pytest.raises(ValueError, match="words=0"):
         read_documents(tmp_path, words=0)
     with pytest.raises(ValueError, match="'skip'"):
         read_documents(tmp_path, on_error="skp")
-    (tmp_path / "b.JSONL").write_text('{"body": "x"}')
+    (tmp_path / "b.JSONL").write_text('{"body": "x"}', encoding="utf-8")
     assert [d.text for d in read_documents(tmp_path / "b.JSONL", field="body")] == ["x"]
 
 
 def test_a_long_file_is_never_held_in_memory(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(20_000)))
+    path.write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(20_000)), encoding="utf-8")
     corpus = read_documents(path)
     next(iter(corpus))
     assert corpus.position < 2**16

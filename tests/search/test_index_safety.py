@@ -178,7 +178,7 @@ def test_a_changed_byte_is_found_by_verifying(folder, name):
 
 def test_a_changed_manifest_is_refused(folder):
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"documents": 4', '"documents": 5'))
+    path.write_text(path.read_text(encoding="utf-8").replace('"documents": 4', '"documents": 5'), encoding="utf-8")
     with pytest.raises(DamagedIndexError, match="checksum"):
         SemanticIndex.open(folder)
 

@@ -41,7 +41,7 @@ def test_the_page_loads_nothing_and_its_policy_allows_nothing_else(client):
 def test_the_pages_script_is_javascript_and_names_fields_as_the_page_does(tmp_path):
     """The function that words errors, run by Node.js, over errors as the server gives them."""
     script = re.search(r"<script>(.*)</script>", page().html, re.DOTALL)[1]
-    (tmp_path / "page.js").write_text(script)
+    (tmp_path / "page.js").write_text(script, encoding="utf-8")
     subprocess.run([NODE, "--check", tmp_path / "page.js"], check=True)
     errors = [
         {"message": "top=0 is outside 1 to 50.", "param": "top"},
@@ -53,7 +53,7 @@ def test_the_pages_script_is_javascript_and_names_fields_as_the_page_does(tmp_pa
         re.search(r"function named.*?\n}\n", script, re.DOTALL)[0],
     )
     code = f"{labels}\n{named}\nconsole.log(JSON.stringify({errors}.map(named)))".replace("None", "null")
-    told = json.loads(subprocess.run([NODE, "-e", code], check=True, capture_output=True, text=True).stdout)
+    told = json.loads(subprocess.run([NODE, "-e", code], check=True, capture_output=True, encoding="utf-8").stdout)
     assert told == ["Results=0 is outside 1 to 50.", "Filter: 'x' is no key=value.", "Too busy."]
     for label in ("Results", "Filter"):
         assert f"<label>{label} " in page().html
@@ -79,7 +79,7 @@ def test_a_browser_shows_hits_and_escapes_documents(client, index, tmp_path):
     """The page as a browser has it after its scripts ran."""
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
     command += ["--virtual-time-budget=10000", "--dump-dom", f"{client.base_url}?q=hello+world"]
-    dumped = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    dumped = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", timeout=120).stdout
     assert "<title>hello world – ssmoe search</title>" in dumped
     assert dumped.count('class="hit"') == 10
     assert "<mark>" in dumped

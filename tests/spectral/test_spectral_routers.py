@@ -192,7 +192,7 @@ def test_a_missing_shard_is_named(model_folder, tmp_path):
 @pytest.mark.parametrize("text", ['{"weight_map": {"mod', "{}", "[]"])
 def test_a_damaged_index_is_named(model_folder, tmp_path, text):
     shutil.copytree(model_folder(SHARDED), tmp_path, dirs_exist_ok=True)
-    (tmp_path / "model.safetensors.index.json").write_text(text)
+    (tmp_path / "model.safetensors.index.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is no index.*download the checkpoint again"):
         SpectralRouters.from_checkpoint(tmp_path, top_c=TOP_C, progress=False)
 

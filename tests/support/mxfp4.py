@@ -40,7 +40,7 @@ def mxfp4_folders(folder):
         tensors[name] = by_hand(blocks, scales).transpose(1, 2).bfloat16().contiguous()  # [E,B,A] → [E,A,B]
     save_file(tensors, plain_folder / "model.safetensors", metadata={"format": "pt"})
     save_file(packed, packed_folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((packed_folder / "config.json").read_text())
+    config = json.loads((packed_folder / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = {
         "quant_method": "mxfp4",
         "modules_to_not_convert": [
@@ -50,5 +50,5 @@ def mxfp4_folders(folder):
             "lm_head",
         ],
     }
-    (packed_folder / "config.json").write_text(json.dumps(config))
+    (packed_folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return packed_folder, plain_folder

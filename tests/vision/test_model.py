@@ -175,5 +175,7 @@ def test_its_processor_is_found(model, tmp_path):
 
 def test_importing_the_package_does_not_import_vision(environment):
     code = "import sys, ssmoe_embed; print([name for name in sys.modules if 'vision' in name or name == 'torch'])"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", check=True
+    )
     assert done.stdout.strip() == "[]"

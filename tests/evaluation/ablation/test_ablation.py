@@ -93,14 +93,14 @@ def test_an_ablation_goes_on_where_it_stopped_and_leaves_the_model_as_it_was(olm
     assert list(numbers(again)) == first
     assert {path: path.stat().st_mtime_ns for path in files} == files
     written = write_report(again, tmp_path)
-    rows = list(csv.DictReader(written[1].open()))
+    rows = list(csv.DictReader(written[1].open(encoding="utf-8")))
     tasks = [row for row in rows if row["measure"] == "task"]
     assert {row["variant"] for row in tasks} == {"original", "ev", "random", "weights-only"}
     assert [row["seeds"] for row in tasks if row["variant"] == "random"] == ["2", "2"]
     assert next(row for row in tasks if row["variant"] == "random")["ev_low"] != ""
     assert written[2].read_bytes().startswith(b"\x89PNG")
     for name in ("Perplexity of long", "Choices, α = 0.5", "`weights-only`"):
-        assert name in written[0].read_text()
+        assert name in written[0].read_text(encoding="utf-8")
 
 
 def test_a_model_without_head_is_ablated_without_perplexity(olmoe, kinds, tmp_path):
@@ -137,7 +137,7 @@ def test_the_shipped_kinds_have_no_document_twice():
 def test_two_kinds_of_text_have_two_names(texts, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "held_out.txt").write_text("\n".join(texts))
+        (tmp_path / folder / "held_out.txt").write_text("\n".join(texts), encoding="utf-8")
     with pytest.raises(ValueError, match="Both kinds of text are called 'held_out'"):
         corpora(tmp_path / "a" / "held_out.txt", tmp_path / "b" / "held_out.txt", 20)
     with pytest.raises(ValueError, match="two text files"):

@@ -42,7 +42,7 @@ def test_its_results_are_kept_under_its_name(encoder, tmp_path):
     task = offline_task("WordRelatednessSTS")
     mteb.evaluate(encoder, [task], cache=mteb.ResultCache(tmp_path), show_progress_bar=False)
     (found,) = tmp_path.glob(f"results/{name.replace('/', '__')}/*/WordRelatednessSTS.json")
-    assert json.loads(found.read_text())["task_name"] == "WordRelatednessSTS"
+    assert json.loads(found.read_text(encoding="utf-8"))["task_name"] == "WordRelatednessSTS"
     assert found.parent.name.split("-")[0] in {
         "ssmoe",
         "all",

@@ -28,7 +28,7 @@ CELLS = ("original", "ssmoe", "ssmoe-drop", "hash")
 @pytest.fixture(scope="module")
 def text_file(tmp_path_factory, texts):
     file = tmp_path_factory.mktemp("text") / "held_out.txt"
-    file.write_text("\n".join(texts * 2))
+    file.write_text("\n".join(texts * 2), encoding="utf-8")
     return file
 
 
@@ -115,7 +115,7 @@ def test_perplexity_is_measured_under_the_cells_routing(grid, olmoe, text_file):
     for routing in ("original", "ssmoe"):
         policy = policy_of(routing, model, SETTINGS, progress=False)
         handle = reroute(model, policy) if policy else None
-        expected = perplexity(model, tokenizer, text_file.read_text(), progress=False).value
+        expected = perplexity(model, tokenizer, text_file.read_text(encoding="utf-8"), progress=False).value
         assert found[routing] == pytest.approx(expected, rel=1e-5)
         if handle:
             handle.remove()
@@ -127,7 +127,7 @@ def test_a_group_of_tasks_has_one_score_and_the_examples_of_all(olmoe, tmp_path,
     shutil.copytree(finding.TASK_FOLDER, folder)
     lines = ["group: both", "task: [ssmoe_dictionary, ssmoe_continuation]"]
     lines += ["aggregate_metric_list:", "  - metric: acc", "    weight_by_size: true"]
-    (folder / "both.yaml").write_text("\n".join(lines))
+    (folder / "both.yaml").write_text("\n".join(lines), encoding="utf-8")
     monkeypatch.setattr(finding, "TASK_FOLDER", folder)
     monkeypatch.setattr(finding, "OFFLINE_TASKS", ("both",))
     finding._manager.cache_clear()
@@ -149,13 +149,13 @@ def test_only_what_is_missing_is_measured_again(grid, olmoe, options, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(grid.path, copy)
     lost = copy / "cells" / "hash" / "ssmoe_dictionary.json"
-    before = json.loads(lost.read_text())
+    before = json.loads(lost.read_text(encoding="utf-8"))
     lost.unlink()
     times = {file: file.stat().st_mtime_ns for file in copy.rglob("*.json")}
     told = []
     run_grid(olmoe, [GridCell.parse(name) for name in CELLS], ["offline"], copy, options, on_cell=told.append)
     assert [cell.name for cell in told] == ["hash"]
-    assert json.loads(lost.read_text()) == before
+    assert json.loads(lost.read_text(encoding="utf-8")) == before
     assert all(file.stat().st_mtime_ns == time for file, time in times.items())
 
 
@@ -172,8 +172,8 @@ def test_only_what_is_missing_is_measured_again(grid, olmoe, options, tmp_path):
 )
 def test_what_a_later_cell_lacks_is_told_before_the_first_is_measured(changed, message, olmoe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "short.txt").write_text("Too little.")
-    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "short.txt").write_text("Too little.", encoding="utf-8")
+    (tmp_path / "empty.txt").write_text("", encoding="utf-8")
     told = []
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run_grid(
@@ -203,7 +203,7 @@ def test_results_of_other_settings_do_not_mix(grid, olmoe):
 
 
 def test_a_folder_of_something_else_is_left_alone(olmoe, tmp_path):
-    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "thesis.tex").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match="not empty"):
         run_grid(olmoe, GRID, ["offline"], tmp_path, GridOptions(progress=False))
 
@@ -270,10 +270,10 @@ def test_the_command_measures_reports_and_compares(ssmoe, olmoe, tmp_path):
     done = ssmoe(*arguments)
     assert "random" in done.out
     assert "%|" not in done.out + done.err  # --quiet: no progress bars, the harness' own included
-    assert (out / "report.md").read_text().count("| random |") == 3
+    assert (out / "report.md").read_text(encoding="utf-8").count("| random |") == 3
     compared = ssmoe("compare", out, "--with", "paper", "--as", "GPT-OSS-20B", "-o", tmp_path / "c.md")
     assert compared.status == 0, compared.err
-    assert "Only the first 3 examples" in (tmp_path / "c.md").read_text()
+    assert "Only the first 3 examples" in (tmp_path / "c.md").read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="no language-model scores"):
         comparison.compare_with_paper(GridFolder(out))
 

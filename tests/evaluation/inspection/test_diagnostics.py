@@ -218,12 +218,12 @@ def test_the_page_is_one_file_with_all_numbers_beside_it(olmoe, texts, tmp_path)
     sample = TextSample(tuple(texts[:20]), tuple("ab"[i % 2] for i in range(20)), "texts <of mine>")
     found = inspect_model("a<b>", model, sample, InspectionOptions(clusters=2, directions=2))
     page, numbers = write_report([found, found], tmp_path / "page.html")
-    html = page.read_text()
+    html = page.read_text(encoding="utf-8")
     assert "a&lt;b&gt;" in html
     assert "<b>" not in html
     assert re.findall(r'src="(?!data:image/svg\+xml;base64,)', html) == []
     assert html.count("data:image/svg+xml;base64,") == 5
-    assert json.loads(numbers.read_text())["models"][1] == json.loads(json.dumps(found.as_dict()))
+    assert json.loads(numbers.read_text(encoding="utf-8"))["models"][1] == json.loads(json.dumps(found.as_dict()))
     assert collapse_figure([found]) == collapse_figure([found])
 
 
@@ -232,7 +232,7 @@ def test_the_command_writes_page_and_numbers(ssmoe, olmoe, tmp_path, texts):
     lines.write_text("\n".join(texts), encoding="utf-8")
     options = ["--text", lines, "--clusters", "3", "--device", "cpu", "-q"]
     assert ssmoe("inspect", olmoe, "--output", tmp_path / "r.html", *options).status == 0
-    assert [one["texts"] for one in json.loads((tmp_path / "r.json").read_text())["models"]] == [40]
+    assert [one["texts"] for one in json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["models"]] == [40]
 
 
 @pytest.mark.parametrize(
@@ -270,10 +270,10 @@ def test_samples_are_spread_over_what_there_is(tmp_path, texts):
     assert len(sample.texts) == len(sample.labels) == 50
     assert len(set(sample.labels)) > 3
     short = tmp_path / "short.txt"
-    short.write_text("one\n\ntwo\n")
+    short.write_text("one\n\ntwo\n", encoding="utf-8")
     with pytest.raises(ValueError, match="say too little"):
         file_sample(short, 100)
-    short.write_text("the same line\n" * 40)
+    short.write_text("the same line\n" * 40, encoding="utf-8")
     with pytest.raises(ValueError, match="1 different text"):
         file_sample(short, 100)
     short.write_bytes(b"\xff\xfe" * 40)

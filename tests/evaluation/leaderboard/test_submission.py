@@ -65,7 +65,7 @@ def test_the_folder_has_the_layout_of_the_results_repository_and_only_the_benchm
     assert files(tmp_path / "out") == {f"{place}/{name}" for name in names} | {CODE}
     original = measured.path / "clean" / place / "MockSTSTask.json"
     assert (tmp_path / "out" / place / "MockSTSTask.json").read_bytes() == original.read_bytes()
-    lines = (tmp_path / "out" / place / "run_settings.jsonl").read_text().splitlines()
+    lines = (tmp_path / "out" / place / "run_settings.jsonl").read_text(encoding="utf-8").splitlines()
     assert {json.loads(line)["task"] for line in lines} == {"MockSTSTask", "MockClassificationTask"}
     assert (submission.model, submission.revision, submission.mock_run) == (NAME, COMMIT, False)
     assert submission.tasks == ("MockClassificationTask", "MockSTSTask")
@@ -85,7 +85,7 @@ def test_mteb_loads_the_folder_and_finds_the_same_scores(measured, tmp_path):
 def test_the_code_for_the_pull_request_makes_the_models_record(measured, model, tmp_path, built):
     submission = prepare_submission(measured, tmp_path / "out", tasks())
     spaces = {}
-    exec(compile((tmp_path / "out" / CODE).read_text(), CODE, "exec"), spaces)
+    exec(compile((tmp_path / "out" / CODE).read_text(encoding="utf-8"), CODE, "exec"), spaces)
     record, expected = spaces["ssmoe_test_moe"], model.meta(Run())
     assert isinstance(record, ModelMeta)
     assert record.experiment_kwargs is None
@@ -103,7 +103,7 @@ def test_the_mock_run_is_mtebs_report_of_the_same_model(measured, built, tmp_pat
     encoder = load_encoder(str(built))
     encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"name": NAME, "revision": COMMIT})
     submission = prepare_submission(measured, tmp_path / "out", tasks(), load=lambda name, revision: encoder)
-    report = (tmp_path / "out" / MOCK_RUN).read_text()
+    report = (tmp_path / "out" / MOCK_RUN).read_text(encoding="utf-8")
     assert submission.mock_run
     assert report.startswith(f"# MTEB Mock-Run Results for `{NAME}`")
     assert "| MockSTSTask | text | ✓ | - |" in report
@@ -123,7 +123,9 @@ def test_the_mock_run_of_another_model_is_refused_and_nothing_is_written(measure
 def test_results_of_several_versions_of_mteb_are_refused(model, tmp_path):
     results = measure(tmp_path / "in", model, TASKS)
     (path,) = (tmp_path / "in").rglob("results/**/MockSTSTask.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"mteb_version": "2.0.0"}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"mteb_version": "2.0.0"}), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match=r"several versions of mteb \(2\.0\.0: 1, such as MockSTSTask; .*--overwrite"):
         prepare_submission(results, tmp_path / "out", tasks())
     assert not (tmp_path / "out").exists()
@@ -139,10 +141,10 @@ def test_an_incomplete_benchmark_is_refused_with_what_is_missing(model, tmp_path
 def test_a_task_that_lacks_a_subset_is_refused(model, tmp_path):
     results = measure(tmp_path / "in", model, [MockMultilingualSTSTask])
     (path,) = (tmp_path / "in").rglob("results/**/MockMultilingualSTSTask.json")
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     (dropped,) = content["scores"]["test"][1:]
     content["scores"]["test"] = content["scores"]["test"][:1]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ValueError, match=rf"MockMultilingualSTSTask \(test: \['{dropped['hf_subset']}'\]\)"):
         prepare_submission(results, tmp_path / "out", tasks(MockMultilingualSTSTask))
 
@@ -202,10 +204,10 @@ def test_an_empty_folder_is_refused_with_the_command_that_fills_it(tmp_path):
 
 def test_an_existing_output_is_kept_unless_overwriting_is_asked_for(measured, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("mine")
+    (tmp_path / "out" / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(FileExistsError):
         prepare_submission(measured, tmp_path / "out", tasks())
-    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "out" / "mine.txt").read_text(encoding="utf-8") == "mine"
     prepare_submission(measured, tmp_path / "out", tasks(), overwrite=True)
     assert not (tmp_path / "out" / "mine.txt").exists()
 

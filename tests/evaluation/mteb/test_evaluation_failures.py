@@ -101,10 +101,10 @@ def test_a_partly_measured_task_is_completed_and_meanwhile_has_no_score(model, t
     task = MockMultilingualSTSTask()
     report = evaluate([model], [task], [Run()], tmp_path, options=QUIET)
     [score] = report.scores()
-    whole_result = json.loads(score.path.read_text())
+    whole_result = json.loads(score.path.read_text(encoding="utf-8"))
     split, subsets = next(iter(whole_result["scores"].items()))
     assert len(subsets) > 1
-    score.path.write_text(json.dumps(whole_result | {"scores": {split: subsets[:1]}}))
+    score.path.write_text(json.dumps(whole_result | {"scores": {split: subsets[:1]}}), encoding="utf-8")
     assert report.scores() == []
     assert report.folder.incomplete() == [score.path]
     assert evaluate([model], [MockMultilingualSTSTask()], [Run()], tmp_path, options=QUIET).done == 1
@@ -129,10 +129,10 @@ def test_evaluations_at_the_same_time_undo_no_note_of_each_other(tmp_path):
 def test_results_of_another_version_are_refused_and_kept(model, tmp_path, field):
     report = evaluate([model], [MockSTSTask()], [Run()], tmp_path, options=QUIET)
     [path] = [score.path for score in report.scores()]
-    result = json.loads(path.read_text()) | {field: "1.99.0"}
+    result = json.loads(path.read_text(encoding="utf-8")) | {field: "1.99.0"}
     for subsets in result["scores"].values():
         subsets[0].pop("mteb_version", None)
-    path.write_text(json.dumps(result))
+    path.write_text(json.dumps(result), encoding="utf-8")
     before = contents(tmp_path)
     with pytest.raises(StaleResultError, match=r"1\.99\.0, now .*--overwrite"):
         evaluate([model], [MockSTSTask()], grid(METHODS), tmp_path, options=QUIET)
@@ -148,27 +148,27 @@ def test_results_of_another_version_are_refused_and_kept(model, tmp_path, field)
 def test_one_folder_never_holds_two_versions_of_mteb_nor_of_a_tasks_data(model, tmp_path):
     report = evaluate([model], [MockSTSTask()], [Run()], tmp_path, options=QUIET)
     [path] = [score.path for score in report.scores()]
-    original = json.loads(path.read_text())
-    path.write_text(json.dumps(original | {"mteb_version": "1.99.0"}))
+    original = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(original | {"mteb_version": "1.99.0"}), encoding="utf-8")
     with pytest.raises(StaleResultError, match=r"MockSTSTask\.json \(mteb 1\.99\.0, now"):  # of another task and model,
         evaluate(["no/such-model"], [MockRetrievalTask()], [Run()], tmp_path, options=QUIET)  # before one is looked for
-    path.write_text(json.dumps(original | {"dataset_revision": "old"}))
+    path.write_text(json.dumps(original | {"dataset_revision": "old"}), encoding="utf-8")
     with pytest.raises(StaleResultError, match=r"data revision old, now"):
         evaluate(["no/such-model"], [MockSTSTask()], [Run()], tmp_path, options=QUIET)
     assert evaluate([model], [MockRetrievalTask()], [Run()], tmp_path, options=QUIET).done == 1
 
 
 def test_a_file_in_the_place_of_the_result_folder_is_named(tmp_path):
-    (tmp_path / "taken").write_text("mine")
+    (tmp_path / "taken").write_text("mine", encoding="utf-8")
     with pytest.raises(NotADirectoryError, match="taken is a file; name a folder"):
         evaluate(["no/such-model"], [MockSTSTask()], [Run()], tmp_path / "taken", options=QUIET)
-    assert (tmp_path / "taken").read_text() == "mine"
+    assert (tmp_path / "taken").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_broken_result_file_is_named(model, tmp_path):
     report = evaluate([model], [MockSTSTask()], [Run()], tmp_path, options=QUIET)
     [score] = report.scores()
-    score.path.write_text('{"task_name": "Mock')
+    score.path.write_text('{"task_name": "Mock', encoding="utf-8")
     for read in (report.scores, lambda: evaluate([model], [MockSTSTask()], [Run()], tmp_path, options=QUIET)):
         with pytest.raises(ValueError, match=r"MockSTSTask\.json is broken.*delete it"):
             read()

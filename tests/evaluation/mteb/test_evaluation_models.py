@@ -82,7 +82,7 @@ def in_hub_cache(cache, files):
         for file in files:
             shutil.copyfile(file, snapshot / file.name)
         (repository / "refs").mkdir(exist_ok=True)
-        (repository / "refs" / branch).write_text(commit)
+        (repository / "refs" / branch).write_text(commit, encoding="utf-8")
     return commits
 
 

@@ -90,7 +90,7 @@ def test_predictions_are_kept_where_the_score_says(everything):
     for score in everything.scores():
         kept = everything.folder.prediction_file(score)
         assert kept.is_file()
-        assert json.loads(kept.read_text())["mteb_model_meta"] == {
+        assert json.loads(kept.read_text(encoding="utf-8"))["mteb_model_meta"] == {
             "model_name": "test/olmoe",
             "revision": score.revision,
         }

@@ -46,7 +46,7 @@ def test_the_difference_interval_and_p_value_are_those_of_an_independent_bootstr
     gold = np.array(tasks[0].dataset["test"]["score"])
     cosines = {}
     for method in ("ssmoe", "smoe"):
-        content = json.loads(folder.prediction_file(scores[method]).read_text())
+        content = json.loads(folder.prediction_file(scores[method]).read_text(encoding="utf-8"))
         cosines[method] = np.array(content["default"]["test"]["cosine_scores"]).ravel()
     draw = np.random.default_rng(1)
     differences = []

@@ -40,7 +40,7 @@ def test_the_main_score_computed_again_is_mtebs(name, letters):
 def test_every_metric_that_can_be_computed_again_is_mtebs(name, letters):
     predictions, scores = letters(name)[1]
     task = new_task(name)
-    content = json.loads((predictions / f"{name}_predictions.json").read_text())
+    content = json.loads((predictions / f"{name}_predictions.json").read_text(encoding="utf-8"))
     chosen = every_metric(task.metadata.type, scores)
     found = {metric: again(task, content, metric) for metric in chosen}
     assert len(found) >= (1 if "Clustering" in name else 3)
@@ -57,7 +57,9 @@ def kept(name, letters):
     """A task's data, and the predictions of them."""
     task = new_task(name)
     task.load_data()
-    predictions = json.loads((letters(name)[1][0] / f"{name}_predictions.json").read_text())["default"]["test"]
+    predictions = json.loads((letters(name)[1][0] / f"{name}_predictions.json").read_text(encoding="utf-8"))["default"][
+        "test"
+    ]
     return task, task.dataset["test"], predictions
 
 

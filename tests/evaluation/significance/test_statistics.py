@@ -25,7 +25,9 @@ def test_interval_and_difference_are_those_of_the_queries_values(letters):
     data = task.dataset["default"]["test"]
     ranks = []
     for folder in (first, second):
-        content = json.loads((folder / "BibleVerseReranking_predictions.json").read_text())["default"]["test"]
+        content = json.loads((folder / "BibleVerseReranking_predictions.json").read_text(encoding="utf-8"))["default"][
+            "test"
+        ]
         ordered = {q: sorted(scores, key=lambda d: (scores[d], d), reverse=True) for q, scores in content.items()}
         ranks.append([1 + ordered[q].index(next(iter(data["relevant_docs"][q]))) for q in ordered])
     values = 1 / np.array(ranks[1]) - 1 / np.array(ranks[0])  # average precision of one relevant document
@@ -67,7 +69,8 @@ def test_three_queries_give_the_exact_distribution(tmp_path):
     path = tmp_path / "three.jsonl"
     documents = [{"id": i, "document": f"d{i}"} for i in range(3)]
     path.write_text(
-        "\n".join(json.dumps(r) for r in documents + [{"query": f"q{i}", "relevant": [i]} for i in range(3)])
+        "\n".join(json.dumps(r) for r in documents + [{"query": f"q{i}", "relevant": [i]} for i in range(3)]),
+        encoding="utf-8",
     )
     task = retrieval_task(path)
     data = task.dataset["default"]["test"]
@@ -119,7 +122,7 @@ def test_the_interval_of_clusterings_holds_the_difference_though_repeated_texts_
 def test_predictions_of_different_examples_are_refused(letters):
     name = "WordNetRelatedRetrieval"
     task = new_task(name)
-    content = json.loads((letters(name)[0][0] / "WordNetRelatedRetrieval_predictions.json").read_text())
+    content = json.loads((letters(name)[0][0] / "WordNetRelatedRetrieval_predictions.json").read_text(encoding="utf-8"))
     fewer = {"default": {"test": dict(list(content["default"]["test"].items())[:-1])}}
     with pytest.raises(ValueError, match="of 250 and 249 examples"):
         paired_bootstrap(task, content, fewer)

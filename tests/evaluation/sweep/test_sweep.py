@@ -161,7 +161,7 @@ def test_the_command_sweeps_and_writes_the_report(ssmoe, built, tmp_path):
     ran = ssmoe(*args)
     assert ran.status == 0, ran.err
     assert "To choose settings by them is to tune" in " ".join(ran.out.split())
-    rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").open(encoding="utf-8")))
     assert {(row["hidden_layer"], row["alpha"]) for row in rows} == {
         (h, a) for h in ("-1", "-2") for a in ("0.0", "1.0")
     }

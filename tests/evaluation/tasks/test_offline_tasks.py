@@ -190,7 +190,7 @@ def test_a_file_of_ones_own_becomes_a_task_and_baselines_know_its_texts(tmp_path
         {"id": 2, "document": "fried rice"},
         {"query": "tea", "relevant": [1]},
     ]
-    path.write_text("\n".join(map(json.dumps, records)) + "\n")
+    path.write_text("\n".join(map(json.dumps, records)) + "\n", encoding="utf-8")
     mine = retrieval_task(path)
     add_task(mine)
     assert offline_task("drinks") is mine
@@ -209,7 +209,7 @@ def test_a_line_of_ones_own_file_ends_at_a_newline_only(tmp_path):
 
 def test_a_query_about_an_unknown_document_is_refused(tmp_path):
     path = tmp_path / "broken.jsonl"
-    path.write_text('{"id": 1, "document": "d"}\n{"query": "q", "relevant": [7]}\n')
+    path.write_text('{"id": 1, "document": "d"}\n{"query": "q", "relevant": [7]}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"'q' of task 'broken' names the unknown documents \[7\]"):
         retrieval_task(path)
 
@@ -230,14 +230,14 @@ def test_a_query_about_an_unknown_document_is_refused(tmp_path):
 )
 def test_a_file_of_ones_own_that_is_no_task_is_refused_with_the_line(tmp_path, lines, message):
     path = tmp_path / "mine.jsonl"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         retrieval_task(path)
 
 
 def test_a_shipped_tasks_name_is_taken(tmp_path):
     path = tmp_path / "HowToRetrieval.jsonl"
-    path.write_text('{"id": 1, "document": "d"}\n{"query": "q", "relevant": [1]}\n')
+    path.write_text('{"id": 1, "document": "d"}\n{"query": "q", "relevant": [1]}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="already called 'HowToRetrieval'"):
         add_task(retrieval_task(path))
 

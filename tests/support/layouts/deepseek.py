@@ -86,4 +86,4 @@ class Deepseek(Layout):
         tensors = {name: drawn(name, shape, generator) for name, shape in sorted(self.shapes().items())}
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(self.config | changes))
+        (folder / "config.json").write_text(json.dumps(self.config | changes), encoding="utf-8")
