@@ -6,6 +6,7 @@ LoRA: https://arxiv.org/abs/2106.09685. The base model below an adapter stays wh
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,14 +128,20 @@ def load_adapter(model: Any, place: str, adapter: Adapter, hub: HubOptions) -> A
 
     config = PeftConfig.from_pretrained(place, **hub.files)
     config.inference_mode = True
+    stored = {n.removeprefix(PREFIX): w for n, w in load_peft_weights(place, device="cpu", **hub.files).items()}
+    level = _extra_level(stored, [name for name, _ in model.named_modules()])
+    stored = {name.removeprefix(level): weight for name, weight in stored.items()}
+    for field in ("target_modules", "target_parameters", "modules_to_save"):
+        named = getattr(config, field, None)
+        if isinstance(named, list | set | tuple):
+            setattr(config, field, type(named)(name.removeprefix(level) for name in named))
     if adapter.wrapped:
         model = get_peft_model(model, config, adapter_name=adapter.name)
     else:
         model = inject_adapter_in_model(config, model, adapter_name=adapter.name)
         model._hf_peft_config_loaded = True  # as transformers' own add_adapter leaves it
-    weights = load_peft_weights(place, device="cpu", **hub.files)
-    if not adapter.wrapped:
-        weights = {name.removeprefix(PREFIX): weight for name, weight in weights.items()}
+    prefix = PREFIX if adapter.wrapped else ""
+    weights = {prefix + name: weight for name, weight in stored.items()}
     set_peft_model_state_dict(model, weights, adapter_name=adapter.name)
     lacking = sorted(get_peft_model_state_dict(model, adapter_name=adapter.name).keys() - weights.keys())
     if lacking:  # weights of layers that are not loaded may be left over
@@ -143,6 +150,26 @@ def load_adapter(model: Any, place: str, adapter: Adapter, hub: HubOptions) -> A
             f"{CONFIG} is another adapter's."
         )
     return model
+
+
+def _extra_level(weights: Iterable[str], modules: Iterable[str]) -> str:
+    """What names of an adapter begin with that was trained on the whole language model, of which the decoder is a part.
+
+    Args:
+        weights: Names of the adapter's weights.
+        modules: Names of the decoder's modules.
+
+    Returns:
+        For example `model.`; nothing if the adapter was trained on the decoder.
+    """
+    known = {name for name in modules if name}
+    for name in weights:
+        parts = name.split(".")
+        for skipped in range(len(parts)):
+            path = ".".join(parts[skipped : skipped + 3])  # layers.0.self_attn, and not a name that occurs at any depth
+            if path in known:
+                return "".join(f"{part}." for part in parts[:skipped])
+    return ""
 
 
 def base_of_adapter(place: str, hub: HubOptions) -> tuple[str, str | None] | None:

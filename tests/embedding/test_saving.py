@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import ssmoe_embed
 from ssmoe_embed import SSMoE
@@ -217,6 +217,22 @@ def test_what_is_saved_is_an_adapter_that_peft_loads(olmoe, tmp_path):
     model = PeftModel.from_pretrained(AutoModel.from_pretrained(olmoe).eval(), tmp_path / "adapter")
     other = SSMoE(model, AutoTokenizer.from_pretrained(olmoe), module.settings)
     np.testing.assert_allclose(vectors(other), vectors(module), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [ATTENTION, EXPERTS], ids=["attention", "experts"])
+@pytest.mark.parametrize("full_names", [False, True])
+def test_an_adapter_of_the_model_with_its_head_fits_the_decoder(full_names, options, olmoe, tmp_path):
+    whole = AutoModelForCausalLM.from_pretrained(olmoe).eval()
+    field = next(name for name in options if name.startswith("target"))
+    if full_names:
+        every = [name for name, _ in [*whole.named_modules(), *whole.named_parameters()]]
+        options = options | {field: [name for name in every if name.endswith(tuple(options[field]))]}
+    model = shaken(get_peft_model(whole, LoraConfig(**options)))
+    model.save_pretrained(tmp_path)
+    module = SSMoE.from_base(tmp_path, **PLAIN | {"method": "smoe"})
+    decoder = model.merge_and_unload().model
+    expected = SSMoE(decoder, AutoTokenizer.from_pretrained(olmoe), module.settings)
+    np.testing.assert_allclose(vectors(module), vectors(expected), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [SSMoE.from_base, lambda folder, **options: ssmoe_embed.load(folder, **options)[0]])

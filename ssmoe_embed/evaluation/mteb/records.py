@@ -14,6 +14,8 @@ from huggingface_hub.errors import HFValidationError
 from mteb.models.model_meta import ScoringFunction
 
 from ssmoe_embed.data import BUNDLED, tiny_folder
+from ssmoe_embed.embedding.adapters import adapter_on
+from ssmoe_embed.embedding.fingerprint import Fingerprint
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.persistence import TENSORS
@@ -129,13 +131,16 @@ def revision_of(
 
     Returns:
         The commit of a hub repository; for anything else 16 hexadecimal digits that depend on the settings, the spectral
-        routers and saved calibration, and the base model, but not on where any of it lies.
+        routers and saved calibration, the base model and what was changed of it in memory, but not on where any of it lies.
     """
     source = module.source
     if name == source.name_or_path:
         revision, cache_folder = revision or source.hub.revision, cache_folder or source.hub.cache_folder
     folder = tiny_folder() if name == BUNDLED else Path(name)
-    if not folder.is_dir():
+    adapter = adapter_on(module.model)
+    changed = adapter is not None and source.adapter is None
+    changed |= source.loaded is not None and not source.loaded.matches(module.model, module.tokenizer)
+    if not folder.is_dir() and not changed:
         commit = _commit(name, revision, cache_folder)
         if commit is not None:
             return commit
@@ -150,6 +155,8 @@ def revision_of(
     else:
         commit = source.hub.revision or getattr(module.model.config, "_commit_hash", None)
         _add(digest, {"base": source.name_or_path, "revision": commit})
+    if changed or adapter is not None:
+        digest.update(Fingerprint.of(module.model, module.tokenizer, adapters=True).digest())
     return digest.hexdigest()[:16]
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from mteb.mocks import MockSTSTask
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import StaticEmbedding
 from tiny import EXPERTS, HIDDEN, TOP_C, save_model
-from transformers import BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import ssmoe_embed
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, load_encoder, model_name
@@ -70,6 +71,41 @@ def test_one_changed_weight_of_the_base_model_changes_the_revision(olmoe, tmp_pa
     plain = {"method": "smoe", "calibration": "none"}
     first, second = (EvaluatedModel.of(ssmoe_embed.load(one, progress=False, **plain)) for one in (olmoe, base))
     assert first.revision != second.revision
+
+
+def test_what_was_changed_in_memory_changes_the_revision(olmoe):
+    def changed(change):
+        model = ssmoe_embed.load(olmoe, method="smoe", calibration="none", progress=False)
+        change(model[0])
+        return EvaluatedModel.of(model, "test/olmoe").revision
+
+    def edit(module):
+        with torch.no_grad():
+            next(module.model.parameters())[0, 0] += 1
+
+    def adapter(seed):
+        def add(module):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False), module.model)
+
+        return add
+
+    found = [changed(change) for change in (id, id, edit, adapter(0), adapter(1), adapter(1))]
+    assert found[0] == found[1]
+    assert found[4] == found[5]
+    assert len(set(found)) == 4
+
+
+def test_a_retrained_adapter_changes_the_revision(olmoe, tmp_path):
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_pretrained(olmoe)
+        get_peft_model(
+            model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False), "default"
+        ).save_pretrained(tmp_path / str(seed) / "tuned")
+    names = [tmp_path / str(seed) / "tuned" for seed in (0, 1)]
+    first, second = (revision(name, method="smoe", calibration="none") for name in names)
+    assert first != second
 
 
 def in_hub_cache(cache, files):
