@@ -18,6 +18,7 @@ def drop(
     calibration: Annotated[
         Path | None, typer.Option(help="Text file that experts are scored on; by default the sample in the package.")
     ] = None,
+    calibration_tokens: Annotated[int, typer.Option(help="How many tokens of that text are read at most.")] = 32_768,
     alpha: Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1.  [default: 0.5]")] = None,
     top_c: TopC = None,
     seed: Annotated[int, typer.Option(help="Seed of --by random.")] = 0,
@@ -46,6 +47,7 @@ def drop(
         keep,
         by,
         calibration=calibration,
+        calibration_tokens=calibration_tokens,
         settings=language_model.RoutingSettings(**settings),
         seed=seed,
         dtype=dtype,

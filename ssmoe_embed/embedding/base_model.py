@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ssmoe_embed.common.devices import check_device_map
+from ssmoe_embed.common.devices import check_device_map, warn_of_half_precision
 from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.embedding.adapters import Adapter, base_of_adapter, load_adapter
 from ssmoe_embed.embedding.fingerprint import Fingerprint
@@ -132,6 +132,8 @@ class BaseModelSource:
         dtype = self.dtype or (four_bit.dtype if four_bit else None)
         defaults = {"config": config} | ({"dtype": dtype} if dtype else {})
         model = _text_part(_loaded(self.name_or_path, four_bit, **(defaults | self.hub.loading | given)), family)
+        if self.wanted_dtype is None and four_bit is None:
+            warn_of_half_precision(model)
         if kept < total:
             family.drop_final_norm(model)  # it was trained for the last layer's output
         tokenizer = AutoTokenizer.from_pretrained(

@@ -25,6 +25,8 @@ from ssmoe_embed.language_model.texts import calibration_ids, joined, read_text,
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 RECORD = "ssmoe_drop.json"
+CALIBRATION_TOKENS = 32_768
+"""Of the bundled model's 72 kept experts, all 98,000 tokens of the sample choose one differently."""
 _WINDOW = 512
 _BATCH = 4
 
@@ -67,6 +69,7 @@ def drop_experts(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     calibration: str | None = None,
+    calibration_tokens: int = CALIBRATION_TOKENS,
     settings: RoutingSettings | None = None,
     routers: SpectralRouters | None = None,
     seed: int = 0,
@@ -81,6 +84,7 @@ def drop_experts(
         by: What decides, see `DropBy`.
         tokenizer: The model's; not needed with `by="random"`.
         calibration: Text that the experts are scored on; by default the sample that comes with the package.
+        calibration_tokens: How much of its beginning is read at most.
         settings: α, top_c and so on of the SSMoE router.
         routers: The model's spectral routers, if they are made already.
         seed: For `by="random"`.
@@ -102,7 +106,7 @@ def drop_experts(
         if tokenizer is None:
             raise ValueError(f"by={str(by)!r} scores the experts on a text and needs the model's tokenizer.")
         text = joined(calibration_texts()) if calibration is None else calibration
-        batches = list(windows(calibration_ids(tokenizer, text), _WINDOW, _BATCH))
+        batches = list(windows(calibration_ids(tokenizer, text, calibration_tokens), _WINDOW, _BATCH))
         routing = Routing.SSMOE if by is DropBy.SSMOE else Routing.ORIGINAL
         policy = policy_of(routing, model, settings, routers=routers, progress=progress)
         scores = expert_scores(model, batches, policy, progress=progress)
@@ -121,6 +125,7 @@ def drop(
     by: str | DropBy = DropBy.SSMOE,
     *,
     calibration: str | Path | None = None,
+    calibration_tokens: int = CALIBRATION_TOKENS,
     settings: RoutingSettings | None = None,
     seed: int = 0,
     dtype: str | None = None,
@@ -139,6 +144,7 @@ def drop(
         keep: See `drop_experts`, as for `by`, `settings`, `seed` and `progress`.
         by: See `drop_experts`.
         calibration: Text file that the experts are scored on; by default the sample that comes with the package.
+        calibration_tokens: See `drop_experts`.
         settings: See `drop_experts`.
         seed: See `drop_experts`.
         dtype: Dtype of the weights; by default the checkpoint's own.
@@ -164,11 +170,19 @@ def drop(
     count = limits.kept(keep)
     tokenizer = load_tokenizer(base, hub)
     if text is not None and by is not DropBy.RANDOM:
-        calibration_ids(tokenizer, text)
+        calibration_ids(tokenizer, text, calibration_tokens)
     with atomic_folder(output, overwrite=overwrite, room=_room(outline, count / limits.experts, dtype)) as folder:
         model = load(base, dtype=dtype, progress=progress, **kwargs)  # what can fail without weights has been tried
         dropped = drop_experts(
-            model, keep, by, tokenizer=tokenizer, calibration=text, settings=settings, seed=seed, progress=progress
+            model,
+            keep,
+            by,
+            tokenizer=tokenizer,
+            calibration=text,
+            calibration_tokens=calibration_tokens,
+            settings=settings,
+            seed=seed,
+            progress=progress,
         )
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -181,7 +195,7 @@ def drop(
             "kept": dropped.kept,
             "settings": (settings or RoutingSettings()).as_dict(),
             "seed": seed if by is DropBy.RANDOM else None,
-            "calibration": None if by is DropBy.RANDOM else _calibration(calibration),
+            "calibration": None if by is DropBy.RANDOM else _calibration(calibration) | {"tokens": calibration_tokens},
             "ssmoe_embed": __version__,
         }
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -204,7 +218,7 @@ def sliced_routers(routers: SpectralRouters, kept: Mapping[int, torch.Tensor]) -
     return replace(routers, weights=weights, fingerprints=fingerprints, _placed={})
 
 
-def _calibration(file: str | Path | None) -> dict[str, str]:
+def _calibration(file: str | Path | None) -> dict[str, Any]:
     """What tells a calibration text from others."""
     if file is None:
         return {"text": "the calibration sample of ssmoe_embed"}

@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 SHORTEST_CALIBRATION = 512
 """Tokens: fewer say little about any expert."""
+_LONGEST_TOKEN = 64
+"""Characters of text per token that are kept before it is tokenized: much more than any text has on average."""
 
 
 def read_text(path: str | Path) -> str:
@@ -40,13 +42,23 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
     return torch.tensor(ids, dtype=torch.long)
 
 
-def calibration_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
-    """The tokens `[T]` of a calibration text.
+def calibration_ids(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> torch.Tensor:
+    """The first tokens `[T]` of a calibration text.
+
+    Args:
+        tokenizer: The model's.
+        text: The text.
+        limit: The most tokens.
 
     Raises:
         ValueError: They are too few.
     """
-    ids = token_ids(tokenizer, text)
+    if limit < SHORTEST_CALIBRATION:
+        raise ValueError(
+            f"calibration_tokens={limit} are too few to tell used experts from unused ones; at least "
+            f"{SHORTEST_CALIBRATION} are needed, and tens of thousands are better."
+        )
+    ids = token_ids(tokenizer, text[: limit * _LONGEST_TOKEN])[:limit]
     if len(ids) < SHORTEST_CALIBRATION:
         raise ValueError(
             f"The calibration text has {len(ids)} tokens and is too short; at least {SHORTEST_CALIBRATION} are needed to "

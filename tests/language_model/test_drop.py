@@ -153,6 +153,18 @@ def test_the_experts_of_the_best_mean_score_stay(by, olmoe, calibration):
     assert found.kept == {layer: sorted(total.topk(6).indices.tolist()) for layer, total in sums.items()}
 
 
+def test_only_the_beginning_of_a_long_calibration_text_is_read(olmoe, calibration):
+    tokenizer = load_tokenizer(olmoe)
+    keywords = {"tokenizer": tokenizer, "with_routers": False, "progress": False, "calibration_tokens": 600}
+    start = tokenizer.decode(tokenizer(calibration)["input_ids"][:600])
+    short, long = (
+        drop_experts(load(olmoe), 0.5, "router", calibration=text, **keywords) for text in (start, calibration * 50)
+    )
+    assert short.kept == long.kept
+    with pytest.raises(ValueError, match=r"calibration_tokens=100 .* at least 512"):
+        drop_experts(load(olmoe), 0.5, "router", calibration=calibration, **keywords | {"calibration_tokens": 100})
+
+
 def test_random_experts_follow_from_the_seed(olmoe):
     kept = [drop_experts(load(olmoe), 0.5, "random", seed=s, with_routers=False).kept for s in (0, 0, 1)]
     assert kept[0] == kept[1] != kept[2]
@@ -196,7 +208,8 @@ def test_the_command_prints_memory_and_records_what_stayed(ssmoe, olmoe, tmp_pat
     assert f"{before / 1e6:,.2f} MB before, {after / 1e6:,.2f} MB after" in done.out
     record = json.loads((tmp_path / "part" / "ssmoe_drop.json").read_text(encoding="utf-8"))
     assert (record["by"], record["keep"]) == ("ssmoe", 0.75)
-    assert record["calibration"] == {"text": "text.txt", "digest": sha256(calibration.encode()).hexdigest()[:16]}
+    digest = sha256(calibration.encode()).hexdigest()[:16]
+    assert record["calibration"] == {"text": "text.txt", "digest": digest, "tokens": 32_768}
     whole, part = (AutoModel.from_pretrained(folder) for folder in (olmoe, tmp_path / "part"))
     for layer, router in routers_of(part).items():
         assert torch.equal(router.weight, routers_of(whole)[layer].weight[record["kept"][str(layer)]])

@@ -1,6 +1,7 @@
 """Re-routed language models: generation, batches, perplexity, and the overlap of two routings."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from reference import routed_by_hand, watched
 from tiny import EXPERTS, TOP_C
 from transformers import TextIteratorStreamer
 
-from ssmoe_embed import SpectralRouters, SpectralRouting, UnsupportedModelError
+from ssmoe_embed import SpectralRouters, SpectralRouting, SSMoE, UnsupportedModelError
 from ssmoe_embed.language_model import RoutingSettings, expert_overlap, load, load_tokenizer, perplexity
 from ssmoe_embed.language_model.loading import skeleton
 from ssmoe_embed.language_model.overlap import chosen_experts
@@ -214,9 +215,18 @@ def test_scores_that_are_zero_elsewhere_name_the_chosen_experts():
     assert chosen_experts((scores, scores), 4).tolist() == [[False, True, False, True]]
 
 
-def test_a_checkpoint_in_16_bits_is_said_to_be_slow_on_a_cpu_unless_a_dtype_was_chosen(olmoe, tmp_path, recwarn):
+@pytest.mark.parametrize("read", [load, partial(SSMoE.from_base, method="smoe", calibration="none", progress=False)])
+def test_a_checkpoint_in_16_bits_is_said_to_be_slow_on_a_cpu_without_units_unless_a_dtype_was_chosen(
+    olmoe, tmp_path, monkeypatch, recwarn, read
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": False}, raising=False)
     load(olmoe, dtype="bfloat16").save_pretrained(tmp_path)
+    load_tokenizer(olmoe).save_pretrained(tmp_path)
+    read(tmp_path, dtype="bfloat16")
     assert not [warning for warning in recwarn if "float32" in str(warning.message)]
     with pytest.warns(UserWarning, match="bfloat16.*dtype='float32'"):
-        assert load(tmp_path).dtype == torch.bfloat16
-    assert load(tmp_path, dtype="float32").dtype == torch.float32
+        read(tmp_path)
+    recwarn.clear()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    read(tmp_path)
+    assert not [warning for warning in recwarn if "float32" in str(warning.message)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.common.hub import HubOptions
+from ssmoe_embed.language_model.dropped import CALIBRATION_TOKENS
 from ssmoe_embed.language_model.dropping import DropBy, Limits
 from ssmoe_embed.language_model.loading import load_tokenizer, skeleton
 from ssmoe_embed.language_model.perplexity import predicted_ids
@@ -137,6 +138,6 @@ def check_grid(base: str | Path, cells: Sequence[GridCell], options: GridOptions
         return
     tokenizer = load_tokenizer(base, hub)
     if scored and options.calibration is not None:
-        calibration_ids(tokenizer, read_text(options.calibration))
+        calibration_ids(tokenizer, read_text(options.calibration), CALIBRATION_TOKENS)
     if options.text is not None:
         predicted_ids(tokenizer, read_text(options.text))
