@@ -60,7 +60,7 @@ _UNITS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 def _has_unit(dtype: torch.dtype) -> bool:
     """Whether this CPU multiplies numbers of 16 bits itself; older versions of torch cannot tell."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(there and name.endswith(_UNITS[dtype]) for name, there in known.items())
 
 
