@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ssmoe_embed.hub.loading import load
     from ssmoe_embed.routing import SpectralRouting, reroute
     from ssmoe_embed.spectral.routers import SpectralRouters
+    from ssmoe_embed.vision.module import SSMoEVision
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -28,6 +29,7 @@ else:
             "ssmoe_embed.hub.loading": ("load",),
             "ssmoe_embed.routing": ("SpectralRouting", "reroute"),
             "ssmoe_embed.spectral.routers": ("SpectralRouters",),
+            "ssmoe_embed.vision.module": ("SSMoEVision",),
         },
     )
 
@@ -35,6 +37,7 @@ __all__ = [
     "EmbeddingModel",
     "EmbeddingSettings",
     "SSMoE",
+    "SSMoEVision",
     "SpectralRouters",
     "SpectralRouting",
     "UnsupportedModelError",

@@ -11,7 +11,9 @@ from ssmoe_embed.data.documents import Document
 
 __all__ = [
     "BUNDLED",
+    "BUNDLED_CLIP",
     "Document",
+    "bundled_folder",
     "calibration_texts",
     "paper_table",
     "read_records",
@@ -21,7 +23,9 @@ __all__ = [
 ]
 
 BUNDLED = "ssmoe/tiny"
-"""The name of the model that comes with the package."""
+"""The name of the text model that comes with the package."""
+BUNDLED_CLIP = "ssmoe/tiny-clip"
+"""The name of the model of texts and images that comes with the package."""
 
 
 def read_records(name: str) -> Iterator[dict[str, Any]]:
@@ -67,6 +71,12 @@ def search_corpus() -> list[Document]:
 def search_folder() -> Path:
     """Folder of the bundled corpus, which holds the vectors of its documents by ``ssmoe/tiny`` too."""
     return Path(str(resources.files(__name__))) / "search"
+
+
+def bundled_folder(name: str) -> Path | None:
+    """Folder of the bundled model of that name; None if there is none."""
+    folders = {BUNDLED: "tiny", BUNDLED_CLIP: "tiny_clip"}
+    return Path(str(resources.files(__name__))) / folders[name] if name in folders else None
 
 
 def tiny_folder() -> Path:

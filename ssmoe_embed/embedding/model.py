@@ -28,7 +28,13 @@ class EmbeddingModel(SentenceTransformer):
     def encode(self, *args: Any, **kwargs: Any) -> Any:
         """See `SentenceTransformer.encode`; an input that is not a string is a `TextError` that names its position."""
         inputs: Any = args[0] if args else kwargs.get("inputs")
-        if not isinstance(inputs, str | bytes | dict) and hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
+        only_texts = self.modalities == ["text"]
+        if (
+            only_texts
+            and not isinstance(inputs, str | bytes | dict)
+            and hasattr(inputs, "__len__")
+            and hasattr(inputs, "__getitem__")
+        ):
             check_texts(inputs, "the inputs")
         if len(args) < _BATCH_SIZE and kwargs.get("batch_size") is None:
             kwargs["batch_size"] = getattr(self[0], "default_batch_size", None) or 32
@@ -37,8 +43,11 @@ class EmbeddingModel(SentenceTransformer):
         return super().encode(*args, **kwargs)
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """See `SentenceTransformer.preprocess`; a string is a text, and nobody looks whether it names a picture's file."""
-        if inputs and isinstance(self[0], SSMoE):
+        """See `SentenceTransformer.preprocess`; a module of this package looks at its inputs itself.
+
+        So to a text model a string is a text, even if it names a picture's file, and texts and pictures may share a batch.
+        """
+        if inputs and type(self[0]).__module__ == SSMoE.__module__:
             return self[0].preprocess(inputs, prompt=prompt, **kwargs)
         return super().preprocess(inputs, prompt=prompt, **kwargs)
 

@@ -55,7 +55,7 @@ def save_parts(parts: Parts, folder: Path) -> None:
     moved = source.loaded is None or source.loaded.dtype != parts.model.dtype
     changes["dtype"] = dtype_name(parts.model.dtype) if moved else source.wanted_dtype
     save_references(parts, folder, included=included, **changes)
-    _require_this_package(folder / "config_sentence_transformers.json")
+    require_this_package(folder / "config_sentence_transformers.json")
 
 
 def _refuse_packed(model: PreTrainedModel) -> None:
@@ -175,7 +175,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _require_this_package(path: Path) -> None:
+def require_this_package(path: Path) -> None:
     """Add this package to the requirements that sentence-transformers checks before it loads a model's modules."""
     if not path.is_file():
         return

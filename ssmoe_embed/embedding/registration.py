@@ -13,9 +13,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ssmoe_embed.data import BUNDLED, tiny_folder
+from ssmoe_embed.data import bundled_folder
 
-_OWN = {"ssmoe_embed.SSMoE": "ssmoe_embed.embedding.module"}
+_OWN = {
+    "ssmoe_embed.SSMoE": "ssmoe_embed.embedding.module",
+    "ssmoe_embed.SSMoEVision": "ssmoe_embed.vision.module",
+}
 """What a saved model's modules.json calls a class, and the module that defines it."""
 
 
@@ -38,21 +41,22 @@ class _ModuleClasses(Mapping[str, Any]):
 
 
 def register(sentence_transformers: ModuleType) -> None:
-    """Make the classes and the bundled model known to an imported sentence-transformers; twice does no more than once."""
+    """Make the classes and the bundled models known to an imported sentence-transformers; twice does no more than once."""
     plain = sentence_transformers.SentenceTransformer
     known = plain._module_classes  # there is no public registry
     if not isinstance(known, _ModuleClasses):
         plain._module_classes = _ModuleClasses(known)
-        plain.__init__ = _with_the_bundled_model(plain.__init__)
+        plain.__init__ = _with_the_bundled_models(plain.__init__)
 
 
-def _with_the_bundled_model(init: Callable[..., None]) -> Callable[..., None]:
-    """`SentenceTransformer.__init__`, to which the bundled model's name is its folder, unless there is one of that name."""
+def _with_the_bundled_models(init: Callable[..., None]) -> Callable[..., None]:
+    """`SentenceTransformer.__init__`, to which a bundled model's name is its folder, unless there is one of that name."""
 
     @wraps(init)
     def named(self: Any, model_name_or_path: str | None = None, *args: Any, **kwargs: Any) -> None:
-        if model_name_or_path == BUNDLED and not Path(BUNDLED).is_dir():
-            model_name_or_path = str(tiny_folder())
+        bundled = None if model_name_or_path is None else bundled_folder(str(model_name_or_path))
+        if bundled is not None and not Path(str(model_name_or_path)).is_dir():
+            model_name_or_path = str(bundled)
         init(self, model_name_or_path, *args, **kwargs)
 
     return named

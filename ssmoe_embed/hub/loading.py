@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from ssmoe_embed.common.devices import check_backend, check_device
 from ssmoe_embed.common.hub import HubOptions
-from ssmoe_embed.data import BUNDLED, tiny_folder
+from ssmoe_embed.data import BUNDLED, BUNDLED_CLIP, bundled_folder
 from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.embedding.keywords import LoadKeywords, SentenceTransformerKeywords, split
 from ssmoe_embed.embedding.model import EmbeddingModel
@@ -77,7 +77,7 @@ def load(
     if found.kind is Kind.RECIPE:
         place, hub = _built(place, hub, quantize, progress, model_kwargs), replace(hub, revision=None)
     hub = replace(hub, local_files_only=hub.local_files_only or Path(place).is_dir())
-    with loading_bar(progress and place != str(tiny_folder())):
+    with loading_bar(progress and place not in {str(bundled_folder(one)) for one in (BUNDLED, BUNDLED_CLIP)}):
         model = EmbeddingModel(
             place, device=device, model_kwargs=model_kwargs, config_kwargs=settings, **hub.keywords, **own
         )

@@ -12,7 +12,7 @@ from huggingface_hub import model_info, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from ssmoe_embed.common.hub import HubOptions
-from ssmoe_embed.data import BUNDLED, tiny_folder
+from ssmoe_embed.data import BUNDLED, BUNDLED_CLIP, bundled_folder
 from ssmoe_embed.hub.recipes import RECIPES
 
 MODULES = "modules.json"
@@ -63,8 +63,9 @@ def find(name: str | Path, hub: HubOptions) -> NamedModel:
             f"The folder {name} holds neither {MODULES} (an embedding model) nor config.json (a language model) nor "
             "adapter_config.json (an adapter)."
         )
-    if name == BUNDLED:
-        return NamedModel(str(tiny_folder()), Kind.EMBEDDING)
+    bundled = bundled_folder(name)
+    if bundled is not None:
+        return NamedModel(str(bundled), Kind.EMBEDDING)
     if name in RECIPES:
         return NamedModel(name, Kind.EMBEDDING if MODULES in _cached(name, hub) else Kind.RECIPE)
     files, reason = _hub_files(name, hub)
@@ -95,11 +96,12 @@ def local(name: str | Path) -> str:
 
 def unknown_model(name: str, reason: str) -> str:
     """The message for a name that leads nowhere, with the nearest of those that do."""
-    near = get_close_matches(name, [BUNDLED, *RECIPES], n=1, cutoff=0.75)
+    near = get_close_matches(name, [BUNDLED, BUNDLED_CLIP, *RECIPES], n=1, cutoff=0.75)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return (
         f"There is no model {name!r}: no such folder, no recipe of that name, nothing usable on the hub ({reason}).{hint} "
-        f"Recipes: {', '.join([BUNDLED, *RECIPES])}. To make an embedding model of a language model: `ssmoe build BASE`."
+        f"Recipes: {', '.join([BUNDLED, BUNDLED_CLIP, *RECIPES])}. To make an embedding model of a language model: "
+        "`ssmoe build BASE`."
     )
 
 

@@ -4,7 +4,10 @@ from ssmoe_embed.families import register_adapter
 from ssmoe_embed.vision.checkpoint import load_published
 from ssmoe_embed.vision.configuration import ClipMoeConfig, ClipMoeTextConfig, ClipMoeVisionConfig
 from ssmoe_embed.vision.family import ClipMoeTower, ProjectionLayout
+from ssmoe_embed.vision.inputs import InputReader
 from ssmoe_embed.vision.modeling import ClipMoeModel, register
+from ssmoe_embed.vision.module import SSMoEVision
+from ssmoe_embed.vision.reading import ImageError, read_image
 from ssmoe_embed.vision.routing import (
     PAPER,
     Tower,
@@ -20,10 +23,14 @@ __all__ = [
     "ClipMoeModel",
     "ClipMoeTextConfig",
     "ClipMoeVisionConfig",
+    "ImageError",
+    "InputReader",
     "ProjectionLayout",
+    "SSMoEVision",
     "Tower",
     "VisionRouting",
     "load_published",
+    "read_image",
     "reroute_towers",
     "spectral_policies",
     "spectral_routers",

@@ -55,6 +55,8 @@ class ClipMoeBlock(nn.Module):
         result = torch.zeros_like(tokens)
         for index, expert in enumerate(self.experts):
             rows, rank = (chosen == index).nonzero(as_tuple=True)  # n of the N tokens, each at most once
+            if not len(rows):
+                continue  # bitsandbytes' product on a CPU divides by the number of rows
             result.index_add_(0, rows, weights[rows, rank, None] * expert(tokens[rows]))
         return result.reshape(hidden_states.shape)  # [N,H] → [B,T,H]
 

@@ -68,6 +68,11 @@ class VisionRouting:
         for name, value in parsed.items():
             object.__setattr__(self, name, value)
 
+    def makes_routers_as(self, other: VisionRouting) -> bool:
+        """Whether the spectral routers of another routing serve this one."""
+        made = ("top_c", "select", "sign", "scale", "layout")
+        return all(getattr(self, name) == getattr(other, name) for name in made)
+
 
 PAPER = VisionRouting(alpha=1.0, top_c=5, sign=Sign.RAW, layout=ProjectionLayout.RESHAPE)
 """The constants of the paper's release: the learned routers select eigenvectors and do nothing else."""

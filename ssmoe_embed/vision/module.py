@@ -1,0 +1,242 @@
+"""`SSMoEVision`, the sentence-transformers module that reads texts and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers.base.modules import InputModule
+from torch.nn import functional
+from transformers import CLIPProcessor
+from typing_extensions import Self
+
+from ssmoe_embed.embedding.card import GENERATED
+from ssmoe_embed.routing import RoutingPolicy
+from ssmoe_embed.routing.sites import install_sites, routed
+from ssmoe_embed.spectral.routers import SpectralRouters
+from ssmoe_embed.vision.card import vision_card
+from ssmoe_embed.vision.family import ClipMoeTower
+from ssmoe_embed.vision.inputs import InputReader
+from ssmoe_embed.vision.modeling import ClipMoeModel
+from ssmoe_embed.vision.persistence import CONFIG, VisionParts, load_vision, save_vision
+from ssmoe_embed.vision.routing import Tower, VisionRouting, spectral_policies, spectral_routers
+
+
+class SSMoEVision(InputModule):
+    """CLIP-MoE as an embedding module: texts, pictures and pictures with a text, in one vector space.
+
+    Use it as the one module of a `SentenceTransformer`. The vector of a picture with a text is the sum of the unit vectors
+    of both. Sources: SSMoE, https://arxiv.org/abs/2605.30992; CLIP-MoE, https://arxiv.org/abs/2409.19291.
+
+    Attributes:
+        model: The CLIP-MoE, frozen.
+        processor: CLIP's processor.
+        routing: How its towers are routed; None for its learned routers.
+        routers: The spectral routers of its towers.
+    """
+
+    config_file_name = CONFIG
+    save_in_root = True
+
+    def __init__(
+        self,
+        model: ClipMoeModel,
+        processor: CLIPProcessor,
+        routing: VisionRouting | None = None,
+        routers: Mapping[Tower, SpectralRouters] | None = None,
+    ) -> None:
+        """Put the parts together; most users load a saved model.
+
+        Args:
+            model: A CLIP-MoE.
+            processor: Its tokenizer and image processor.
+            routing: How its towers are routed; None for its learned routers.
+            routers: Spectral routers of this very model; made if the routing needs them and they are not given.
+
+        Raises:
+            ValueError: The model is no CLIP-MoE, or the routers are not of this model.
+        """
+        super().__init__()
+        if not isinstance(model, ClipMoeModel):
+            raise ValueError(f"{type(model).__name__} is no CLIP-MoE; make one with ClipMoeModel.from_clip.")
+        self.model = model.requires_grad_(False).eval()
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.routing, self.routers = routing, dict(routers or {})
+        if routing is not None:
+            lacking = [tower for tower in routing.towers if tower not in self.routers]
+            self.routers |= spectral_routers(model, routing, progress=False) if lacking else {}
+        self._policies: dict[Tower, RoutingPolicy] = spectral_policies(self.routers, routing) if routing else {}
+        for tower, policy in self._policies.items():
+            policy.check(tower.of(model))
+            install_sites(tower.of(model), ClipMoeTower())
+        self._owner: tuple[Any, ...] = ()  # a tuple, or torch would take it for a submodule
+        self.max_seq_length: int = min(
+            model.config.text_config.max_position_embeddings, self.tokenizer.model_max_length
+        )
+
+    def using(self, routing: VisionRouting | None, **changes: Any) -> Self:
+        """A view of the same loaded model under another routing; this one stays as it is.
+
+        Args:
+            routing: Its routing; None for the learned routers.
+            **changes: Fields of it that differ.
+        """
+        if routing is not None and changes:
+            routing = VisionRouting(**(vars(routing) | changes))
+        kept = self.routers if routing and self.routing and routing.makes_routers_as(self.routing) else {}
+        return type(self)(self.model, self.processor, routing, kept)
+
+    @property
+    def auto_model(self) -> ClipMoeModel:
+        """The model, as sentence-transformers' own module calls it."""
+        return self.model
+
+    @property
+    def modalities(self) -> list[Any]:
+        """What it reads."""
+        return ["text", "image", ("image", "text")]
+
+    @property
+    def modality_config(self) -> dict[Any, Any]:
+        """What it reads, in the form in which libraries look it up in sentence-transformers' own module."""
+        return {modality: {"method": "forward", "method_output_name": None} for modality in self.modalities}
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Token ids and pixels of `B` inputs; see `InputReader.read`.
+
+        Raises:
+            TextError: An input is no text, picture or dictionary of both.
+            ImageError: A picture cannot be read.
+        """
+        del kwargs
+        return InputReader(self.processor, self.max_seq_length).read(inputs, prompt or "")
+
+    def forward(self, features: dict[str, torch.Tensor], **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Vectors of a batch, float32.
+
+        Args:
+            features: What `preprocess` gives.
+            **kwargs: Ignored.
+
+        Returns:
+            The features with `sentence_embedding [B,D]`.
+
+        Raises:
+            ValueError: A vector is not finite.
+        """
+        del kwargs
+        texts, images = self._texts(features), self._images(features)
+        if texts is None or images is None:
+            found = images if texts is None else texts
+            assert found is not None
+            return features | {"sentence_embedding": _finite(found[1])}
+        rows = int(max(texts[0].max(), images[0].max())) + 1  # B
+        both = torch.isin(torch.arange(rows, device=texts[0].device), texts[0]) & torch.isin(
+            torch.arange(rows, device=texts[0].device), images[0]
+        )
+        embedding = torch.zeros(rows, texts[1].shape[1], device=texts[1].device)
+        for place, vectors in (texts, images):
+            shared = both[place][:, None]
+            embedding.index_add_(0, place, torch.where(shared, functional.normalize(vectors, dim=-1), vectors))
+        return features | {"sentence_embedding": _finite(embedding)}
+
+    def _texts(self, features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Which inputs have a text, `[b]`, and their texts' vectors `[b,D]`."""
+        if "input_ids" not in features:
+            return None
+        with self._routed(Tower.TEXT):
+            found = self.model.get_text_features(features["input_ids"], attention_mask=features["attention_mask"])
+        rows = features.get("text_rows", torch.arange(len(features["input_ids"])))
+        return rows.to(found.pooler_output.device), found.pooler_output.float()
+
+    def _images(self, features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Which inputs have a picture, `[b]`, and their pictures' vectors `[b,D]`."""
+        if "pixel_values" not in features:
+            return None
+        with self._routed(Tower.VISION):
+            found = self.model.get_image_features(features["pixel_values"].to(self.model.dtype))
+        rows = features.get("image_rows", torch.arange(len(features["pixel_values"])))
+        return rows.to(found.pooler_output.device), found.pooler_output.float()
+
+    def _routed(self, tower: Tower) -> AbstractContextManager[None]:
+        """This tower's routing; one without keeps whatever the model itself was given."""
+        policy = self._policies.get(tower)
+        return nullcontext() if policy is None else routed(policy)
+
+    def get_embedding_dimension(self) -> int:
+        """Length of a vector."""
+        return int(self.model.config.projection_dim)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Everything of the saved configuration that is not a weight."""
+        return self.parts.config()
+
+    @property
+    def parts(self) -> VisionParts:
+        """What it consists of."""
+        return VisionParts(self.model, self.processor, self.routing, self.routers)
+
+    def on_model_ready(self, model: Any) -> None:
+        """Give the model that owns this module a model card of its own, unless it has another one."""
+        self._owner = (model,)
+        if not model._model_card_text or GENERATED in model._model_card_text:
+            model._model_card_text = self.card()
+
+    def card(self) -> str:
+        """Its model card."""
+        return vision_card(self.model, self.routing)
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write model, processor, routing and spectral routers; transformers' AutoModel reads the folder too.
+
+        Args:
+            output_path: The model's folder.
+            *args: Ignored.
+            safe_serialization: Must be true; nothing is ever pickled.
+            **kwargs: Ignored.
+
+        Raises:
+            ValueError: `safe_serialization` is false, or the model is in 4 bits.
+        """
+        del args, kwargs
+        if not safe_serialization:
+            raise ValueError("safe_serialization=False would pickle the weights; SSMoEVision writes safetensors only.")
+        save_vision(self.parts, Path(output_path))
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Self:
+        """Load a saved module, or a folder that holds nothing but the model and its processor.
+
+        Args:
+            model_name_or_path: Folder or hub id.
+            subfolder: Where in it.
+            **kwargs: What `SentenceTransformer(...)` was given: `token`, `revision`, `model_kwargs` (`dtype`, `device_map`,
+                `load_in_4bit`, …), `processor_kwargs`, …. In `config_kwargs`, `method` (smoe, ssmoe or paper) and fields of
+                `VisionRouting` override the saved routing.
+
+        Raises:
+            FileNotFoundError: A file of the model is missing.
+            ValueError: A file is broken, or an option is not known.
+        """
+        return cls(*load_vision(cls, model_name_or_path, subfolder, **kwargs))
+
+
+def _finite(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors `[B,D]`, all of which are finite.
+
+    Raises:
+        ValueError: One is not.
+    """
+    broken = (~vectors.isfinite().all(dim=-1)).nonzero().flatten().tolist()
+    if broken:
+        raise ValueError(
+            f"The vectors at {broken[:5]} of the batch are not finite; load the model with "
+            "model_kwargs={'dtype': 'float32'}."
+        )
+    return vectors
+
+
+SSMoEVision.__module__ = "ssmoe_embed"  # saved models name the class by its public path
