@@ -26,7 +26,7 @@ from ssmoe_embed import SpectralRouters, SpectralRouting, reroute
 from ssmoe_embed.families import Score, family_of
 from ssmoe_embed.language_model import load
 from ssmoe_embed.routing import HashRouting, RandomRouting, RoutingPolicy
-from ssmoe_embed.spectral.fingerprint import fingerprint
+from ssmoe_embed.spectral.routers import fingerprint
 from ssmoe_embed.spectral.settings import SpectralSettings
 
 SHAPES: dict[str, dict[str, int] | None] = {

@@ -37,7 +37,7 @@ from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.embedding.persistence import TENSORS
 from ssmoe_embed.families import family_of
 from ssmoe_embed.quantization import Component, memory_by_component
-from ssmoe_embed.spectral.fingerprint import fingerprint
+from ssmoe_embed.spectral.routers import fingerprint
 from ssmoe_embed.spectral.settings import SpectralSettings
 
 REFERENCE, BASELINE = "float32", "bfloat16"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from ssmoe_embed.checkpoints.source import TensorSource
+from ssmoe_embed.checkpoints.shards import TensorSource
 
 _SCALES = ("_scale_inv", "_scale")
 """Endings of the scale's name; whatever it is called, the weight is multiplied by it."""
@@ -38,12 +38,7 @@ class StoredModule:
     """
 
     def __init__(self, source: TensorSource, path: str) -> None:
-        """Name it.
-
-        Args:
-            source: The checkpoint.
-            path: The module's name in it.
-        """
+        """Name it."""
         self._source = source
         self._path = path
 

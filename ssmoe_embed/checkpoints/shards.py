@@ -7,11 +7,32 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
+
+
+class TensorSource(Protocol):
+    """Tensors by name, read one at a time: a checkpoint on disk."""
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a tensor of that name exists."""
+        ...
+
+    def names(self) -> Iterable[str]:
+        """All names."""
+        ...
+
+    def read(self, name: str) -> torch.Tensor:
+        """The whole tensor."""
+        ...
+
+    def read_row(self, name: str, row: int) -> torch.Tensor:
+        """`tensor[row]`, without reading the others."""
+        ...
+
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"

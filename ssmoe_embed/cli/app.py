@@ -6,14 +6,17 @@ import atexit
 import gc
 import logging
 import os
+import re
 import sys
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperCommand
 
 from ssmoe_embed.cli.ablate import ablate
 from ssmoe_embed.cli.build import build
@@ -25,12 +28,57 @@ from ssmoe_embed.cli.families import families
 from ssmoe_embed.cli.index import IndexCommand, index
 from ssmoe_embed.cli.info import info
 from ssmoe_embed.cli.inspect import inspect
-from ssmoe_embed.cli.lists import ListCommand
 from ssmoe_embed.cli.lm_eval import lm_eval
 from ssmoe_embed.cli.search import search
 from ssmoe_embed.cli.serve import serve
 from ssmoe_embed.cli.submit import submit
 from ssmoe_embed.cli.sweep import sweep
+
+_NUMBER = re.compile(r"-(\d|\.\d).*")
+
+
+class ListCommand(TyperCommand):
+    """A command whose options of several values may be given all of them at once.
+
+    Such an option takes everything up to the next flag, so arguments stand before it, or after `--`.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line."""
+        flags = [flag for parameter in self.params if getattr(parameter, "multiple", False) for flag in parameter.opts]
+        return super().parse_args(ctx, expand_lists(args, flags))
+
+
+def expand_lists(args: Sequence[str], flags: Iterable[str]) -> list[str]:
+    """Repeat a flag before each of its values.
+
+    Args:
+        args: A command line.
+        flags: The flags that take several values; a number below zero is a value, not a flag.
+    """
+    flags = set(flags)
+    expanded: list[str] = []
+    flag = None
+    for position, arg in enumerate(args):
+        if arg == "--":
+            return [*expanded, *args[position:]]
+        if arg.startswith("-") and not _NUMBER.fullmatch(arg):
+            name, equals, value = arg.partition("=")
+            flag = name if name in flags else None
+            if flag and not equals:
+                following = args[position + 1 : position + 2]
+                if not following or _is_flag(following[0]):
+                    expanded.append(arg)  # left for the parser to say that a value is missing
+                continue
+            expanded += [name, value] if flag else [arg]
+        else:
+            expanded += [flag, arg] if flag else [arg]
+    return expanded
+
+
+def _is_flag(arg: str) -> bool:
+    return arg.startswith("-") and not _NUMBER.fullmatch(arg)
+
 
 app = typer.Typer(
     help="Sentence embeddings from Mixture-of-Experts language models, without training.",

@@ -54,7 +54,7 @@ def encode_file(
 ) -> int:
     """Encode rows into a folder of shards, or by way of one into one file; returns how many vectors there are."""
     from ssmoe_embed.distributed.engine import encode_on_ray
-    from ssmoe_embed.distributed.joining import write_shards
+    from ssmoe_embed.distributed.shards import write_shards
     from ssmoe_embed.embedding.streaming import VectorFormat
 
     whole = None if kind is None and not output.suffix else VectorFormat.parse(kind or output.suffix[1:], "format")
@@ -89,8 +89,7 @@ class ClusterJob:
         """
         from ssmoe_embed.distributed.engine import encode_on_ray
         from ssmoe_embed.distributed.jobs import Encoding
-        from ssmoe_embed.distributed.joining import add_shards
-        from ssmoe_embed.distributed.shards import TextRow
+        from ssmoe_embed.distributed.shards import TextRow, add_shards
         from ssmoe_embed.search.writing import AddCounts
 
         new = (one for one in documents if one.id not in index or index[one.id] != one)

@@ -90,7 +90,7 @@ def compare(
 
 def _language_models(results: Path, output: Path | None, *, with_paper: bool, stands_for: str | None) -> None:
     from ssmoe_embed.evaluation.harness.results import GridFolder
-    from ssmoe_embed.evaluation.paper import language_model_comparison as comparison
+    from ssmoe_embed.evaluation.paper import language_models as comparison
 
     if not with_paper:
         raise ValueError(
@@ -102,8 +102,7 @@ def _language_models(results: Path, output: Path | None, *, with_paper: bool, st
 
 
 def _with_paper(folder: ResultFolder, output: Path | None, options: dict[str, Any]) -> None:
-    from ssmoe_embed.evaluation.paper.comparison import compare_with_paper
-    from ssmoe_embed.evaluation.paper.comparison_report import comparisons_csv, report
+    from ssmoe_embed.evaluation.paper.comparison import compare_with_paper, comparisons_csv, report
 
     comparisons = compare_with_paper(folder.scores(), **options)
     _show([report(one) for one in comparisons], comparisons_csv(comparisons), output)

@@ -146,8 +146,7 @@ def _summarise(report: EvaluationReport) -> None:
 
 def _show(found: Finished, done: int, failures: Sequence[Failure]) -> None:
     """Print the means, and what failed."""
-    from ssmoe_embed.evaluation.results.score_tables import score_tables
-    from ssmoe_embed.evaluation.results.summary import means
+    from ssmoe_embed.evaluation.results.summary import means, score_tables
 
     for table in score_tables(found.folder.scores()):
         Console().print(means(table).rich())

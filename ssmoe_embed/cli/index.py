@@ -218,8 +218,7 @@ def _opened(
     quiet: bool,
 ) -> SemanticIndex:
     """The index with its model: the one that is there, or a new one."""
-    from ssmoe_embed.distributed.joining import check_shards
-    from ssmoe_embed.distributed.shards import ShardFolder
+    from ssmoe_embed.distributed.shards import ShardFolder, check_shards
     from ssmoe_embed.hub.loading import load
     from ssmoe_embed.search.fingerprint import model_fingerprint
     from ssmoe_embed.search.index import SemanticIndex
@@ -277,8 +276,7 @@ def _change(
     quiet: bool,
 ) -> None:
     """Add the corpus, and say what became of its documents."""
-    from ssmoe_embed.distributed.joining import add_shards
-    from ssmoe_embed.distributed.shards import ShardFolder
+    from ssmoe_embed.distributed.shards import ShardFolder, add_shards
     from ssmoe_embed.search.writing import AddCounts
 
     if source is None:

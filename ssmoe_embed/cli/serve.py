@@ -56,8 +56,7 @@ def serve(
     """
     try:
         from ssmoe_embed.serving.app import create_app
-        from ssmoe_embed.serving.guard import LOOPBACK, is_loopback
-        from ssmoe_embed.serving.refusals import ServerLimits
+        from ssmoe_embed.serving.refusals import LOOPBACK, ServerLimits, is_loopback
         from ssmoe_embed.serving.server import Server, address_of, listen
     except ModuleNotFoundError as error:
         raise ImportError(f"Serving needs {error.name}: pip install 'ssmoe-embed[serve]'.") from None

@@ -15,7 +15,7 @@ from ssmoe_embed.common.choices import unknown
 if TYPE_CHECKING:
     from ssmoe_embed.common.tables import Report
     from ssmoe_embed.evaluation.sweep.axes import Axis
-    from ssmoe_embed.evaluation.sweep.result import SweepResult
+    from ssmoe_embed.evaluation.sweep.running import SweepResult
 
 
 def sweep(

@@ -15,10 +15,6 @@ def require_mteb() -> None:
 def require_package(module: str, requirement: str) -> None:
     """Say what to install where a module is missing.
 
-    Args:
-        module: The module's name.
-        requirement: What pip calls it.
-
     Raises:
         ImportError: It is not installed.
     """

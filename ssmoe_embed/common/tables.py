@@ -97,12 +97,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """Paragraphs and tables under one title.
-
-    Attributes:
-        title: The title.
-        parts: Paragraphs and tables, in order.
-    """
+    """Paragraphs and tables under one title."""
 
     title: str
     parts: tuple[str | Table, ...]

@@ -70,13 +70,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, model: nn.Module, tokenizer: PreTrainedTokenizerBase, *, adapters: bool = False) -> Fingerprint:
-        """Look at every weight once; on a CPU that takes a fraction of the time in which they were read.
-
-        Args:
-            model: The model.
-            tokenizer: Its tokenizer.
-            adapters: Count adapters in.
-        """
+        """Look at every weight once; on a CPU that takes a fraction of the time in which they were read."""
         state = model.state_dict() if adapters else plain_state(model)
         marks = {name: _Mark.of(tensor) for name, tensor in state.items() if not tensor.is_meta}
         return cls(_dtype(model), marks, _digest(tokenizer))

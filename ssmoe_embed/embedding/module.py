@@ -14,11 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self, Unpack
 
 from ssmoe_embed.embedding.base_model import BaseModelSource
-from ssmoe_embed.embedding.calibration import BlockCalibration, Calibrations, embedding_vectors
+from ssmoe_embed.embedding.calibration import BlockCalibration, Calibrations, embedding_vectors, fit_calibrations
 from ssmoe_embed.embedding.card import GENERATED
 from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.features import Block, block_features, block_size, blocks_of
-from ssmoe_embed.embedding.fitting import fit_calibrations
 from ssmoe_embed.embedding.identity import identify
 from ssmoe_embed.embedding.keywords import ModelKeywords
 from ssmoe_embed.embedding.parts import Parts, parts_from_base

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ssmoe_embed.checkpoints.float8 import StoredModule, read_row, read_weight
-from ssmoe_embed.checkpoints.source import TensorSource
+from ssmoe_embed.checkpoints.shards import TensorSource
 from ssmoe_embed.common.choices import Choice
 
 

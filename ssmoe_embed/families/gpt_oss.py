@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ssmoe_embed.checkpoints.mxfp4 import unpack_mxfp4
-from ssmoe_embed.checkpoints.source import TensorSource
+from ssmoe_embed.checkpoints.shards import TensorSource
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 
 

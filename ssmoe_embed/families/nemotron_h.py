@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ssmoe_embed.checkpoints.float8 import read_weight
-from ssmoe_embed.checkpoints.source import TensorSource
+from ssmoe_embed.checkpoints.shards import TensorSource
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score
 
 

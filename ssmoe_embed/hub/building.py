@@ -17,7 +17,7 @@ from ssmoe_embed.common.folders import size_of, workplace
 from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.data import BUNDLED
-from ssmoe_embed.embedding.fitting import check_sample
+from ssmoe_embed.embedding.calibration import check_sample
 from ssmoe_embed.embedding.keywords import ModelKeywords, split
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.embedding.model import EmbeddingModel

@@ -16,9 +16,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssmoe_embed.families import MoELayer, family_of
-from ssmoe_embed.language_model.texts import token_ids
+from ssmoe_embed.language_model.perplexity import token_ids
 from ssmoe_embed.routing import RoutingPolicy
-from ssmoe_embed.routing.reroute import decision, is_rerouted
+from ssmoe_embed.routing.sites import decision, is_rerouted
 from ssmoe_embed.routing.tokens import install_token_hooks, needs_tokens
 
 
@@ -50,12 +50,6 @@ def expert_overlap(
     """Compare the experts that a routing would choose with those that the model's own routers choose.
 
     The model runs as it is, and at every router the policy is asked about the same hidden states.
-
-    Args:
-        model: A causal language model, not re-routed.
-        tokenizer: Its tokenizer.
-        texts: Texts to read.
-        policy: The other routing.
 
     Raises:
         ValueError: There is no text, or the model is re-routed, or the policy does not fit it.

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ssmoe_embed.families import MoEFamily, UnsupportedModelError, family_of
-from ssmoe_embed.routing.reroute import is_rerouted
+from ssmoe_embed.routing.sites import is_rerouted
 
 _NOT_COUNTS = ("per_tok", "shared", "period", "offset", "size")
 

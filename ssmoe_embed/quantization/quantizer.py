@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,9 +18,35 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ssmoe_embed.families import family_of
 from ssmoe_embed.quantization.conversions import KeepMxfp4, Pack, PackEach, StreamedConverter, merges_experts
-from ssmoe_embed.quantization.heap import TrimAfter, trim
 from ssmoe_embed.quantization.packed import BlockwiseMatrices, Packable
 from ssmoe_embed.quantization.settings import QuantizationSettings
+
+
+def trim() -> None:
+    """Hand the holes of the heap back, where the C library can; elsewhere do nothing."""
+    function = _malloc_trim()
+    if function is not None:
+        function(0)
+
+
+@cache
+def _malloc_trim() -> Any:
+    """Glibc's function, or None."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+class TrimAfter:
+    """A forward hook that trims the heap after a module that unpacks on the CPU; a class, so that models stay picklable."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Trim, if it ran on the CPU."""
+        del module, args
+        if output.device.type == "cpu":
+            trim()
+
 
 METHOD = "ssmoe_4bit"
 """Its name among transformers' quantisation methods."""

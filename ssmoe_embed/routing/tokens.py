@@ -39,9 +39,6 @@ _CURRENT: ContextVar[Tokens | None] = ContextVar("ssmoe_embed_tokens", default=N
 def current_tokens(count: int) -> Tokens:
     """The tokens of the forward pass that is running.
 
-    Args:
-        count: How many the router sees.
-
     Raises:
         ValueError: They are not known, or are others.
     """

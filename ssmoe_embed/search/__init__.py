@@ -7,9 +7,8 @@ from ssmoe_embed.common.lazy import lazy_names
 if TYPE_CHECKING:
     from ssmoe_embed.data.documents import Document
     from ssmoe_embed.search.errors import BusyIndexError, DamagedIndexError, WrongModelError
-    from ssmoe_embed.search.explanation import Contribution, Explanation
     from ssmoe_embed.search.filters import Criterion, parse_filters
-    from ssmoe_embed.search.hits import Hit, Snippet
+    from ssmoe_embed.search.hits import Contribution, Explanation, Hit, Snippet
     from ssmoe_embed.search.hybrid import SearchMode
     from ssmoe_embed.search.index import SemanticIndex
     from ssmoe_embed.search.kinds import IndexKind
@@ -21,9 +20,8 @@ else:
         {
             "ssmoe_embed.data.documents": ("Document",),
             "ssmoe_embed.search.errors": ("BusyIndexError", "DamagedIndexError", "WrongModelError"),
-            "ssmoe_embed.search.explanation": ("Contribution", "Explanation"),
             "ssmoe_embed.search.filters": ("Criterion", "parse_filters"),
-            "ssmoe_embed.search.hits": ("Hit", "Snippet"),
+            "ssmoe_embed.search.hits": ("Contribution", "Explanation", "Hit", "Snippet"),
             "ssmoe_embed.search.hybrid": ("SearchMode",),
             "ssmoe_embed.search.index": ("SemanticIndex",),
             "ssmoe_embed.search.kinds": ("IndexKind",),

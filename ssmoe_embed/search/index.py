@@ -14,11 +14,10 @@ from typing_extensions import Self
 
 from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.errors import DamagedIndexError
-from ssmoe_embed.search.explanation import Explanation, explain
 from ssmoe_embed.search.feeding import Given, chunks, paired
 from ssmoe_embed.search.fingerprint import check_model, model_fingerprint
 from ssmoe_embed.search.generation import Generation
-from ssmoe_embed.search.hits import Hit, with_snippets
+from ssmoe_embed.search.hits import Explanation, Hit, explain, with_snippets
 from ssmoe_embed.search.hybrid import SearchMode
 from ssmoe_embed.search.kinds import IndexKind
 from ssmoe_embed.search.manifest import RECALL, Manifest

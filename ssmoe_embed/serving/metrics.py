@@ -16,12 +16,7 @@ class Metrics:
     """Counters of one server."""
 
     def __init__(self, model: str, version: str) -> None:
-        """Begin at zero.
-
-        Args:
-            model: What clients call the model.
-            version: The package's.
-        """
+        """Begin at zero."""
         self._registry = registry = CollectorRegistry()
         self.requests = Histogram(
             "ssmoe_request_seconds",

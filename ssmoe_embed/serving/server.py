@@ -41,13 +41,7 @@ class Server(uvicorn.Server):
     """Serves until it is told to stop, by a signal or by `should_exit`, then finishes the answers in progress."""
 
     def __init__(self, app: FastAPI, *, ready: Callable[[], None] | None = None, log_level: str = "warning") -> None:
-        """Bind an application; `run(sockets=[listener])` begins.
-
-        Args:
-            app: The application.
-            ready: Called when requests are answered.
-            log_level: Uvicorn's.
-        """
+        """Bind an application; `run(sockets=[listener])` begins."""
         super().__init__(uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=10))
         self._ready = ready
 

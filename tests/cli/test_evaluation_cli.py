@@ -11,7 +11,7 @@ from evaluation_tasks import failing
 from mteb.mocks import MockMultilingualSTSTask, MockRetrievalTask, MockSTSTask
 
 import ssmoe_embed.evaluation.tasks.finding as task_names
-from ssmoe_embed.cli.lists import expand_lists
+from ssmoe_embed.cli.app import expand_lists
 
 FLAGS = ["--tasks", "--methods", "-m"]
 

@@ -5,8 +5,7 @@ import pytest
 
 import ssmoe_embed
 from ssmoe_embed.distributed.jobs import Encoding, ModelReference, ShardEncoder
-from ssmoe_embed.distributed.joining import add_shards, write_shards
-from ssmoe_embed.distributed.shards import ShardFolder, TextRow
+from ssmoe_embed.distributed.shards import ShardFolder, TextRow, add_shards, write_shards
 from ssmoe_embed.embedding.streaming import VectorFormat
 from ssmoe_embed.search.errors import WrongModelError
 from ssmoe_embed.search.fingerprint import model_fingerprint

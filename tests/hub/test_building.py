@@ -16,7 +16,7 @@ from tiny import FAMILIES, SHARDED, TOP_C
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
 import ssmoe_embed
-from ssmoe_embed.embedding import fitting
+from ssmoe_embed.embedding import calibration
 from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.hub import building, loading, names
@@ -83,7 +83,7 @@ def test_two_builds_give_identical_bytes(model_folder, texts, tmp_path):
 
 def test_all_methods_load_after_a_build_without_fitting_again(built, monkeypatch):
     monkeypatch.setattr(loading.EmbeddingModel, "preprocess", SentenceTransformer.preprocess)
-    monkeypatch.setattr("ssmoe_embed.embedding.fitting.check_sample", no_network)
+    monkeypatch.setattr("ssmoe_embed.embedding.calibration.check_sample", no_network)
     for method in METHODS:
         model = ssmoe_embed.load(built, method=method, progress=False)
         assert np.isfinite(model.encode(PROBES, **QUIET)).all()
@@ -91,14 +91,14 @@ def test_all_methods_load_after_a_build_without_fitting_again(built, monkeypatch
 
 def test_further_prompts_are_calibrated_too(olmoe, texts, tmp_path, monkeypatch):
     folder = build(olmoe, tmp_path / "out", texts, prompts=["prompteol", "{text} ="])
-    monkeypatch.setattr("ssmoe_embed.embedding.fitting.check_sample", no_network)
+    monkeypatch.setattr("ssmoe_embed.embedding.calibration.check_sample", no_network)
     for prompt in ("none", "prompteol", "{text} ="):
         for method in METHODS:
             assert np.isfinite(ssmoe_embed.load(folder, method=method, prompt=prompt).encode(PROBES, **QUIET)).all()
 
 
 def test_a_calibration_that_was_not_built_is_fitted_when_it_is_loaded(built, texts, monkeypatch):
-    monkeypatch.setattr("ssmoe_embed.embedding.fitting.calibration_texts", lambda: list(texts))
+    monkeypatch.setattr("ssmoe_embed.embedding.calibration.calibration_texts", lambda: list(texts))
     model = ssmoe_embed.load(built, prompt="sentiment", calibration="whiten", progress=False)
     assert np.isfinite(model.encode(PROBES, **QUIET)).all()
 
@@ -395,7 +395,7 @@ def test_a_truncated_checkpoint_is_named(olmoe, texts, tmp_path):
 
 KILLED = """
 import json, os, signal, sys, torch, ssmoe_embed
-from ssmoe_embed.embedding import fitting
+from ssmoe_embed.embedding import calibration
 from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.spectral import routers
 torch.set_num_threads(1)
@@ -410,7 +410,7 @@ def dying(*args, **kwargs):
     return calls[-1]
 
 setattr(module, name, dying)
-fitting._NOTED = 1
+calibration._NOTED = 1
 ssmoe_embed.build(base, output, calibration_texts=json.loads(texts), top_c=5, license="apache-2.0", progress=False)
 """
 
@@ -428,11 +428,11 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(
 ):
     killed(olmoe, tmp_path / "out", texts, place, environment)
     made, read = [], []
-    passes = 2 * len(fitting._batches(sorted(texts, key=len), 32, fitting._CPU_CHARACTERS))
+    passes = 2 * len(calibration._batches(sorted(texts, key=len), 32, calibration._CPU_CHARACTERS))
     embeddings = routers.spectral_embeddings
     monkeypatch.setattr(routers, "spectral_embeddings", lambda *a, **k: made.append(1) or embeddings(*a, **k))
-    monkeypatch.setattr(fitting, "_NOTED", 1)
-    monkeypatch.setattr(fitting, "save_tensors", lambda *args: read.append(1))
+    monkeypatch.setattr(calibration, "_NOTED", 1)
+    monkeypatch.setattr(calibration, "save_tensors", lambda *args: read.append(1))
     build(olmoe, tmp_path / "out", texts, license="apache-2.0")
     assert len(read) == passes - (2 if place == "read" else 0)
     assert len(made) == (2 if place == "layer" else 0)  # of three layers

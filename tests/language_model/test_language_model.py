@@ -15,7 +15,7 @@ from ssmoe_embed.language_model.loading import skeleton
 from ssmoe_embed.language_model.overlap import chosen_experts
 from ssmoe_embed.language_model.routings import spectral_routers
 from ssmoe_embed.routing import HashRouting, RandomRouting
-from ssmoe_embed.routing.reroute import is_rerouted
+from ssmoe_embed.routing.sites import is_rerouted
 
 SETTINGS = RoutingSettings(alpha=0.7, top_c=TOP_C, scale="router")
 ROUTINGS = ("original", "ssmoe", "ev", "average-ev", "random", "hash")

@@ -8,8 +8,7 @@ pytest.importorskip("uvicorn", reason="the server needs the extra `serve`")
 pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
 
 
-from ssmoe_embed.serving.maps import MapMaker, sample_of
-from ssmoe_embed.serving.projection import MapMethod, group, project
+from ssmoe_embed.serving.maps import MapMaker, MapMethod, group, project, sample_of
 
 
 def test_the_map_shows_every_document_and_says_where_hits_are(client, index):

@@ -13,7 +13,7 @@ from typing import Any
 from ssmoe_embed.common.files import write_files
 from ssmoe_embed.common.plots import COLOURS, GREY, house_style, label_axes, new_figure, png
 from ssmoe_embed.common.tables import Report, Table, csv_text, points, signed
-from ssmoe_embed.evaluation.ablation.likelihood import Difference, Likelihood, difference
+from ssmoe_embed.evaluation.ablation.measures import Difference, Likelihood, difference
 from ssmoe_embed.evaluation.ablation.running import Ablation
 from ssmoe_embed.evaluation.ablation.tasks import FORWARD, LOGITS
 from ssmoe_embed.evaluation.ablation.variants import ORIGINAL, SPECTRAL, Variant

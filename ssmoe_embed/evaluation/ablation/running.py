@@ -12,9 +12,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ssmoe_embed.common.files import atomic_file
-from ssmoe_embed.evaluation.ablation.agreement import Agreement, Readings, agreement
 from ssmoe_embed.evaluation.ablation.controls import Control, controlled
-from ssmoe_embed.evaluation.ablation.likelihood import Likelihood, likelihood
+from ssmoe_embed.evaluation.ablation.measures import Agreement, Likelihood, Readings, agreement, likelihood
 from ssmoe_embed.evaluation.ablation.tasks import TaskRuns
 from ssmoe_embed.evaluation.ablation.variants import Variant, routers_of
 from ssmoe_embed.evaluation.inspection.activations import collect

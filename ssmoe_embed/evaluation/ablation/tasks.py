@@ -14,7 +14,7 @@ from ssmoe_embed.embedding.calibration import Calibrations
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration
 from ssmoe_embed.evaluation.ablation.controls import controlled
-from ssmoe_embed.evaluation.ablation.likelihood import Difference
+from ssmoe_embed.evaluation.ablation.measures import Difference
 from ssmoe_embed.evaluation.ablation.variants import SPECTRAL, Variant
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
@@ -34,12 +34,7 @@ RESAMPLES = 1_000
 
 
 class TaskRuns:
-    """The runs of all variants on some tasks.
-
-    Attributes:
-        tasks: The tasks.
-        failures: What could not be measured.
-    """
+    """The runs of all variants on some tasks."""
 
     def __init__(
         self, model: EvaluatedModel, folder: Path, tasks: Sequence[str], alpha: float, calibration: int
@@ -61,14 +56,7 @@ class TaskRuns:
         self._places: dict[tuple[str, str, str, int], tuple[Path, Path]] = {}
 
     def measure(self, variant: Variant, seed: int, routers: SpectralRouters, *, batch_size: int = 32) -> None:
-        """Measure one variant, except for what is on disk.
-
-        Args:
-            variant: The variant.
-            seed: Of what is random in it.
-            routers: Its spectral routers.
-            batch_size: Texts per forward pass.
-        """
+        """Measure one variant, except for what is on disk."""
         named = {"routers": f"{variant.name}-{seed}", "calibrated_on": len(self._sample)}
         view = self.model.model.using(routers=routers)
         view[0].calibrations = Calibrations()  # none but what is fitted on this sample

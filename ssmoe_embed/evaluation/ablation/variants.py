@@ -199,14 +199,7 @@ def find_variants(names: list[str] | None) -> list[Variant]:
 
 
 def routers_of(variant: Variant, module: SSMoE, own: SpectralRouters, seed: int) -> SpectralRouters:
-    """The spectral routers of a variant.
-
-    Args:
-        variant: The variant.
-        module: The model.
-        own: Its own spectral routers.
-        seed: For what is random.
-    """
+    """The spectral routers of a variant."""
     if variant.settings is not None:
         settings = replace(own.settings, **variant.settings)
         return SpectralRouters.from_model(module.model, **settings.as_dict(), progress=False)

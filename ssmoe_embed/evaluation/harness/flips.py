@@ -65,12 +65,7 @@ def answer_flips(first: Mapping[str, float], second: Mapping[str, float]) -> Fli
 
 
 def folder_flips(folder: GridFolder, base: str = "original") -> dict[tuple[str, str], Flips]:
-    """Each cell's flips against the base cell, by cell and task; tasks without right and wrong answers are left out.
-
-    Args:
-        folder: Results of a grid.
-        base: The cell to compare with.
-    """
+    """Each cell's flips against the base cell, by cell and task; tasks without right and wrong answers are left out."""
     found = {}
     measured = {(result.cell, result.task) for result in folder.results()}
     for cell, task in sorted(measured):

@@ -12,9 +12,8 @@ from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.language_model.dropped import CALIBRATION_TOKENS
 from ssmoe_embed.language_model.dropping import DropBy, Limits
 from ssmoe_embed.language_model.loading import load_tokenizer, skeleton
-from ssmoe_embed.language_model.perplexity import predicted_ids
+from ssmoe_embed.language_model.perplexity import calibration_ids, predicted_ids, read_text, text_digest
 from ssmoe_embed.language_model.routings import Routing, RoutingSettings
-from ssmoe_embed.language_model.texts import calibration_ids, read_text, text_digest
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,8 @@ from ssmoe_embed.language_model.dropped import Dropped, drop_experts, weight_byt
 from ssmoe_embed.language_model.dropping import DropBy
 from ssmoe_embed.language_model.loading import load, load_tokenizer
 from ssmoe_embed.language_model.overlap import expert_overlap
-from ssmoe_embed.language_model.perplexity import perplexity
+from ssmoe_embed.language_model.perplexity import perplexity, read_text, text_digest
 from ssmoe_embed.language_model.routings import Routing, policy_of, spectral_routers
-from ssmoe_embed.language_model.texts import read_text, text_digest
 from ssmoe_embed.routing import RoutingPolicy, reroute
 from ssmoe_embed.spectral.routers import SpectralRouters
 

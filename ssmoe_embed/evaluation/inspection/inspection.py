@@ -13,10 +13,18 @@ from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.evaluation.inspection.activations import Activations, LayerActivations, collect
 from ssmoe_embed.evaluation.inspection.clusters import Clusters, Projection, clusters
-from ssmoe_embed.evaluation.inspection.collapse import Collapse, collapse
-from ssmoe_embed.evaluation.inspection.lemma import CovarianceBound, covariance_bound
-from ssmoe_embed.evaluation.inspection.load import Load, load, top_tokens
-from ssmoe_embed.evaluation.inspection.overlap import DIRECTIONS, SubspaceOverlap, subspace_overlaps
+from ssmoe_embed.evaluation.inspection.measures import (
+    DIRECTIONS,
+    Collapse,
+    CovarianceBound,
+    Load,
+    SubspaceOverlap,
+    collapse,
+    covariance_bound,
+    load,
+    subspace_overlaps,
+    top_tokens,
+)
 from ssmoe_embed.evaluation.texts import TextSample
 from ssmoe_embed.families import MoELayer, family_of
 
@@ -108,12 +116,6 @@ def inspect_model(
     name: str, model: EmbeddingModel, sample: TextSample, options: InspectionOptions | None = None
 ) -> Inspection:
     """Measure a model.
-
-    Args:
-        name: What to call it.
-        model: The model.
-        sample: The texts.
-        options: What is measured.
 
     Raises:
         ValueError: The model is not one of this package's, has no MoE layer, or there are too few texts.

@@ -6,18 +6,165 @@ import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ssmoe_embed.common.files import atomic_file
+from ssmoe_embed.common.plots import COLOURS, GREY, house_style, label_axes, legend_below, new_figure, svg
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.evaluation.inspection.clusters import Projection
-from ssmoe_embed.evaluation.inspection.figures import (
-    collapse_figure,
-    lemma_figure,
-    load_figure,
-    map_figure,
-    overlap_figure,
-)
 from ssmoe_embed.evaluation.inspection.inspection import Inspection
+
+
+@house_style
+def collapse_figure(models: Sequence[Inspection]) -> bytes:
+    """Rows' cosine and logits' correlation of both routers, and lemma B.1's line, layer by layer."""
+    figure, [(rows, logits, lemma)] = new_figure(11.5, 3.5, 1, 3)
+    for colour, one in zip(_colours(models), models, strict=True):
+        x = [layer.layer for layer in one.layers]
+        name = f"{one.model}: " if len(models) > 1 else ""
+        for kind, style in (("learned", "-o"), ("spectral", "--s")):
+            found = [getattr(layer, kind) for layer in one.layers]
+            keywords: dict[str, Any] = {"color": colour, "label": f"{name}{kind} router"}
+            rows.plot(x, [each.cosine for each in found], style, **keywords)
+            logits.plot(x, [each.correlation for each in found], style, **keywords)
+            lemma.plot(x, [each.rms_cosine for each in found], style, **keywords)
+        label = f"{name}1/√H, H = {one.hidden_size}"
+        lemma.plot(x, [layer.spectral.random_cosine for layer in one.layers], ":", color=colour, label=label)
+    for axes, title in (
+        (rows, "Rows: mean |cosine| of two experts"),
+        (logits, "Logits: mean |correlation| of two experts"),
+        (lemma, "Rows: rms cosine against lemma B.1"),
+    ):
+        _layer_axes(axes, models, title)
+        axes.set_ylim(bottom=0)
+    legend_below(figure, 3)
+    return svg(figure)
+
+
+@house_style
+def lemma_figure(models: Sequence[Inspection]) -> bytes:
+    """Both sides of lemma 3.1, and the correlations it is about; a row a model."""
+    figure, grid = new_figure(11.5, 3.1 * len(models) + 0.3, len(models), 2)
+    for (sides, scale_free), one in zip(grid, models, strict=True):
+        x = [layer.layer for layer in one.layers]
+        found = [layer.covariance for layer in one.layers]
+        sides.plot(x, [each.mixed for each in found], "-o", color=COLOURS[0], label="left: |Cov| of mixed logits")
+        sides.plot(x, [each.bound for each in found], "--s", color=COLOURS[1], label="right: (1-α)²·|Cov| of learned")
+        sides.plot(x, [each.from_cross for each in found], ":^", color=COLOURS[3], label="left out: cross terms")
+        sides.plot(x, [each.from_spectral for each in found], ":v", color=COLOURS[2], label="left out: spectral terms")
+        for field, colour, label in (
+            ("learned_correlation", COLOURS[1], "learned, two experts"),
+            ("spectral_correlation", COLOURS[2], "spectral, two experts"),
+            ("mixed_correlation", COLOURS[0], "mixed, two experts"),
+            ("cross_correlation", COLOURS[3], "spectral with learned, two experts"),
+            ("own_correlation", COLOURS[6], "spectral with learned, one expert"),
+        ):
+            scale_free.plot(x, [getattr(each, field) for each in found], "-o", color=colour, label=label)
+        _layer_axes(sides, [one], f"{one.model}: both sides of lemma 3.1, α = {one.alpha:g}")
+        _layer_axes(scale_free, [one], f"{one.model}: mean |correlation|, which no scale changes")
+        sides.set_ylim(bottom=0)
+        scale_free.set_ylim(min(0, *(each.own_correlation for each in found)), 1.02)
+        for axes in (sides, scale_free):
+            axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return svg(figure)
+
+
+@house_style
+def load_figure(models: Sequence[Inspection]) -> bytes:
+    """Entropy of the load by routing, and every expert's share under the model's own; a row a model."""
+    figure, grid = new_figure(11.5, 3.0 * len(models) + 0.3, len(models), 2, width_ratios=(2, 3))
+    styles = {
+        "original": (COLOURS[1], "own router"),
+        "ssmoe": (COLOURS[0], "mix"),
+        "ev": (COLOURS[2], "spectral alone"),
+    }
+    for (lines, shares), one in zip(grid, models, strict=True):
+        x = [layer.layer for layer in one.layers]
+        for routing, (colour, label) in styles.items():
+            entropy = [layer.loads[routing].entropy for layer in one.layers]
+            lines.plot(x, entropy, "-o", color=colour, label=label)
+        _layer_axes(lines, [one], f"{one.model}: entropy of the load, 1 is even")
+        lines.legend(fontsize=7)
+        most = max(layer.experts for layer in one.layers)
+        cells = [
+            [*sorted(layer.loads["original"].shares, reverse=True), *[float("nan")] * (most - layer.experts)]
+            for layer in one.layers
+        ]
+        image = shares.imshow(cells, aspect="auto", cmap="viridis", vmin=0, interpolation="nearest")
+        shares.set_yticks(*_some(x))
+        shares.set_ylabel("layer")
+        shares.set_xlabel("experts, the busiest first")
+        shares.set_title(f"{one.model}: share of the choices, own router (1 is even)")
+        figure.colorbar(image, ax=shares, fraction=0.03, pad=0.02)
+    return svg(figure)
+
+
+@house_style
+def overlap_figure(models: Sequence[Inspection]) -> bytes:
+    """Overlap of the experts' dominant subspaces by layer, and every pair's in the layer that has most; a row a model."""
+    figure, grid = new_figure(11.5, 3.6 * len(models) + 0.3, len(models), 2, width_ratios=(3, 2))
+    for (lines, pairs), one in zip(grid, models, strict=True):
+        x = [layer.layer for layer in one.layers]
+        kinds = list(one.layers[0].overlaps)
+        for colour, kind in zip(COLOURS, kinds, strict=False):
+            means = [layer.overlaps[kind].mean for layer in one.layers]
+            lines.plot(x, means, "-o", color=colour, label=kind)
+        first = one.layers[0].overlaps[kinds[0]]
+        lines.axhline(first.chance, color=GREY, linestyle=":", label=f"chance: {first.directions}/{one.hidden_size}")
+        _layer_axes(lines, [one], f"{one.model}: overlap of the {first.directions} dominant directions")
+        lines.set_ylim(bottom=0)
+        lines.legend(fontsize=7)
+        mean, layer, kind = max(
+            (layer.overlaps[kind].mean, layer.layer, kind) for layer in one.layers for kind in kinds
+        )
+        chosen = next(each for each in one.layers if each.layer == layer).overlaps[kind]
+        E = len(chosen.pairs)
+        cells = [[float("nan") if i == j else chosen.pairs[i][j] for j in range(E)] for i in range(E)]
+        image = pairs.imshow(cells, cmap="magma", vmin=0, interpolation="nearest")
+        pairs.set_title(f"layer {layer}, {kind}: every two experts (mean {mean:.2f})")
+        pairs.set_xlabel("expert")
+        pairs.set_ylabel("expert")
+        figure.colorbar(image, ax=pairs, fraction=0.046, pad=0.03)
+    return svg(figure)
+
+
+@house_style
+def map_figure(models: Sequence[Inspection]) -> bytes:
+    """A map of the texts for every representation, coloured by k-means cluster; a row a model."""
+    methods = list(models[0].clusters)
+    figure, grid = new_figure(2.4 * len(methods), 2.75 * len(models) + 0.2, len(models), len(methods))
+    for line, one in zip(grid, models, strict=True):
+        for axes, (method, found) in zip(line, one.clusters.items(), strict=True):
+            x, y = zip(*found.places, strict=True)
+            axes.scatter(x, y, c=found.labels, s=5, cmap="tab10" if max(found.labels) < 10 else "tab20", linewidths=0)
+            axes.set_title(
+                f"{method}\nsilhouette {found.silhouette:.3f}, Davies–Bouldin {found.davies_bouldin:.2f}", fontsize=7.5
+            )
+            axes.set_xticks([])
+            axes.set_yticks([])
+        if len(models) > 1:
+            line[0].set_ylabel(one.model)
+    return svg(figure)
+
+
+def _layer_axes(axes: Any, models: Sequence[Inspection], title: str) -> None:
+    """Whole layers along the bottom."""
+    ticks = sorted({layer.layer for one in models for layer in one.layers})
+    places, labels = _some(ticks)
+    axes.set_xticks([ticks[place] for place in places], labels)
+    label_axes(axes, title, "layer")
+
+
+def _some(ticks: Sequence[int]) -> tuple[list[int], list[str]]:
+    """Places and labels of about a dozen ticks."""
+    step = max(1, len(ticks) // 12)
+    places = list(range(0, len(ticks), step))
+    return places, [str(ticks[place]) for place in places]
+
+
+def _colours(models: Sequence[Inspection]) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(len(models))]
+
 
 _TEMPLATE = "report.html.jinja"
 

@@ -100,10 +100,6 @@ class StaleResultError(ValueError):
 def check_comparable(folder: ResultFolder, tasks: Iterable[AbsTask]) -> None:
     """Make sure that everything in a folder can stand in one table with new results.
 
-    Args:
-        folder: What was measured, by whatever model.
-        tasks: What is to be measured.
-
     Raises:
         StaleResultError: A result is of another mteb version, or of another revision of one of the tasks' data.
         ValueError: A result file is broken.

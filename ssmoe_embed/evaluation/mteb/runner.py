@@ -24,10 +24,9 @@ from tqdm.auto import tqdm
 from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, EmbeddingSettings, ForwardSettings
 from ssmoe_embed.evaluation.mteb.encoders import corrupted_baseline
 from ssmoe_embed.evaluation.mteb.jobs import Group, Job, check_comparable, do, unfinished
-from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, model_name
+from ssmoe_embed.evaluation.mteb.models import ROUTERS, EvaluatedModel, SpectralVariants, model_name
 from ssmoe_embed.evaluation.mteb.passes import GIB
 from ssmoe_embed.evaluation.mteb.runs import OF_THE_TASK, Run
-from ssmoe_embed.evaluation.mteb.variants import ROUTERS, SpectralVariants
 from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.evaluation.tasks.finding import expanded, find_tasks

@@ -44,9 +44,6 @@ class Run:
     def settings(self, own: EmbeddingSettings) -> EmbeddingSettings:
         """The settings of this run.
 
-        Args:
-            own: The model's saved settings.
-
         Raises:
             ValueError: A setting is not known, or has a value that is not allowed or does not fit the others.
         """

@@ -27,12 +27,7 @@ class Condition(Choice):
 
 @dataclass(frozen=True)
 class PaperModel:
-    """One of the paper's models.
-
-    Attributes:
-        name: What the paper calls it.
-        recipe: What this package calls it.
-    """
+    """One of the paper's models."""
 
     name: str
     recipe: str

@@ -94,15 +94,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class Rate:
-    """How much of a task's texts was corrupted.
-
-    Attributes:
-        corruption: The corruption's name.
-        task: The task's name.
-        nominal: The rate asked for.
-        words: Words of the clean texts.
-        tokens: Tokens that came in.
-    """
+    """How much of a task's texts was corrupted."""
 
     corruption: str
     task: str

@@ -3,14 +3,226 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from ssmoe_embed.common.files import write_files
+from ssmoe_embed.common.plots import house_style, label_axes, line_style, new_figure, png
 from ssmoe_embed.common.tables import MISSING, Report, Table, csv_text, points
+from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.evaluation.results.folder import Rate, ResultFolder, TaskScore
-from ssmoe_embed.evaluation.results.score_tables import ResultRow, ScoreTable, labels, score_tables
+
+_TYPES = ("Classification", "Clustering", "PairClassification", "Reranking", "Retrieval", "STS", "Summarization")
+"""The order of the kinds of task; others follow by name."""
+_METHODS = [str(method) for method in Method]
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """What a row of a table is about.
+
+    Attributes:
+        model: The model's or baseline's name, with its revision where the table holds several.
+        method: The representation; empty for a baseline.
+        prompt: The template; empty for a baseline.
+        settings: What else differs from the model's own, as text.
+    """
+
+    model: str
+    method: str
+    prompt: str
+    settings: str
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """The scores under one corruption, in points of 100.
+
+    Attributes:
+        corruption: Its name.
+        metrics: The tasks in the order of the columns, each with its metric.
+        kinds: Each task's type.
+        cells: The score by row and task; what was not measured is missing.
+    """
+
+    corruption: str
+    metrics: dict[str, str]
+    kinds: dict[str, str]
+    cells: dict[ResultRow, dict[str, float]]
+
+    @property
+    def types(self) -> list[str]:
+        """The kinds of task, in order."""
+        return list(dict.fromkeys(self.kinds[task] for task in self.metrics))
+
+    def mean(self, row: ResultRow, kind: str | None = None) -> float | None:
+        """Mean over the tasks of a type, or over all; None unless all of them were measured."""
+        tasks = [task for task in self.metrics if kind in (None, self.kinds[task])]
+        found = [self.cells[row][task] for task in tasks if task in self.cells[row]]
+        return fmean(found) if tasks and len(found) == len(tasks) else None
+
+    def mean_of_types(self, row: ResultRow) -> float | None:
+        """Mean of the types' means; None unless all tasks were measured."""
+        means = [self.mean(row, kind) for kind in self.types]
+        known = [mean for mean in means if mean is not None]
+        return fmean(known) if known and len(known) == len(means) else None
+
+
+def score_tables(scores: Sequence[TaskScore]) -> list[ScoreTable]:
+    """One table a corruption, clean texts first, all with the same columns."""
+    several = _several_revisions(scores)
+    ordered = sorted(scores, key=lambda score: (_rank(score.task_type, _TYPES), score.task_type, score.task))
+    metrics = {score.task: score.metric for score in ordered}
+    kinds = {score.task: score.task_type for score in ordered}
+    found = []
+    for corruption in sorted({score.corruption for score in scores}, key=corruption_order):
+        cells: dict[ResultRow, dict[str, float]] = {}
+        chosen = [score for score in scores if score.corruption == corruption]
+        for score in sorted(chosen, key=_row_order):
+            cells.setdefault(_row(score, several), {})[score.task] = 100 * score.score
+        found.append(ScoreTable(corruption, metrics, kinds, cells))
+    return found
+
+
+def labels(rows: Sequence[ResultRow]) -> tuple[dict[ResultRow, str], str]:
+    """Short names of rows, and what all of them but the baselines have in common.
+
+    Returns:
+        For each row what tells it apart from the others, and the common prompt and settings.
+    """
+    models = [row for row in rows if row.method]
+    prompts, settings = {row.prompt for row in models}, {row.settings for row in models}
+    names = {}
+    for row in rows:
+        parts = [row.model, row.method, *([row.prompt] if len(prompts) > 1 else [])]
+        parts += [row.settings] if len(settings) > 1 or not row.method else []
+        names[row] = " · ".join(part for part in parts if part)
+    common = [f"prompt {prompt}" for prompt in prompts if len(prompts) == 1 and prompt]
+    return names, ", ".join([*common, *(text for text in settings if len(settings) == 1 and text)])
+
+
+def corruption_order(name: str) -> tuple[object, ...]:
+    """A key that sorts clean texts first, then each operation by its rate."""
+    operation, _, rest = name.partition("@")
+    rate = rest.partition(",")[0]
+    return (name != "clean", operation != "replace", operation, float(rate) if rate else 0.0, name)
+
+
+def _row(score: TaskScore, several: frozenset[str]) -> ResultRow:
+    model = f"{score.model}@{score.revision[:7]}" if score.model in several else score.model
+    return ResultRow(model, score.method, score.prompt, score.settings_text)
+
+
+def _row_order(score: TaskScore) -> tuple[object, ...]:
+    """Baselines after models; methods in their usual order."""
+    order = (score.model, score.revision, score.prompt, _rank(score.method, _METHODS), score.settings_text)
+    return (not score.method, *order)
+
+
+def _several_revisions(scores: Iterable[TaskScore]) -> frozenset[str]:
+    """Models with results of more than one revision."""
+    revisions: dict[str, set[str]] = {}
+    for score in scores:
+        revisions.setdefault(score.model, set()).add(score.revision)
+    return frozenset(model for model, found in revisions.items() if len(found) > 1)
+
+
+def _rank(name: str, order: Sequence[str]) -> int:
+    return order.index(name) if name in order else len(order)
+
+
+_MOST_NUMBERS = 1200
+"""Cells up to which a heat map shows the numbers."""
+_MOST_LINES = 24
+
+
+@house_style
+def heatmap(table: ScoreTable) -> bytes:
+    """A PNG with a row for each method and a column for each task.
+
+    A cell shows the score; its colour, how far the score is above or below the column's mean, since tasks differ far more
+    than methods do.
+    """
+    rows, tasks = list(table.cells), list(table.metrics)
+    names, common = labels(rows)
+    means = {task: fmean([found[task] for found in table.cells.values() if task in found] or [0.0]) for task in tasks}
+    differences = [[table.cells[row].get(task, float("nan")) - means[task] for task in tasks] for row in rows]
+    most = max([1.0, *(abs(one) for line in differences for one in line if one == one)])  # noqa: PLR0124 (not NaN)
+    figure, [[axes]] = new_figure(3.2 + 0.45 * len(tasks) + _width(names), 2.2 + 0.3 * len(rows))
+    image = axes.imshow(differences, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
+    axes.set_xticks(range(len(tasks)), tasks, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), [names[row] for row in rows])
+    if len(rows) * len(tasks) <= _MOST_NUMBERS:
+        for y, row in enumerate(rows):
+            for x, task in enumerate(tasks):
+                if task in table.cells[row]:
+                    dark = abs(differences[y][x]) > 0.6 * most
+                    text = f"{table.cells[row][task]:.0f}"
+                    axes.text(x, y, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    for x in range(1, len(tasks)):
+        if table.kinds[tasks[x]] != table.kinds[tasks[x - 1]]:
+            axes.axvline(x - 0.5, color="black", linewidth=0.8)
+    figure.colorbar(image, ax=axes, label="points above the task's mean", fraction=0.03, pad=0.02)
+    head = f"Main score, {table.corruption} texts (number: points of 100)"
+    axes.set_title(f"{head}\n{common}" if common else head)
+    return png(figure)
+
+
+@house_style
+def slopes(tables: Sequence[ScoreTable]) -> bytes | None:
+    """A PNG of what corruption costs: a panel for each type of task and operation, a line for each method.
+
+    Returns:
+        None where no method was measured on all tasks of a type, both clean and corrupted.
+    """
+    clean = next((table for table in tables if table.corruption == "clean"), None)
+    corrupt = [table for table in tables if table.corruption != "clean"]
+    if clean is None or not corrupt:
+        return None
+    rows = [row for row in clean.cells if any(row in table.cells for table in corrupt)][:_MOST_LINES]
+    operations = list(dict.fromkeys(table.corruption.partition("@")[0] for table in corrupt))
+    kinds = [*clean.types, None] if len(clean.types) > 1 else list(clean.types)
+    if not rows:
+        return None
+    names, common = labels(rows)
+    width = 2.6 * len(kinds) + _width(names)
+    figure, grid = new_figure(max(6.0, width), 2.9 * len(operations) + 0.4, len(operations), len(kinds))
+    for line, operation in zip(grid, operations, strict=True):
+        steps = [clean, *(table for table in corrupt if table.corruption.partition("@")[0] == operation)]
+        steps.sort(key=lambda table: corruption_order(table.corruption))
+        for axes, kind in zip(line, kinds, strict=True):
+            _panel(axes, steps, names, kind)
+    handles, shown = grid[0][0].get_legend_handles_labels()
+    grid[0][0].set_ylabel("mean score, points of 100")
+    if common:
+        figure.suptitle(common)
+    figure.legend(handles, shown, loc="outside right upper")
+    return png(figure)
+
+
+def _panel(axes: Any, steps: Sequence[ScoreTable], names: dict[ResultRow, str], kind: str | None) -> None:
+    """The lines of one type of task under rising rates of one operation."""
+    for i, row in enumerate(names):
+        means = [_mean(table, row, kind) if row in table.cells else None for table in steps]
+        known = [(x, mean) for x, mean in enumerate(means) if mean is not None]
+        axes.plot([x for x, _ in known], [y for _, y in known], marker="o", label=names[row], **line_style(i))
+    ticks = [table.corruption.partition("@")[2].replace(",", "\n") or table.corruption for table in steps]
+    label_axes(axes, kind or "mean of types", f"{steps[-1].corruption.partition('@')[0]}, nominal rate")
+    axes.set_xticks(range(len(steps)), ticks)
+    axes.set_xlim(-0.3, len(steps) - 0.7)
+
+
+def _mean(table: ScoreTable, row: ResultRow, kind: str | None) -> float | None:
+    return table.mean_of_types(row) if kind is None else table.mean(row, kind)
+
+
+def _width(names: dict[ResultRow, str]) -> float:
+    """Inches that the rows' names take."""
+    return 0.065 * max(map(len, names.values()))
+
 
 MARKDOWN, CSV, HEATMAP, SLOPES = "summary.md", "summary.csv", "heatmap.png", "slopes.png"
 _HEAD = ("model", "method", "prompt", "settings")
@@ -29,8 +241,6 @@ def write_summary(folder: ResultFolder, *, plots: bool = True) -> list[Path]:
     scores = folder.scores()
     written: dict[str, str | bytes] = {MARKDOWN: summary(scores, folder.rates()).markdown(), CSV: scores_csv(scores)}
     if plots and scores:
-        from ssmoe_embed.evaluation.results.plots import heatmap, slopes
-
         made = score_tables(scores)
         written[HEATMAP] = heatmap(made[0])
         drawn = slopes(made)

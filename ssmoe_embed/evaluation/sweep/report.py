@@ -11,7 +11,7 @@ from ssmoe_embed.common.plots import GREY, house_style, label_axes, legend_below
 from ssmoe_embed.common.tables import Report, Table, csv_text, points
 from ssmoe_embed.evaluation.paper.embeddings import PublishedAblation
 from ssmoe_embed.evaluation.sweep.axes import Axis, Point, value_label
-from ssmoe_embed.evaluation.sweep.result import MEAN, TEST_SET_WARNING, SweepResult
+from ssmoe_embed.evaluation.sweep.running import MEAN, TEST_SET_WARNING, SweepResult
 
 _MOST_PANELS = 9
 """With more tasks than this only their mean is plotted."""

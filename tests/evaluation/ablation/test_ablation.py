@@ -10,8 +10,7 @@ from having import having
 from transformers import AutoModel, AutoTokenizer
 
 from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.evaluation.ablation.agreement import Readings, agreement
-from ssmoe_embed.evaluation.ablation.likelihood import Likelihood, difference, likelihood
+from ssmoe_embed.evaluation.ablation.measures import Likelihood, Readings, agreement, difference, likelihood
 from ssmoe_embed.evaluation.ablation.report import numbers, write_report
 from ssmoe_embed.evaluation.ablation.running import AblationOptions, ablate
 from ssmoe_embed.evaluation.ablation.variants import find_variants

@@ -16,7 +16,7 @@ from ssmoe_embed.evaluation.harness.grid import GRID, GridCell, GridOptions, che
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult
 from ssmoe_embed.evaluation.harness.running import run_grid
 from ssmoe_embed.evaluation.harness.tasks import local_data
-from ssmoe_embed.evaluation.paper import language_model_comparison as comparison
+from ssmoe_embed.evaluation.paper import language_models as comparison
 from ssmoe_embed.language_model import RoutingSettings, expert_overlap, load, load_tokenizer, perplexity
 from ssmoe_embed.language_model.routings import policy_of
 

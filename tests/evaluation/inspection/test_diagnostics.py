@@ -17,13 +17,16 @@ import ssmoe_embed
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.evaluation.inspection.activations import collect
 from ssmoe_embed.evaluation.inspection.clusters import clusters, standardised
-from ssmoe_embed.evaluation.inspection.collapse import collapse
-from ssmoe_embed.evaluation.inspection.figures import collapse_figure
 from ssmoe_embed.evaluation.inspection.inspection import InspectionOptions, inspect_model
-from ssmoe_embed.evaluation.inspection.lemma import covariance_bound
-from ssmoe_embed.evaluation.inspection.load import load, top_tokens
-from ssmoe_embed.evaluation.inspection.overlap import dominant_directions, subspace_overlaps
-from ssmoe_embed.evaluation.inspection.report import write_report
+from ssmoe_embed.evaluation.inspection.measures import (
+    collapse,
+    covariance_bound,
+    dominant_directions,
+    load,
+    subspace_overlaps,
+    top_tokens,
+)
+from ssmoe_embed.evaluation.inspection.report import collapse_figure, write_report
 from ssmoe_embed.evaluation.texts import TextSample, file_sample, shipped_sample, spread
 from ssmoe_embed.families import family_of
 

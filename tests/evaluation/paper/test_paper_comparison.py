@@ -8,8 +8,7 @@ from statistics import fmean
 import pytest
 from rich.console import Console
 
-from ssmoe_embed.evaluation.paper.comparison import compare_with_paper
-from ssmoe_embed.evaluation.paper.comparison_report import cell, comparisons_csv, report
+from ssmoe_embed.evaluation.paper.comparison import cell, compare_with_paper, comparisons_csv, report
 from ssmoe_embed.evaluation.paper.embeddings import DATASETS, METRICS, OVERALL, datasets, published
 from ssmoe_embed.evaluation.results.folder import TaskScore
 

@@ -11,9 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from ssmoe_embed.evaluation.results.folder import Rate, TaskScore
-from ssmoe_embed.evaluation.results.plots import heatmap, slopes
-from ssmoe_embed.evaluation.results.score_tables import labels, score_tables
-from ssmoe_embed.evaluation.results.summary import means, scores_csv, summary
+from ssmoe_embed.evaluation.results.summary import heatmap, labels, means, score_tables, scores_csv, slopes, summary
 
 TASKS = {"A": "STS", "B": "STS", "C": "Clustering", "D": "Odd"}
 METRICS = {"STS": "cosine_spearman", "Clustering": "v_measure", "Odd": "m"}

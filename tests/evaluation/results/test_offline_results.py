@@ -8,7 +8,7 @@ import pytest
 import ssmoe_embed
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import grid
-from ssmoe_embed.evaluation.results.score_tables import score_tables
+from ssmoe_embed.evaluation.results.summary import score_tables
 
 ROOT = Path(__file__).parents[3]
 CORRUPT = "replace@0.015"

@@ -9,10 +9,9 @@ from tiny import TOP_C
 import ssmoe_embed
 from ssmoe_embed.embedding.features import blocks_of
 from ssmoe_embed.embedding.settings import Calibration
-from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
+from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, SpectralVariants
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
-from ssmoe_embed.evaluation.mteb.variants import SpectralVariants
 from ssmoe_embed.evaluation.results.folder import ResultFolder
 from ssmoe_embed.evaluation.sweep.axes import Axis
 from ssmoe_embed.evaluation.sweep.running import ROUTERS, sweep

@@ -7,7 +7,7 @@ import pytest
 
 from ssmoe_embed.evaluation.sweep.axes import Axis, points
 from ssmoe_embed.evaluation.sweep.report import plot, report, scores_csv, write_report, x_axis
-from ssmoe_embed.evaluation.sweep.result import MEAN, TEST_SET_WARNING, SweepResult
+from ssmoe_embed.evaluation.sweep.running import MEAN, TEST_SET_WARNING, SweepResult
 
 
 def result(axes, scores, names=("STS12", "STS13")):
