@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+if sys.platform != "win32":
+    import fcntl
 
 _METADATA_KEY = "ssmoe_embed"
 """All metadata is one JSON value under this key: several keys would be written in an arbitrary order."""
@@ -19,20 +24,49 @@ _METADATA_KEY = "ssmoe_embed"
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under `path` only when the block ends well, flushed to disk; else nothing changes."""
+    """A binary file that appears under `path` only when the block ends well, flushed to disk; else nothing changes.
+
+    What `kill -9` or a power failure left of an earlier write to the same path is removed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    prefix = f".{path.name}.unfinished-"
+    for left in path.parent.glob(f"{glob.escape(prefix)}*"):
+        _remove_unless_alive(left)
+    file, name = _begun(path.parent, prefix)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
+            name.chmod(0o666 & ~_umask())
+            if sys.platform != "win32":
+                name.replace(path)  # while it is locked, so that no one takes it for a dead process's
+        if sys.platform == "win32":
+            name.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
+
+
+def _begun(folder: Path, prefix: str) -> tuple[IO[bytes], Path]:
+    """A new file, locked; the lock is the system's, which lets go of it when the process dies."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=prefix, dir=folder)
+        file = os.fdopen(handle, "wb")
+        if sys.platform != "win32":
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if Path(name).exists():  # else another process took the new file for a dead one's
+            return file, Path(name)
+        file.close()
+
+
+def _remove_unless_alive(left: Path) -> None:
+    """Remove an unfinished file that no process is writing; without such locks (Windows) it stays."""
+    if sys.platform != "win32":
+        with suppress(OSError), left.open("rb") as file:  # it is alive, or gone, or another user's
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink(missing_ok=True)
 
 
 def write_files(folder: str | Path, contents: Mapping[str, str | bytes]) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -130,7 +131,7 @@ def _begun(path: Path, task: str | None) -> tuple[Path, FileLock]:
 def _leftovers(path: Path, task: str | None) -> tuple[Path, FileLock] | None:
     """Clear away what dead processes left of work on `path`; the folder to go on in, if one did the same task."""
     found = None
-    for folder in sorted(path.parent.glob(f"{_escaped(_prefix(path))}*")):
+    for folder in sorted(path.parent.glob(f"{glob.escape(_prefix(path))}*")):
         lock = _locked(folder)
         if lock is None:
             continue
@@ -203,8 +204,3 @@ def _sync(folder: Path) -> None:
         if file.is_file():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
-
-
-def _escaped(name: str) -> str:
-    """A file name in which no character is a wildcard."""
-    return "".join(f"[{one}]" if one in "*?[" else one for one in name)

@@ -35,6 +35,33 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     assert path.read_bytes() == b"old"
 
 
+KILLED_WRITING = """
+import os, signal, sys
+from ssmoe_embed.common.files import atomic_file
+with atomic_file(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("name", ["file.bin", "[all]*.json"])
+def test_what_a_killed_write_left_is_removed_by_the_next_one_and_a_living_ones_is_not(tmp_path, name):
+    path, others = tmp_path / name, [f".{name}.backup", f".{name}x.unfinished-1"]
+    for other in others:
+        (tmp_path / other).write_bytes(b"mine")
+    done = subprocess.run([sys.executable, "-c", KILLED_WRITING, path], check=False, env=dict(os.environ))
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 3
+    with atomic_file(path) as first:
+        first.write(b"first")
+        with atomic_file(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert {file.name for file in tmp_path.iterdir()} == {name, *others}
+
+
 def test_a_folder_appears_only_when_it_is_whole(tmp_path):
     path = tmp_path / "model"
     with pytest.raises(RuntimeError), atomic_folder(path) as folder:
