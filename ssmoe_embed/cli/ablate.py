@@ -54,7 +54,7 @@ def ablate(
 
     Compares the spectral router with random, permuted and other rows, and the choice of experts with their weights.
 
-    Writes ablation.md, ablation.csv and ablation.png. The same command again goes on where it stopped.
+    Writes ablation.md, ablation.csv and ablation.png. Run again, the same command resumes where it stopped.
 
     Example: ssmoe ablate ssmoe/tiny --seeds 5 --output ablation
     """

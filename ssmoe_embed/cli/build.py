@@ -12,7 +12,7 @@ from ssmoe_embed.cli.options import METHODS, Quiet, TopC, given, memory_lines
 
 def build(
     base: Annotated[str, typer.Argument(help="Folder or hub id of the Mixture-of-Experts language model.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
     method: Annotated[str | None, typer.Option(help=f"{METHODS}.  [default: ssmoe]")] = None,
     alpha: Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1.  [default: 0.5]")] = None,
     prompt: Annotated[
@@ -26,12 +26,16 @@ def build(
     ] = None,
     calibration_texts: Annotated[
         Path | None,
-        typer.Option(help="Text file to fit it on, one text per line; by default the sample in the package."),
+        typer.Option(
+            help="Text file to fit the calibration on, one text per line; by default the sample in the package."
+        ),
     ] = None,
     combination: Annotated[str | None, typer.Option(help="concat or sum.  [default: concat]")] = None,
     routing_weight: Annotated[float | None, typer.Option(help="Weight of the routing block in a sum.")] = None,
     hidden_layer: Annotated[int | None, typer.Option(help="Layer whose hidden state is read.  [default: -1]")] = None,
-    max_seq_length: Annotated[int | None, typer.Option(help="Tokens read per text.  [default: 512]")] = None,
+    max_seq_length: Annotated[
+        int | None, typer.Option(help="Maximum number of tokens per text.  [default: 512]")
+    ] = None,
     top_c: TopC = None,
     select: Annotated[str | None, typer.Option(help="router or average.  [default: router]")] = None,
     sign: Annotated[str | None, typer.Option(help="aligned, canonical or raw.  [default: aligned]")] = None,
@@ -50,7 +54,9 @@ def build(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow code that comes with the base model.")
     ] = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Texts read at once.  [default: 32]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Batch size: texts per forward pass.  [default: 32]")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")] = False,
     quiet: Quiet = False,
 ) -> None:

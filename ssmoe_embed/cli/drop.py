@@ -12,7 +12,7 @@ from ssmoe_embed.cli.options import DeviceMap, Dtype, Quiet, Revision, TopC, Tru
 
 def drop(
     base: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
     keep: Annotated[float, typer.Option(help="Fraction of each layer's experts to keep, rounded up.")] = 0.75,
     by: Annotated[str, typer.Option(help="Scores by which experts are kept: random, router or ssmoe.")] = "ssmoe",
     calibration: Annotated[

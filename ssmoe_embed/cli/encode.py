@@ -36,7 +36,7 @@ def encode(
         Path | None,
         typer.Argument(
             metavar="[FILE]",
-            help="Texts, one a line; of .jsonl, .csv, .tsv and .parquet one a record; by default standard input.",
+            help="Texts, one per line, or one per record of .jsonl, .csv, .tsv and .parquet; by default standard input.",
         ),
     ] = None,
     output: Annotated[
@@ -44,7 +44,8 @@ def encode(
         typer.Option("--output", "-o", callback=in_existing_folder, help="File to write; by default standard output."),
     ] = None,
     kind: Annotated[
-        str | None, typer.Option("--format", help="npy, jsonl or parquet; by default by the output's ending, else npy.")
+        str | None,
+        typer.Option("--format", help="npy, jsonl or parquet; by default by the output's extension, else npy."),
     ] = None,
     field: TextField = "text",
     encoding: TextEncoding = "utf-8",
@@ -65,9 +66,9 @@ def encode(
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn texts into vectors, in their order, in a stream.
+    """Encode a stream of texts into vectors, in order.
 
-    With --engine ray an --output without ending is a folder of Parquet shards, which `ssmoe index` takes.
+    With --engine ray, an --output without an extension is a folder of Parquet shards, which `ssmoe index` reads.
 
     Example: ssmoe encode --model ssmoe/tiny < texts.txt > vectors.npy
     """

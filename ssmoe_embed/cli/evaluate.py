@@ -43,7 +43,7 @@ def evaluate(
     ] = None,
     baselines: Annotated[
         list[str] | None,
-        typer.Option(help="Compare with: tfidf-words, tfidf-chars, bm25, minilm, chance, random-weights."),
+        typer.Option(help="Baselines to measure too: tfidf-words, tfidf-chars, bm25, minilm, chance, random-weights."),
     ] = None,
     train_corrupt: Annotated[
         bool,
@@ -70,9 +70,9 @@ def evaluate(
 ) -> None:
     """Measure models and methods on tasks of mteb.
 
-    Methods that share a forward pass are measured together. Results are saved as soon as they are there: the same command
-    again goes on where an interrupted one stopped, and another one adds to them. The summary is in summary.md,
-    summary.csv, heatmap.png and slopes.png.
+    Methods that share a forward pass are measured together. Every result is saved at once: run again, the same command
+    resumes where it was interrupted, and another command adds its results. The summary is in summary.md, summary.csv,
+    heatmap.png and slopes.png.
 
     Example: ssmoe evaluate ssmoe/tiny --tasks offline --methods router smoe moee ev ssmoe --corrupt none replace@0.1 -o out
     """

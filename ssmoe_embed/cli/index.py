@@ -42,7 +42,7 @@ OwnModel = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help=f"Folder, hub id or recipe name; by default the index's own, for a new one {DEFAULT_MODEL}.",
+        help=f"Folder, hub id or recipe name; by default the index's own, or {DEFAULT_MODEL} for a new index.",
     ),
 ]
 
@@ -64,11 +64,11 @@ def index(
         list[Path] | None,
         typer.Argument(
             metavar="[CORPUS]…",
-            help=f"Files ({', '.join(KINDS)}) and folders of such files; none to change an index only.",
+            help=f"Files ({', '.join(KINDS)}) and folders of such files; leave it out to only change an index.",
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the index; made if it is not there.")
+        Path, typer.Option("--output", "-o", help="Folder of the index; created if it does not exist.")
     ] = Path("ssmoe-index"),
     model: OwnModel = None,
     kind: Annotated[
@@ -76,36 +76,40 @@ def index(
         typer.Option(help="auto, flat, hnsw, ivf, ivfpq, sq8 or binary.  [default: auto, by the number of vectors]"),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Of stored vectors: float32 or float16.  [default: float32]")
+        str | None, typer.Option(help="Dtype of the stored vectors: float32 or float16.  [default: float32]")
     ] = None,
     recall: Annotated[
-        float, typer.Option(min=0.5, max=1.0, help="Share of the ten nearest that an approximate kind should find.")
+        float,
+        typer.Option(min=0.5, max=1.0, help="Share of the ten nearest neighbours that an approximate index finds."),
     ] = RECALL,
     on_error: OnBroken = "stop",
     encoding: TextEncoding = "utf-8",
     field: TextField = "text",
-    words: Annotated[int, typer.Option(min=1, help="Words of a passage at most.")] = WORDS,
+    words: Annotated[int, typer.Option(min=1, help="Maximum number of words per passage.")] = WORDS,
     list_skipped: Annotated[
         bool, typer.Option("--list-skipped", help="Name every file of a folder that is skipped, with the reason.")
     ] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Remove the documents that CORPUS does not have.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove documents that are not in CORPUS.")] = False,
     delete: Annotated[
         list[str] | None,
-        typer.Option(metavar="[ID]", help="Remove a document; without ID those that pass --filter. May be repeated."),
+        typer.Option(
+            metavar="[ID]",
+            help="Document to remove; without ID, all that match --filter. May be repeated.",
+        ),
     ] = None,
     delete_filtered: Annotated[bool, typer.Option("--delete-filtered", hidden=True)] = False,
     conditions: Annotated[
         list[str] | None,
         typer.Option(
-            "--filter", metavar="KEY=VALUE", help="What --delete removes, as in `ssmoe search`; may be repeated."
+            "--filter",
+            metavar="KEY=VALUE",
+            help="Documents that --delete removes, as in `ssmoe search`; may be repeated.",
         ),
     ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Rebuild the approximate index, also as another --kind.")
     ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read everything and compare it with its checksums.")
-    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check every file against its checksum.")] = False,
     method: Method = None,
     prompt: Prompt = None,
     alpha: Alpha = None,
@@ -115,10 +119,10 @@ def index(
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
 ) -> None:
-    """Make or change an index of documents, to be searched with `ssmoe search --index`.
+    """Create or change an index of documents, for `ssmoe search --index`.
 
-    Interrupted, it leaves the index as it was, and the same command goes on where it stopped. Documents whose id is there
-    already are replaced, and encoded only if their text is new.
+    If it is interrupted, the index stays as it was, and the same command resumes where it stopped. Documents whose id is
+    already in the index are replaced, and encoded again only if their text has changed.
 
     Example: ssmoe index notes/ mail.jsonl --output notes-index
     """
@@ -147,7 +151,7 @@ def index(
         if rebuild:
             made.rebuild(kind=kind, progress=not quiet, recall=recall)
     except KeyboardInterrupt:
-        typer.echo("Interrupted: the index is as it was; the same command goes on where this one stopped.", err=True)
+        typer.echo("Interrupted: the index is as it was; the same command resumes where this one stopped.", err=True)
         raise
     if verify:
         _verify(made)
@@ -166,7 +170,7 @@ def _check_idle(something: object, prune: bool, other_kind: bool) -> None:
     if not something:
         raise ValueError("There is nothing to do; name a CORPUS, or pass --delete ID, --rebuild or --verify.")
     if other_kind:
-        raise ValueError("--kind of an index that is there is changed with --rebuild.")
+        raise ValueError("The --kind of an existing index is changed with --rebuild.")
 
 
 def _delete(index: SemanticIndex, ids: list[str], conditions: list[str], recall: float) -> None:

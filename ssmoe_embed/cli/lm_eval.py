@@ -40,7 +40,7 @@ def lm_eval(
     top_c: TopC = None,
     scale: Annotated[str | None, typer.Option(help="none or router.  [default: none]")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random routing, hash routing and random dropping.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Requests read at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size: requests per forward pass.")] = 8,
     dtype: Dtype = None,
     device_map: DeviceMap = None,
     revision: Revision = None,
@@ -54,8 +54,8 @@ def lm_eval(
 
     With all of its experts and with fewer, on tasks of lm-evaluation-harness.
 
-    Writes report.md and report.csv into the result folder. The same command again goes on where it
-    stopped; `ssmoe compare DIR --with paper` compares the results with the paper's.
+    Writes report.md and report.csv into the result folder. Run again, the same command resumes
+    where it stopped; `ssmoe compare DIR --with paper` compares the results with the paper's.
 
     Example: ssmoe lm-eval openai/gpt-oss-20b --tasks paper --num-fewshot 10 --output results
     """

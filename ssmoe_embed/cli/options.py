@@ -78,7 +78,7 @@ Method = Annotated[
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="Of the base model: float32, bfloat16 or float16; by default the model's own.",
+        help="Dtype of the base model: float32, bfloat16 or float16; by default the model's own.",
         callback=_known_dtype,
     ),
 ]
@@ -101,13 +101,13 @@ TopC = Annotated[
         help="Eigenvectors averaged per matrix: a count such as 50, or a fraction such as 0.05.  [default: 50]",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Texts read at once.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Batch size: texts per forward pass.")]
 TextField = Annotated[str, typer.Option("--field", help="Where a record (.jsonl, .csv, .parquet) holds its text.")]
 TextEncoding = Annotated[
-    str, typer.Option("--encoding", help="Of text files without a mark (BOM), such as latin-1 or utf-16.")
+    str, typer.Option("--encoding", help="Encoding of text files without a byte order mark, such as latin-1 or utf-16.")
 ]
 OnBroken = Annotated[
-    str, typer.Option("--on-error", help="A broken line ends the command (stop) or is left out (skip).")
+    str, typer.Option("--on-error", help="Whether a broken line ends the command (stop) or is left out (skip).")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars.")]
 Engine = Annotated[
@@ -115,7 +115,7 @@ Engine = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Models at once with --engine ray; by default one per GPU, or one per CPU core."),
+    typer.Option(min=1, help="Number of workers with --engine ray; by default one per GPU, or one per CPU core."),
 ]
 
 DEFAULT_MODEL = BUNDLED

@@ -115,22 +115,26 @@ def search(
         list[Path] | None,
         typer.Option(help="File or folder to search, of the kinds that `ssmoe index` takes; may be repeated."),
     ] = None,
-    index: Annotated[Path | None, typer.Option(help="Folder to search that `ssmoe index` made.")] = None,
+    index: Annotated[Path | None, typer.Option(help="Index to search, a folder that `ssmoe index` made.")] = None,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many documents to show.")] = _TOP,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     conditions: Annotated[
         list[str] | None,
         typer.Option(
             "--filter",
             metavar="KEY=VALUE",
-            help="Only such documents: lang=en, 'path=notes/*', 'year>=1999', year=1999..2005; may be repeated.",
+            help="Only documents that match: lang=en, 'path=notes/*', 'year>=1999', year=1999..2005; may be repeated.",
         ),
     ] = None,
-    hybrid: Annotated[bool, typer.Option("--hybrid", help="Compare meaning and words; this is the default.")] = False,
-    vectors_only: Annotated[bool, typer.Option("--vectors-only", help="Compare meaning alone.")] = False,
-    words_only: Annotated[bool, typer.Option("--words-only", help="Compare words alone (BM25).")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Show what each block of the vectors adds.")] = False,
-    interactive: Annotated[bool, typer.Option("--interactive", help="Ask for queries until an empty line.")] = False,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="Rank by meaning and by words; this is the default.")
+    ] = False,
+    vectors_only: Annotated[bool, typer.Option("--vectors-only", help="Rank by meaning alone.")] = False,
+    words_only: Annotated[bool, typer.Option("--words-only", help="Rank by words alone (BM25).")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what each block of the vectors contributes.")
+    ] = False,
+    interactive: Annotated[bool, typer.Option("--interactive", help="Read queries until an empty line.")] = False,
     field: TextField = "text",
     encoding: TextEncoding = "utf-8",
     on_error: OnBroken = "stop",

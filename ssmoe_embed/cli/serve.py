@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 def serve(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Index to search; by default the corpus of the package.")
+        Path | None, typer.Argument(metavar="[DIR]", help="Index to search; by default the bundled corpus.")
     ] = None,
     model: OwnModel = None,
     method: Method = None,
     prompt: Prompt = None,
     alpha: Alpha = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; another than this one opens it to others.")
+        str, typer.Option(help="Address to listen on; any other lets other machines connect.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8080,
-    name: Annotated[str | None, typer.Option(help="What clients call the model; by default as --model.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free one.")] = 8080,
+    name: Annotated[str | None, typer.Option(help="Name of the model for clients; by default that of --model.")] = None,
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Scale the vectors of /v1/embeddings to length 1, as OpenAI's are.")
     ] = False,
@@ -42,15 +42,15 @@ def serve(
         float, typer.Option(min=0, max=1000, help="Milliseconds a text waits for others to share its forward pass.")
     ] = 4.0,
     max_waiting: Annotated[
-        int, typer.Option(min=1, help="Texts that may wait; beyond it requests are answered 429.")
+        int, typer.Option(min=1, help="Maximum number of waiting texts; further requests are answered with 429.")
     ] = 8192,
-    max_inputs: Annotated[int, typer.Option(min=1, help="Texts of one request.")] = 2048,
-    max_body: Annotated[float, typer.Option(min=0.001, help="Megabytes of one request.")] = 8.0,
-    map_size: Annotated[int, typer.Option(min=0, help="Documents on the map at most; 0 for no map.")] = 5000,
+    max_inputs: Annotated[int, typer.Option(min=1, help="Maximum number of texts per request.")] = 2048,
+    max_body: Annotated[float, typer.Option(min=0.001, help="Maximum size of a request, in megabytes.")] = 8.0,
+    map_size: Annotated[int, typer.Option(min=0, help="Maximum number of documents on the map; 0 for no map.")] = 5000,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Answer POST /v1/embeddings in OpenAI's format, and search on a web page.
+    """Serve embeddings in OpenAI's format (POST /v1/embeddings), and search on a web page.
 
     Example: ssmoe serve my_index --model ssmoe/tiny
     """

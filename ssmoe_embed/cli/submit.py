@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def submit(
     results: Annotated[Path, typer.Argument(metavar="DIR", help="Result folder of `ssmoe evaluate`.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
     tasks: Annotated[
         list[str] | None,
         typer.Option(help="The benchmark, or tasks: all must have been measured.  [default: 'MTEB(eng, v2)']"),
@@ -33,7 +33,7 @@ def submit(
 ) -> None:
     """Prepare a submission to mteb's leaderboard.
 
-    It makes a folder; nothing is sent anywhere.
+    It creates a folder; nothing is uploaded.
 
     Only a hub model's own settings on clean texts are taken, and only a complete benchmark. See docs/leaderboard.md.
 

@@ -54,7 +54,7 @@ def sweep(
 ) -> None:
     """Measure a model at every combination of settings.
 
-    Writes sweep.md, sweep.csv and sweep.png into the result folder. The same command again goes on where it stopped.
+    Writes sweep.md, sweep.csv and sweep.png into the result folder. Run again, the same command resumes where it stopped.
 
     Example: ssmoe sweep ssmoe/olmoe-7b --alpha 0 0.5 0.9 1 --top-c 5 50 --tasks EmotionClassification --with paper
     """

@@ -78,7 +78,7 @@ def encode_on_ray(
         except ray.exceptions.RayError as error:
             raise ValueError(
                 f"A Ray worker failed: {_reason(error).rstrip('.')}. The finished shards stay in {place.path}; the same "
-                "command goes on with the others."
+                "command resumes with the others."
             ) from error
     place.complete(shards, {"model": known, "encoding": asdict(encoding)})
     return place

@@ -80,7 +80,7 @@ class Approximate(ABC):
             self.index = self._read(faiss, str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
         except RuntimeError as error:
             raise DamagedIndexError(
-                f"{path} cannot be read by FAISS ({str(error).splitlines()[0]}); make it anew with `ssmoe index --rebuild`."
+                f"{path} cannot be read by FAISS ({str(error).splitlines()[0]}); rebuild it with `ssmoe index --rebuild`."
             ) from error
 
     def candidates(self, queries: Array, k: int, allowed: Array | None) -> Array:

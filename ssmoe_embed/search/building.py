@@ -24,7 +24,7 @@ _TAIL = 2_000
 """So many vectors, or this share of the others, are looked at one by one before the approximate index is extended."""
 _TAIL_SHARE = 0.02
 _GROWN = 4
-"""An index that has grown so many times is trained anew."""
+"""An index that has grown so many times is trained again."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-RECOVERY = "copy the index again, or index the corpus anew into another folder"
+RECOVERY = "copy the index again, or index the corpus again into another folder"
 """What to do where documents or vectors are lost."""
 
 UNHARMED = "nothing that was published is lost; make room if the disk is full, and repeat the command"

@@ -224,7 +224,7 @@ class SemanticIndex:
         return self._written(lambda writer: writer.delete(list(ids)), recall, progress)
 
     def rebuild(self, *, kind: str | None = None, progress: bool = True, recall: float = RECALL) -> None:
-        """Throw out what no document uses and make the approximate index anew.
+        """Throw out what no document uses and rebuild the approximate index.
 
         Args:
             kind: Another `IndexKind` from now on.

@@ -51,7 +51,7 @@ class StoredFile:
         if found != self.size:
             state = "is missing" if found is None else f"has {found} bytes instead of {self.size}"
             raise DamagedIndexError(
-                f"{path} {state}; the documents and vectors are elsewhere: make it anew with "
+                f"{path} {state}; the documents and vectors are elsewhere: rebuild it with "
                 f"`ssmoe index --rebuild --output {folder}`."
             )
         return path

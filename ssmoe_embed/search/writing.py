@@ -176,7 +176,7 @@ class Writer:
         return published
 
     def _compacted(self, live: Array) -> tuple[Manifest, Array]:
-        """Copy what is still used into new files, whose rows are counted anew."""
+        """Copy what is still used into new files, whose rows are numbered from 0."""
         old = map_rows(
             self.folder / self.manifest.vectors, self.store.next_row(), self.manifest.dimension, self.manifest.dtype
         )

@@ -176,7 +176,7 @@ def test_a_workers_error_is_told_in_one_line(texts, tmp_path):
 
     with pytest.raises(
         ValueError,
-        match=r"^A Ray worker failed: [^.]*'no/such/model' does not exist[^.]*\. .*goes on with the others\.$",
+        match=r"^A Ray worker failed: [^.]*'no/such/model' does not exist[^.]*\. .*resumes with the others\.$",
     ):
         encode_on_ray(rows_of(texts), tmp_path, ModelReference("no/such/model"), workers=1, progress=False)
 
