@@ -127,6 +127,11 @@ class BaseModelSource:
         total = family.text_config(config).num_hidden_layers
         kept = _kept_layers(total, hidden_layer)
         if kept < total:
+            if family.streams:
+                raise ValueError(
+                    f"hidden_layer={hidden_layer} cannot be read: between the layers of {config.model_type} run several "
+                    "residual streams, which are joined after the last. Use hidden_layer=-1."
+                )
             family.shorten(config, kept)
         four_bit, given = requested(self.model_kwargs, self.quantization)
         dtype = self.dtype or (four_bit.dtype if four_bit else None)

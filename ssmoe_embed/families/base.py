@@ -27,6 +27,8 @@ class Score(Choice):
     """Over all experts, or over the chosen ones, which orders and normalises alike."""
     SIGMOID = "sigmoid"
     """To each expert on its own."""
+    SQRTSOFTPLUS = "sqrtsoftplus"
+    """`√log(1 + exp(r))`, to each expert on its own."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ class MoEFamily(ABC):
     """What the experts module calls its weights."""
     final_norm_attribute: ClassVar[str] = "norm"
     """Attribute of the decoder that holds the norm after its last layer."""
+    full_precision: ClassVar[tuple[str, ...]] = ("gate", "router", "wg", "shared_expert_gate")
+    """Linear layers, by their last name, that 4 bits leave alone: routers and small gates, where rounding sends tokens
+    elsewhere and gains nothing."""
+    streams: ClassVar[bool] = False
+    """Whether several residual streams run between its layers, so that only the last has a hidden state of size `H`."""
     layer_lists: ClassVar[tuple[str, ...]] = ("layer_types", "mlp_layer_types")
     """Names in the configuration of lists with one entry a decoder layer."""
 
@@ -163,6 +170,10 @@ class MoEFamily(ABC):
             if hasattr(block, self.router_attribute) and hasattr(block, "experts"):
                 found.append(MoELayer(index, block, getattr(block, self.router_attribute), block.experts))
         return found
+
+    def blocks_with_experts(self, model: nn.Module) -> list[MoELayer]:
+        """`layers`, and those whose experts are chosen by something else than a score."""
+        return self.layers(model)
 
     def is_attention(self, layer: nn.Module, part: str) -> bool:
         """Whether a part of a decoder layer, by its attribute, is attention or stands in its place."""

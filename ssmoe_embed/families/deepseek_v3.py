@@ -17,6 +17,8 @@ class DeepseekV3(MoEFamily):
         "deepseek_v3": "DeepSeek-V3, DeepSeek-R1, Moonlight-16B-A3B",
         "deepseek_v32": "DeepSeek-V3.2",
         "glm4_moe": "GLM-4.5, GLM-4.5-Air, GLM-4.6, GLM-4.7",
+        "glm4v_moe": "GLM-4.5V, GLM-4.6V, without images",
+        "glm4v_moe_text": "its text part",
         "glm4_moe_lite": "GLM-4.7-Flash",
         "glm_moe_dsa": "GLM-5",
         "bailing_hybrid": "Ling-3.0-Flash",

@@ -31,3 +31,20 @@ class MiniMaxM2(MoEFamily):
         """See `MoEFamily.refusal`."""
         del model
         return ignored_settings(config, {"scoring_func": ("sigmoid", None), "shared_intermediate_size": (0, None)})
+
+
+class MiniMaxM3(MiniMaxM2):
+    """Names on disk as before; a shared expert, and the bias belongs to the router."""
+
+    models = {"minimax_m3_vl": "MiniMax-M3", "minimax_m3_vl_text": "its text part"}
+    notes = FamilyNotes(
+        weights="sigmoid; top-k of score + correction bias; weight = score ÷ sum, × `routed_scaling_factor`",
+        beside="a shared expert; dense layers by `mlp_layer_types`; the vision model is not used",
+        layout="`w1`, `w3`, `w2` of each expert, in `block_sparse_moe`",
+        unsupported="images; scores other than sigmoid",
+    )
+
+    def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
+        """See `MoEFamily.refusal`."""
+        del model
+        return ignored_settings(config, {"scoring_func": ("sigmoid", None)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily
 
 
@@ -18,3 +20,12 @@ class Qwen35Moe(MoEFamily):
         layout="all experts in one tensor, gate rows before up rows; or `gate_proj`, `up_proj`, `down_proj` of each expert",
         unsupported="images and videos",
     )
+
+
+class Qwen4Exp(Qwen35Moe):
+    """Qwen3.5's layers below an embedding of n-grams."""
+
+    models = {"qwen4_exp": "none published yet", "qwen4_exp_text": "its text part"}
+    streams = True
+    full_precision = (*Qwen35Moe.full_precision, "block_inject_weight", "input_mix_weight_down", "input_mix_weight_up")
+    notes = replace(Qwen35Moe.notes, weights="softmax → top-k; ÷ sum if `norm_topk_prob`")

@@ -30,10 +30,6 @@ REFUSED: dict[str, str] = {
         "its router returns logits only, the choice of experts is made outside it, and its layers are not where the "
         f"other families keep them. {_CHOOSE}"
     ),
-    "deepseek_v4": (
-        "its first MoE layers choose experts by token id, not by score, so there is nothing to mix, and its score function "
-        f"is neither softmax nor sigmoid. {_CHOOSE}"
-    ),
     "diffusion_gemma": f"it fills in text in any order, not from left to right. {_CHOOSE}",
     "diffusion_gemma_text": f"it fills in text in any order, not from left to right. {_CHOOSE}",
     "doge": (
@@ -83,6 +79,11 @@ REFUSED |= dict.fromkeys(
     ("inkling2_loop", "inkling2_loop_text"),
     f"it runs its middle layers several times for each token, so a layer has no single routing to read. {_CHOOSE}",
 )
+REFUSED |= dict.fromkeys(
+    ("qwen3_omni_moe", "qwen3_omni_moe_talker_text", "qwen3_omni_moe_text", "qwen3_omni_moe_thinker"),
+    "transformers has no class for its text part (AutoModel does not know it), so that cannot be loaded alone. "
+    f"{_CHOOSE}, such as qwen3_moe or qwen3_vl_moe",
+)
 REFUSED["ernie4_5_vl_moe_text"] = REFUSED["ernie4_5_vl_moe"]
 REFUSED["muse_spark_text"] = REFUSED["muse_spark"]
 REFUSED |= dict.fromkeys(("inkling_mm_model", "inkling_text", "inkling2", "inkling2_text"), REFUSED["inkling"])
@@ -93,7 +94,6 @@ REFUSED |= dict.fromkeys(
         "beam",
         "flint",
         "hy_v4",
-        "mistral4",
     ),
     _UNCHECKED,
 )
@@ -105,26 +105,12 @@ REFUSED |= dict.fromkeys(
         "deepseek_ocr2_text",
         "dots3_note",
         "dots3_note_text",
-        "glm4v_moe",
-        "glm4v_moe_text",
         "glm5_next",
         "glm5_next_text",
         "hy_v4_vl",
         "hy_v4_vl_text",
-        "minimax_m3_vl",
-        "minimax_m3_vl_text",
         "mistral_large4",
         "mistral_large4_text",
-        "qwen3_omni_moe",
-        "qwen3_omni_moe_talker_text",
-        "qwen3_omni_moe_text",
-        "qwen3_omni_moe_thinker",
-        "qwen3_vl_moe",
-        "qwen3_vl_moe_text",
-        "qwen4_exp",
-        "qwen4_exp_text",
-        "step3p5",
-        "step3p7",
         "unlimited_ocr",
         "unlimited_ocr_text",
     ),

@@ -54,6 +54,10 @@ class Limits:
         """
         family = family_of(model)
         config = family.text_config(model.config)
+        if len(family.blocks_with_experts(model)) > len(family.layers(model)):
+            raise UnsupportedModelError(
+                "Some layers of this model choose experts by token id, so none of them can be dropped. Choose another model."
+            )
         counts = {family.expert_count(layer) for layer in family.layers(model)}
         if len(counts) != 1:
             raise UnsupportedModelError(

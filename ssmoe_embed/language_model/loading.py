@@ -9,7 +9,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ssmoe_embed.common.devices import check_device_map, warn_of_half_precision
 from ssmoe_embed.common.hub import HubOptions
@@ -82,7 +90,7 @@ def skeleton(base: str | Path, hub: HubOptions = _DEFAULT) -> PreTrainedModel:
     """
     config = _config(base_of(base), hub)
     with torch.device("meta"), _told_of_heads(base_of(base), config):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=hub.trust_remote_code)
+        return _class_with_head(config).from_config(config, trust_remote_code=hub.trust_remote_code)
 
 
 def load_tokenizer(base: str | Path, hub: HubOptions = _DEFAULT) -> PreTrainedTokenizerBase:
@@ -121,7 +129,7 @@ def _loaded(base: str, dtype: str | None, hub: HubOptions, kwargs: dict[str, Any
     advice = f"The checkpoint {base} is incomplete or corrupted, or does not fit its config.json; download it again"
     try:
         with _told_of_heads(base, config):
-            model, report = AutoModelForCausalLM.from_pretrained(base, output_loading_info=True, **keywords)
+            model, report = _class_with_head(config).from_pretrained(base, output_loading_info=True, **keywords)
     except torch.OutOfMemoryError:
         raise  # no fault of the checkpoint's
     except (RuntimeError, SafetensorError) as error:
@@ -140,6 +148,12 @@ def _loaded(base: str, dtype: str | None, hub: HubOptions, kwargs: dict[str, Any
     if is_packed:
         forget_unpacking(model)
     return model.requires_grad_(False).eval()
+
+
+def _class_with_head(config: Any) -> Any:
+    """What loads a language model with its head: of some that also see, transformers has no class for text alone."""
+    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForImageTextToText if sees else AutoModelForCausalLM
 
 
 def _config(base: str, hub: HubOptions) -> Any:

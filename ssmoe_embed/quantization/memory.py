@@ -95,7 +95,7 @@ def _places(model: Any, family: MoEFamily) -> list[tuple[str, Component]]:
     head = model.get_output_embeddings()
     if head is not None:
         places.append((names[id(head)], Component.EMBEDDINGS))
-    layers = family.layers(model)
+    layers = family.blocks_with_experts(model)
     for layer in layers:
         places.append((names[id(layer.router)], Component.ROUTERS))
         places.append((names[id(layer.experts)], Component.EXPERTS))

@@ -50,8 +50,6 @@ class TrimAfter:
 
 METHOD = "ssmoe_4bit"
 """Its name among transformers' quantisation methods."""
-_KEPT = ("gate", "router", "wg", "shared_expert_gate")
-"""What routers and gates of one output are called: a rounding there sends tokens elsewhere, and nothing is gained."""
 
 
 @register_quantization_config(METHOD)
@@ -132,7 +130,7 @@ class FourBitQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         del kwargs
         trim()
-        for layer in family_of(model.config).layers(model):
+        for layer in family_of(model.config).blocks_with_experts(model):
             layer.experts.register_forward_hook(TrimAfter())
         return model
 
@@ -186,7 +184,7 @@ def packable(model: PreTrainedModel, settings: QuantizationSettings) -> dict[str
     """
     family = family_of(model.config)
     names = {id(module): name for name, module in model.named_modules()}
-    layers = family.layers(model)
+    layers = family.blocks_with_experts(model)
     routers = {id(part) for layer in layers for part in layer.router.modules()}
     found: dict[str, Packable] = {}
     for layer in layers:
@@ -206,7 +204,11 @@ def packable(model: PreTrainedModel, settings: QuantizationSettings) -> dict[str
         name, attention = names[id(module)], family.is_attention(decoder_layer, part)
         if attention and not settings.attention:
             continue
-        if type(module) is nn.Linear and id(module) not in routers and name.rsplit(".", 1)[-1] not in _KEPT:
+        if (
+            type(module) is nn.Linear
+            and id(module) not in routers
+            and name.rsplit(".", 1)[-1] not in family.full_precision
+        ):
             block_size = settings.attention_block_size if attention else settings.block_size
             found[f"{name}.weight"] = Packable(module.weight.shape, block_size)
     return found

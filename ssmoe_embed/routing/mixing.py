@@ -2,8 +2,8 @@
 
 The mixed scores are `p = (1-α)·score(r) + α·score(e)`. Instead of handing `p` to the model, the functions here return
 logits `r'` with `score(r') = p`, so that the family's own top-k, normalisation and scaling apply to them unchanged. They
-are written as `r + correction` with a correction that vanishes with α: the learned logits keep their own offset, which
-routers that are not shift-invariant need, and α = 0 changes no bit.
+are written as `r + correction` with a correction that vanishes with α, except where the score has an inverse of its own: the
+learned logits keep their own offset, which routers that are not shift-invariant need, and α = 0 changes no bit.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def checked_alpha(alpha: object) -> float:
 def scores(logits: torch.Tensor, score: Score) -> torch.Tensor:
     """The family's score function over all experts, in float32: `[…,E] → […,E]`."""
     logits = logits.float()
+    if score is Score.SQRTSOFTPLUS:
+        return F.softplus(logits).sqrt()
     return logits.softmax(dim=-1) if score is Score.SOFTMAX else logits.sigmoid()
 
 
@@ -89,6 +91,9 @@ def mixed_logits(learned: torch.Tensor, spectral: torch.Tensor, alpha: float, mi
         mixed = torch.lerp(r, e, alpha)
     elif score is Score.SOFTMAX:
         mixed = r + _log_mixed_ratio(F.log_softmax(e, dim=-1) - F.log_softmax(r, dim=-1), alpha)
+    elif score is Score.SQRTSOFTPLUS:
+        squared = mixed_scores(r, e, alpha, mix, score).square()
+        mixed = squared + torch.log(-torch.expm1(-squared))  # log(exp(p²) - 1), without overflow
     else:
         chosen = _log_mixed_ratio(F.logsigmoid(e) - F.logsigmoid(r), alpha)
         refused = _log_mixed_ratio(F.logsigmoid(-e) - F.logsigmoid(-r), alpha)

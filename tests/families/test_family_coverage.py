@@ -112,7 +112,7 @@ def test_wrappers_and_types_that_borrow_a_class_are_covered_or_refused_with_thei
 @pytest.mark.parametrize(
     ("model_type", "text", "reason"),
     [
-        ("mistral3", "mistral4", "nobody has written and checked one"),
+        ("mistral3", "axk1", "nobody has written and checked one"),
         ("internvl", "qwen2", "model_type='internvl' with a text part of model_type='qwen2'.*names no experts"),
         ("llava", "mistral_large4_text", "reads images"),
     ],

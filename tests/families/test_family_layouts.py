@@ -10,7 +10,7 @@ from layouts.base import EXPERTS, HIDDEN
 from reference import spectral_weights, stored_tensors
 from routed import ALL_TOKENS, TEXTS, decisions, embed, run, spread
 from tiny import TOP_C
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from ssmoe_embed import SpectralRouters, SpectralRouting, SSMoE, reroute
 from ssmoe_embed.checkpoints.shards import Checkpoint
@@ -36,10 +36,10 @@ def tensors(folder):
 
 
 @pytest.fixture(scope="module")
-def model(folder):
+def model(layout, folder):
     """The language model, loaded from its checkpoint; never change it."""
     register_families()
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return layout.auto.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +113,11 @@ def test_spectral_routers_equal_the_recomputation_from_memory_and_streamed_from_
 
 
 @pytest.fixture(scope="module")
-def fused(model, folder, tmp_path_factory):
+def fused(layout, model, folder, tmp_path_factory):
     """The same weights under the names and in the shapes that transformers 5 has in memory, in several shards."""
     target = tmp_path_factory.mktemp("fused")
     model.save_pretrained(target, save_original_format=False, max_shard_size="30KB")
+    layout.repair(target)
     AutoTokenizer.from_pretrained(folder).save_pretrained(target)
     return target
 
@@ -256,7 +257,12 @@ def test_a_module_saved_with_its_base_model_gives_the_same_vectors_when_loaded(f
 
 @pytest.mark.parametrize("hidden_layer", [1, -1])
 def test_the_hidden_state_is_that_of_the_layer_asked_for(hidden_layer, layout, folder, model):
-    module = SSMoE.from_base(folder, method="smoe", calibration="none", hidden_layer=hidden_layer, progress=False)
+    options = {"method": "smoe", "calibration": "none", "hidden_layer": hidden_layer, "progress": False}
+    if layout.streams and hidden_layer != -1:
+        with pytest.raises(ValueError, match="several residual streams"):
+            SSMoE.from_base(folder, **options)
+        return
+    module = SSMoE.from_base(folder, **options)
     features = module.preprocess(TEXTS)
     with torch.no_grad():
         states = layout.decoder(model)(**features, use_cache=False, output_hidden_states=True).hidden_states

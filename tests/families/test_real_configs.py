@@ -8,7 +8,14 @@ import torch
 from layouts import LAYOUTS
 from layouts.base import randomised
 from tiny import TOP_C, make_tokenizer
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+)
 
 from ssmoe_embed import SpectralRouters, SSMoE
 from ssmoe_embed.families import families, family_of, load_config
@@ -57,7 +64,13 @@ PUBLISHED = {
     "afmoe": (None, range(1, 32), 64),
     "cohere2_moe": (None, range(40), 8),
     "minimax": (None, range(32), 8),
+    "deepseek_v4": (None, range(3, 43), 256),
     "exaone_moe": (None, range(1, 32), 64),
+    "glm4v_moe": (None, range(1, 46), 128),
+    "minimax_m3_vl": (None, range(60), 128),
+    "mistral4": (None, range(36), 128),
+    "qwen3_vl_moe": (None, range(24), 60),
+    "step3p7": (None, range(3, 45), 288),
     "sarvam-105b": (106, range(1, 32), 128),
     "sarvam-30b": (32.2, range(1, 19), 128),
 }
@@ -76,14 +89,20 @@ DEFAULTS = {
     "Solar-Open-100B": "solar_open",
     "afmoe": "afmoe",
     "cohere2_moe": "cohere2_moe",
+    "deepseek_v4": "deepseek_v4",
     "exaone_moe": "exaone_moe",
+    "glm4v_moe": "glm4v_moe",
+    "minimax_m3_vl": "minimax_m3_vl",
+    "mistral4": "mistral4",
+    "qwen3_vl_moe": "qwen3_vl_moe",
+    "step3p7": "step3p7",
     "minimax": "minimax",
     "sarvam-105b": "sarvam_mla",
     "sarvam-30b": "sarvam_moe",
 }
 """Models whose configuration is transformers' default for their `model_type`, which its documentation says and their size
 confirms. A name that is a `model_type` is of a family whose published configurations are others and not kept here."""
-UNPUBLISHED = {"granitemoe_swa"}
+UNPUBLISHED = {"granitemoe_swa", "qwen4_exp", "qwen4_exp_text"}
 """Families that transformers has classes for and nobody a model of."""
 
 LAYERS = 6
@@ -147,6 +166,14 @@ SMALLER = {
 """Numbers that are made smaller where they are larger; lists with one entry a layer are cut, and their entries too."""
 
 
+FITTING = {
+    "glm4v_moe_text": {"rope_parameters": LAYOUTS["glm4v_moe"].config["rope_parameters"]},
+    "mistral4": {"head_dim": 16},
+    "step3p5": {"sliding_window": 64},
+}
+"""What goes with the smaller numbers, by the type of the text part, where its default does not."""
+
+
 def smaller(name, value, limit, depth):
     """One field of a configuration with smaller numbers."""
     if name in ("long_factor", "short_factor"):
@@ -171,6 +198,7 @@ def reduced(config):
     }
     if config.get("num_key_value_heads") == config.get("num_attention_heads") and depth:
         made["num_key_value_heads"] = made["num_attention_heads"]
+    made |= FITTING.get(config.get("model_type"), {})
     if "text_config" in config:
         vision = getattr(LAYOUTS[config["model_type"]], "vision", None)
         made |= {"text_config": reduced(config["text_config"]), "vision_config": vision}
@@ -201,6 +229,13 @@ def folder(name, tmp_path_factory):
     return made
 
 
+def with_head(config):
+    """How transformers makes the model, with its head where it has a class for that."""
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else AutoModel
+
+
 def test_every_family_has_a_published_configuration():
     covered = {config["model_type"] for config in map(published, PUBLISHED)}
     covered |= {config["text_config"]["model_type"] for config in map(published, PUBLISHED) if "text_config" in config}
@@ -214,7 +249,7 @@ def test_it_loads_through_its_adapter_as_the_model_that_was_published(name, tmp_
     config = load_config(tmp_path)
     family = family_of(config)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = with_head(config).from_config(config)
     layers = family.layers(model)
     assert [layer.index for layer in layers] == list(sparse)
     assert {family.router_weight(layer.router).shape for layer in layers} == {
@@ -242,6 +277,8 @@ def test_with_smaller_numbers_it_makes_a_model_that_embeds(name, folder):
 
 @pytest.mark.parametrize("hidden_layer", [2, -2, -1])
 def test_the_hidden_state_of_any_layer_is_the_one_that_transformers_gives_out(hidden_layer, folder):
+    if family_of(load_config(folder)).streams:
+        hidden_layer = -1
     module = SSMoE.from_base(folder, method="smoe", calibration="none", hidden_layer=hidden_layer, progress=False)
     features = module.preprocess(["one text, so that no token is there for padding only"])
     model = AutoModel.from_pretrained(folder).eval()

@@ -29,8 +29,19 @@ KIMI = {
     "pos_emb_height": 4,
     "pos_emb_width": 4,
 }
+MISTRAL = {
+    "model_type": "pixtral",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 16,
+    "image_size": 16,
+    "patch_size": 8,
+}
 WRAPPERS = [
     ("internvl", "qwen3_moe", {"vision_config": INTERNVL}),
+    ("mistral3", "mistral4", {"vision_config": MISTRAL}),
     ("kimi_k25", "deepseek_v3", {"vision_config": KIMI, "projection_hidden_size": 16}),
 ]
 
@@ -51,13 +62,13 @@ def test_it_embeds_as_its_text_part_alone(model_type, text, others, tmp_path):
     whole.save_pretrained(tmp_path / "whole")
     published_names(tmp_path / "whole" / "model.safetensors")
     alone = layout.make()
-    alone.model.load_state_dict(family_of(whole).decoder(whole).state_dict())
+    layout.decoder(alone).load_state_dict(family_of(whole).decoder(whole).state_dict())
     layout.save(alone, tmp_path / "alone")
     vectors, routers = [], []
     for name in ("whole", "alone"):
         make_tokenizer().save_pretrained(tmp_path / name)
         module = SSMoE.from_base(tmp_path / name, top_c=TOP_C, calibration="none", progress=False)
-        assert type(module.model).__name__ == type(alone.model).__name__
+        assert type(module.model).__name__ == type(layout.decoder(alone)).__name__
         vectors.append(embed(module, TEXTS))
         routers += [module.routers, SpectralRouters.from_checkpoint(tmp_path / name, top_c=TOP_C, progress=False)]
     torch.testing.assert_close(*vectors, rtol=0, atol=1e-5)

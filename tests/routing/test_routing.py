@@ -283,7 +283,11 @@ def test_a_bad_mix_is_named_with_what_is_allowed(olmoe_routers):
 
 # --- the replacement logits -------------------------------------------------------------------------------------------
 
-SCORES = {Score.SOFTMAX: lambda x: torch.softmax(x.double(), -1), Score.SIGMOID: lambda x: torch.sigmoid(x.double())}
+SCORES = {
+    Score.SOFTMAX: lambda x: torch.softmax(x.double(), -1),
+    Score.SIGMOID: lambda x: torch.sigmoid(x.double()),
+    Score.SQRTSOFTPLUS: lambda x: torch.log1p(torch.exp(x.double())).sqrt(),
+}
 
 
 def logits(elements):

@@ -108,7 +108,7 @@ def test_a_forward_pass_on_a_device_takes_nothing_from_it_and_brings_nothing(fol
     features = {name: value.to(FIRST) for name, value in module.preprocess(TEXTS).items()}
     with torch.inference_mode():
         module.forward(features)  # places W_EV
-        moved = Moves.of(lambda: module.forward(features))
+        moved = [move for move in Moves.of(lambda: module.forward(features)) if move[-1].numel() > 0]
     own = 1 if folder.name == "phimoe" else 0  # its rotary factors are computed on the CPU, anew for every batch
     assert len(moved) == own
 

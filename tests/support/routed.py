@@ -14,7 +14,8 @@ ALL_TOKENS = torch.arange(BATCH["input_ids"].numel())
 
 @torch.no_grad()
 def run(model):
-    return model(**BATCH, use_cache=False).logits
+    output = model(**BATCH, use_cache=False)
+    return output.logits if "logits" in output else output.last_hidden_state
 
 
 def decisions(layout, model):

@@ -31,6 +31,8 @@ class Layout:
     """
 
     model_type: str
+    auto = AutoModelForCausalLM
+    """How transformers makes and loads it: with its head, where it has a class for that."""
     config: ClassVar = {}
     """What differs from SHARED in the tiny model's configuration."""
     sparse: tuple = (0, 1)
@@ -43,6 +45,8 @@ class Layout:
     """The MoE block's name on disk."""
     gate = "gate.weight"
     """The router's name in it."""
+    streams = False
+    """Whether the states between its layers are several streams."""
     projections = ("gate_proj", "up_proj", "down_proj")
     """Gate, up and down of an expert."""
     score = "softmax"
@@ -59,11 +63,14 @@ class Layout:
 
     def make(self, seed=0, **changes):
         """A causal language model whose routers have clear preferences and whose norms and biases all matter."""
-        return randomised(AutoModelForCausalLM.from_config(self.make_config(**changes)), seed)
+        return randomised(self.auto.from_config(self.make_config(**changes)), seed)
 
     def save(self, model, folder):
         """Write it in the layout in which the family's checkpoints are published."""
         model.save_pretrained(folder)
+
+    def repair(self, folder):
+        """Make loadable what transformers wrote in the model's own layout and cannot read."""
 
     def write(self, folder, seed=0, **changes):
         """Write a tiny checkpoint."""

@@ -59,3 +59,25 @@ class Qwen35Moe(Qwen35MoeText):
         down = tensors[f"{self.start(layer)}experts.down_proj"][expert].double()  # [H,I]
         size = down.shape[1]
         return gate_up[:size], gate_up[size:], down.T
+
+
+class Qwen4ExpText(Qwen35MoeText):
+    """Below an embedding of n-grams, with streams in place of one residual."""
+
+    model_type = "qwen4_exp_text"
+    streams = True
+    config: ClassVar = Qwen35MoeText.config | {
+        "hc_count": 2,
+        "hc_lowrank": 8,
+        "ple_layer_ids": [1],
+        "ple_embed_dim": 16,
+        "ngram_vocab_size_base": 64,
+        "make_ngram_vocab_size_divisible_by": 8,
+        "heads_per_ngram": 2,
+        "split_ngram_parts": 2,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 64,
+        "indexer_compress_ratio": 4,
+    }
