@@ -128,10 +128,19 @@ def _warn(
         _show_warning(message, category, filename, lineno, file, line)
 
 
+def _skip_last_collection() -> None:
+    """Do not let Python go through all of PyTorch's objects once more before it ends, which takes seconds.
+
+    Where PyTorch is built for GPUs, it must: Triton's bindings print a page about every object that is left.
+    """
+    if "triton" not in sys.modules:
+        gc.freeze()
+
+
 def main() -> None:
     """Run the command; a bad input ends it with one message and status 1. SSMOE_DEBUG=1 shows every traceback."""
     gc.set_threshold(100_000, 20, 100)  # going through all that PyTorch imports, again and again, is a fifth of a start
-    atexit.register(gc.freeze)  # or Python goes through all of PyTorch's objects once more before it ends, for seconds
+    atexit.register(_skip_last_collection)
     if os.environ.get("SSMOE_DEBUG"):  # also of what failed without ending the command
         logging.basicConfig()
         logging.getLogger("ssmoe_embed").setLevel(logging.DEBUG)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ssmoe_embed.checkpoints.source import TensorSource
+from ssmoe_embed.checkpoints.shards import TensorSource
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily, MoELayer, Score
 from ssmoe_embed.families.deepseek_v2 import ignored_settings
 

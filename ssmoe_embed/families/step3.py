@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModel
 
 from ssmoe_embed.checkpoints.float8 import read_row
-from ssmoe_embed.checkpoints.source import TensorSource
+from ssmoe_embed.checkpoints.shards import TensorSource
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score
 
 

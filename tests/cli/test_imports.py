@@ -96,3 +96,12 @@ def test_sentence_transformers_loads_our_models_whichever_is_imported_first(impo
     code = f"import {order}, sys; print(type(sentence_transformers.SentenceTransformer(sys.argv[1], device='cpu')[0]))"
     _, output = imported(code, built)
     assert "<class 'ssmoe_embed.SSMoE'>" in output
+
+
+@pytest.mark.parametrize(("name", "kept"), [("triton", 0), ("another", 1)])
+def test_the_end_is_quick_unless_bindings_would_complain_of_what_is_left(name, kept, environment):
+    code = f"import atexit, gc, sys; sys.modules[{name!r}] = sys; sys.argv = ['ssmoe', '--version']\n"
+    code += "atexit.register(lambda: print(int(gc.get_freeze_count() > 0)))\n"  # the first to be registered runs last
+    command = [sys.executable, "-c", code + MAIN]
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout.splitlines()[-1] == str(kept)
