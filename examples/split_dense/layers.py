@@ -16,7 +16,7 @@ from split_dense.routers import Router, fit_router
 from ssmoe_embed.common.files import load_tensors, save_tensors
 
 _CHUNK = 1024
-_PROFILE = 4096
+_PROFILE = 1024
 """Tokens whose activations the clustering compares."""
 
 
@@ -72,7 +72,7 @@ def divide(dense: Dense, inputs: Tensor, division: Division) -> tuple[Tensor, Te
     """The neurons of the shared expert and of each routed one, by what is active on the inputs."""
     lengths = dense.down.float().norm(dim=0)
     mass = torch.zeros(len(dense.gate))
-    for chunk in inputs.split(_CHUNK):
+    for chunk in inputs[::4].split(_CHUNK):
         mass += dense.activations(chunk).float().abs().sum(0)
     shared = shared_neurons(mass * lengths, division.shared)
     routed = torch.ones(len(dense.gate), dtype=torch.bool)

@@ -17,14 +17,14 @@ def shared_neurons(mass: Tensor, count: int) -> Tensor:
     return mass.topk(count).indices.sort().values
 
 
-def balanced_clusters(features: Tensor, clusters: int, *, seed: int, rounds: int = 6) -> Tensor:
-    """Groups of equal size of what is active together: k-means whose every assignment is an optimal balanced one.
+def balanced_clusters(features: Tensor, clusters: int, *, seed: int, rounds: int = 10) -> Tensor:
+    """Groups of equal size of what is active together: k-means, and at its end the best assignment to groups of equal size.
 
     Args:
         features: `[N, D]`, a row per neuron; compared by cosine.
         clusters: Number of groups, a divisor of `N`.
         seed: Of the rows that the first centres are.
-        rounds: At most so many assignments; it ends earlier when nothing moves.
+        rounds: Of k-means.
 
     Returns:
         `[clusters, N / clusters]`: rows of each group, rising.
@@ -38,16 +38,11 @@ def balanced_clusters(features: Tensor, clusters: int, *, seed: int, rounds: int
     points = torch.nn.functional.normalize(features.float(), dim=1)
     generator = torch.Generator().manual_seed(seed)
     centres = points[_spread(points, clusters, generator)]
-    labels = torch.full((rows,), -1)
     for _ in range(rounds):
-        affinity = points @ centres.T
-        seats = affinity.repeat_interleave(rows // clusters, dim=1).numpy()
-        chosen = torch.from_numpy(linear_sum_assignment(seats, maximize=True)[1]) // (rows // clusters)
-        if torch.equal(chosen, labels):
-            break
-        labels = chosen
-        sums = torch.zeros_like(centres).index_add_(0, labels, points)
-        centres = torch.nn.functional.normalize(sums, dim=1)
+        nearest = (points @ centres.T).argmax(1)
+        centres = torch.nn.functional.normalize(torch.zeros_like(centres).index_add_(0, nearest, points), dim=1)
+    seats = (points @ centres.T).repeat_interleave(rows // clusters, dim=1).numpy()
+    labels = torch.from_numpy(linear_sum_assignment(seats, maximize=True)[1]) // (rows // clusters)
     return torch.stack([(labels == cluster).nonzero()[:, 0] for cluster in range(clusters)])
 
 

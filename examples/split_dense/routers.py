@@ -1,7 +1,7 @@
 """A router that chooses the experts without which a dense feed-forward layer's output would change most.
 
 What a choice costs is known exactly: with the products of a token's expert outputs, `G[i, j] = o_i · o_j`, weights `m` in
-place of 1 miss the energy `(1 - m)ᵀ G (1 - m)`. So routers are fitted on inputs and these products, without running the layer.
+place of 1 miss the energy `(1 - m)ᵀ G (1 - m)`. So routers are fitted on inputs and these products.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from torch import Tensor
 
 _SOFTNESS = 0.3
 """Width of the step of choosing, in deviations of the logits, that gradients see."""
+
+_LEAST = 0.1
+"""Share of an even load below which an expert is drawn into use, lest it die."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ def fit_router(
     k: int,
     sharpness: float,
     seed: int,
-    steps: int = 400,
-    batch: int = 2048,
+    steps: int = 150,
+    batch: int = 1024,
     held_out: float = 0.1,
 ) -> Router:
     """Fit one layer's router.
@@ -88,14 +91,14 @@ def fit_router(
     deviation = inputs[:learn].float().pow(2).mean(0).sqrt().clamp(min=1e-6)
     weight = _by_norms(inputs[:learn].float() / deviation, gram[:learn]).requires_grad_()
     scale = torch.zeros(gram.shape[1], requires_grad=True)
-    optimiser = torch.optim.Adam([{"params": [weight], "lr": 2e-3}, {"params": [scale], "lr": 5e-3}])
+    optimiser = torch.optim.Adam([{"params": [weight], "lr": 3e-3}, {"params": [scale], "lr": 5e-3}])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         rows = torch.randint(learn, (min(batch, learn),), generator=generator)
         logits = _scaled(inputs[rows].float() / deviation @ weight.T, sharpness)
         given = k * gates(logits, k) * scale.exp()
-        loss = (missing(given, gram[rows].float()) / energy[rows].float()).mean()
+        loss = (missing(given, gram[rows].float()) / energy[rows].float()).mean() + _idle(logits, k)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -105,6 +108,14 @@ def fit_router(
     given = gates(inputs[learn:].float() @ weight.T, k)
     lost = missing(k * given * scale, gram[learn:].float()) / energy[learn:].float()
     return Router(weight, scale, float(lost.mean()), (given > 0).float().mean(0))
+
+
+def _idle(logits: Tensor, k: int) -> Tensor:
+    """A penalty on experts that fewer tokens than `_LEAST` of an even share come near to choosing."""
+    edge = logits.detach().topk(k).values[:, -1:]
+    near = torch.sigmoid((logits - edge) / (logits.detach().std(1, keepdim=True) * _SOFTNESS).clamp(min=1e-6)).mean(0)
+    least = _LEAST * k / logits.shape[1]
+    return torch.relu(1 - near / least).sum()
 
 
 def _scaled(logits: Tensor, sharpness: float) -> Tensor:

@@ -31,6 +31,10 @@ def evaluate(
     prompts: Annotated[
         list[str] | None, typer.Option(help="Templates by name or with {text}; by default the model's own.")
     ] = None,
+    dataset_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the tasks' data, for a machine without a network: see docs/offline.md."),
+    ] = None,
     corrupt: Annotated[
         list[str] | None,
         typer.Option(help="none, replace@RATE, insert@RATE, or ladder: clean texts and rising rates.  [default: none]"),
@@ -77,7 +81,7 @@ def evaluate(
     Example: ssmoe evaluate ssmoe/tiny --tasks offline --methods router smoe moee ev ssmoe --corrupt none replace@0.1 -o out
     """
     from ssmoe_embed.common.extras import require_mteb
-    from ssmoe_embed.evaluation.results.finished import Finished, find_finished, note_finished
+    from ssmoe_embed.evaluation.results.finished import Finished, data_state, find_finished, note_finished
     from ssmoe_embed.evaluation.results.folder import ResultFolder
 
     if not models and not baselines:
@@ -89,6 +93,7 @@ def evaluate(
         "tasks": tasks,
         "runs": [methods, prompts, corrupt, settings, train_corrupt],
         "baselines": baselines,
+        "dataset_dir": None if dataset_dir is None else data_state(dataset_dir),
         "loading": [dtype, device_map, load_in_4bit, trust_remote_code],
         "options": [predictions, batch_size],
     }
@@ -102,12 +107,17 @@ def evaluate(
     from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions
     from ssmoe_embed.evaluation.mteb.runs import grid, parse_settings
     from ssmoe_embed.evaluation.results.summary import write_summary
+    from ssmoe_embed.evaluation.tasks.finding import find_tasks
+    from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
 
     runs = grid(methods, prompts, corrupt or ("none",), parse_settings(settings or ()), train_corrupt=train_corrupt)
     new = not output.exists()
+    chosen = find_tasks(tasks or ("offline",))
+    if dataset_dir is not None:
+        chosen = [use_local(task, LocalData(dataset_dir)) for task in chosen]
     report = runner.evaluate(
         models or (),
-        tasks or ("offline",),
+        chosen,
         runs,
         output,
         baselines=baselines or (),

@@ -26,6 +26,10 @@ def lm_eval(
         list[str] | None,
         typer.Option(help="paper, mmlu, offline, or tasks of lm-evaluation-harness.  [default: offline]"),
     ] = None,
+    dataset_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the tasks' data, for a machine without a network: see docs/offline.md."),
+    ] = None,
     num_fewshot: Annotated[
         int | None,
         typer.Option(min=0, help="Examples in each prompt, 5 or 10 in the paper; by default the task's own."),
@@ -62,6 +66,7 @@ def lm_eval(
     from ssmoe_embed.evaluation.harness.grid import GRID, GridCell, GridOptions
     from ssmoe_embed.evaluation.harness.report import report, scores_csv
     from ssmoe_embed.evaluation.harness.running import run_grid
+    from ssmoe_embed.evaluation.tasks.local_data import LocalData
     from ssmoe_embed.language_model import RoutingSettings
 
     cells: list[GridCell] = []
@@ -80,6 +85,7 @@ def lm_eval(
         text=perplexity,
         dtype=dtype,
         loading=loading,
+        data=None if dataset_dir is None else LocalData(dataset_dir),
         progress=not quiet,
     )
     folder = run_grid(

@@ -183,3 +183,29 @@ def test_nothing_to_evaluate_is_said(ssmoe):
     status, _, err = ssmoe("evaluate")
     assert status == 1
     assert "name a MODEL" in err
+
+
+def test_a_real_task_runs_on_local_data_and_says_so(ssmoe, built, tmp_path):
+    words = ("cat", "dog", "tree", "house", "river", "stone")
+    rows = [
+        {"sentence1": f"a {one}", "sentence2": f"the {two}", "score": float(4 * (one == two))}
+        for one in words
+        for two in words[:3]
+    ]
+    data = tmp_path / "data"
+    data.mkdir()
+    file = data / "BIOSSES.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = ("evaluate", built, "--tasks", "BIOSSES", "--dataset-dir", data, "-o", tmp_path / "out", "--quiet")
+    status, out, _ = ssmoe(*command)
+    assert status == 0, out
+    [result] = (tmp_path / "out" / "clean" / "results").rglob("BIOSSES.json")
+    revision = json.loads(result.read_text(encoding="utf-8"))["dataset_revision"]
+    assert revision.startswith("local-")
+    assert revision in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    status, _, err = ssmoe(*command)
+    assert (status, "0 measured, 1 kept" in err) == (0, True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:9]), encoding="utf-8")
+    status, _, err = ssmoe(*command)
+    assert status == 1
+    assert "data revision" in err

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.common.extras import require_package
+from ssmoe_embed.evaluation.tasks.local_data import LocalData, harness_data
 
 PAPER_TASKS = {
     "ARC-C": "arc_challenge",
@@ -60,12 +62,26 @@ def find_tasks(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def load_tasks(names: Sequence[str], num_fewshot: int | None = None) -> Any:
-    """A task manager of the harness, after a trial that its tasks can be loaded, data and all.
+@dataclass(frozen=True)
+class LoadedTasks:
+    """Tasks that can be loaded, data and all.
+
+    Attributes:
+        manager: The harness' task manager.
+        revisions: By task, `local-` and a hash where its data come from a folder, else empty.
+    """
+
+    manager: Any
+    revisions: dict[str, str]
+
+
+def load_tasks(names: Sequence[str], num_fewshot: int | None = None, data: LocalData | None = None) -> LoadedTasks:
+    """A task manager of the harness, after a trial that its tasks can be loaded.
 
     Args:
         names: The harness' names.
         num_fewshot: Examples that each prompt shall have; None for the task's own number.
+        data: Folder that the tasks' data are in; None for the hub.
 
     Raises:
         ImportError: The harness, or something a task needs, is not installed.
@@ -74,24 +90,37 @@ def load_tasks(names: Sequence[str], num_fewshot: int | None = None) -> Any:
     require_harness()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = _manager(include_defaults=not set(names) <= set(OFFLINE_TASKS))
+    revisions = {}
     for name in names:
         if name not in manager.all_tasks:
             raise ValueError(
                 unknown("task", name, [*SETS, *SETS["offline"], *SETS["paper"], MMLU, *_near(name, manager.all_tasks)])
             )
         try:
-            loaded = manager.load([name])["tasks"]
+            with harness_data(data, name) as found:
+                loaded = manager.load([name])["tasks"]
         except ImportError:
             raise
+        except FileNotFoundError as error:
+            if data is None:
+                raise _not_there(name, error) from error
+            raise
         except Exception as error:  # the data sets' library and the hub's each have errors of their own
-            raise ValueError(
-                f"The data of task {name!r} is not on this machine and could not be fetched "
-                f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}). "
-                "Run once with a network (and without HF_HUB_OFFLINE), or use --tasks offline, which needs none."
-            ) from error
+            raise _not_there(name, error) from error
+        revisions[name] = ",".join(found)
         for task in loaded.values():
             _check_fewshot(task, num_fewshot or 0)
-    return manager
+    return LoadedTasks(manager, revisions)
+
+
+def _not_there(name: str, error: Exception) -> ValueError:
+    """What to do where a task's data cannot be loaded."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+    return ValueError(
+        f"The data of task {name!r} is not on this machine and could not be fetched ({type(error).__name__}: {first}). "
+        "Run once with a network (and without HF_HUB_OFFLINE), name a folder that holds them with --dataset-dir, or use "
+        "--tasks offline, which needs none."
+    )
 
 
 def _check_fewshot(task: Any, wanted: int) -> None:

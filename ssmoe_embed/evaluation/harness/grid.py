@@ -9,6 +9,7 @@ from typing import Any
 
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.common.hub import HubOptions
+from ssmoe_embed.evaluation.tasks.local_data import LocalData
 from ssmoe_embed.language_model.dropped import CALIBRATION_TOKENS
 from ssmoe_embed.language_model.dropping import DropBy, Limits
 from ssmoe_embed.language_model.loading import load_tokenizer, skeleton
@@ -84,6 +85,7 @@ class GridOptions:
         text: Text file whose perplexity is measured too, with the windows that `perplexity` has by default.
         dtype: Dtype of the weights; by default the checkpoint's own.
         loading: For `load`: `device_map`, `revision`, …
+        data: Folder that the tasks' data are in; None for the hub.
         progress: Show progress bars.
     """
 
@@ -98,6 +100,7 @@ class GridOptions:
     text: str | Path | None = None
     dtype: str | None = None
     loading: dict[str, Any] = field(default_factory=dict)
+    data: LocalData | None = None
     progress: bool = True
 
     def record(self, base: str | Path) -> dict[str, Any]:

@@ -48,7 +48,10 @@ def _scores(results: Sequence[TaskResult], shots: int | None) -> Table:
         rows.append((cell, f"{of_cell[0].weight_bytes / 1e6:,.2f}", *shown, _average(of_cell, len(tasks))))
     said = "the tasks' own shots" if shots is None else f"{shots}-shot"
     heads = ("cell", "MB", *(_SHORT.get(task, task) for task in tasks), "mean")
-    return Table(heads, tuple(rows), f"Scores ± standard error, points of 100, {said}")
+    local = {one.task: one.data for one in results if one.data}
+    told = ", ".join(f"{task} ({revision})" for task, revision in sorted(local.items()))
+    notes = (f"Measured on local data, not fetched from the hub: {told}.",) if local else ()
+    return Table(heads, tuple(rows), f"Scores ± standard error, points of 100, {said}", notes=notes)
 
 
 def _flips(folder: GridFolder) -> Table:

@@ -30,6 +30,7 @@ class TaskResult:
         weight_bytes: Memory of the cell's weights.
         overlap: Experts in common with the model's own routing, see `Overlap`; None for the own routing.
         version: Of the harness.
+        data: `local-` and a hash where the task's data came from a folder, else empty.
     """
 
     cell: str
@@ -42,6 +43,7 @@ class TaskResult:
     weight_bytes: int
     overlap: dict[str, Any] | None
     version: str
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,23 @@ class GridFolder:
             raise FileNotFoundError(f"{self.path} holds no results of `ssmoe lm-eval`: there is no {SETTINGS} in it.")
         loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return loaded
+
+    def check_data(self, revisions: Mapping[str, str]) -> None:
+        """Make sure that results of these tasks were measured on the same data.
+
+        Args:
+            revisions: By task, see `TaskResult.data`.
+
+        Raises:
+            ValueError: Some were measured on others.
+        """
+        for result in self.results():
+            wanted = revisions.get(result.task, result.data)
+            if result.data != wanted:
+                raise ValueError(
+                    f"{self.path} holds a result of {result.task} on {result.data or 'the hub'}'s data, and now they are "
+                    f"{wanted or 'the hub'}'s; choose another --output."
+                )
 
     def has(self, cell: str, task: str) -> bool:
         """Whether that cell's score on that task is there."""

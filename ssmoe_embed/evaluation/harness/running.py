@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssmoe_embed.common.hub import HubOptions
-from ssmoe_embed.evaluation.harness.finding import find_tasks, load_tasks, metric_of
+from ssmoe_embed.evaluation.harness.finding import LoadedTasks, find_tasks, load_tasks, metric_of
 from ssmoe_embed.evaluation.harness.grid import GridCell, GridOptions, check_grid
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult, TextResult
+from ssmoe_embed.evaluation.tasks.local_data import harness_data
 from ssmoe_embed.language_model.dropped import Dropped, drop_experts, weight_bytes
 from ssmoe_embed.language_model.dropping import DropBy
 from ssmoe_embed.language_model.loading import load, load_tokenizer
@@ -54,11 +55,12 @@ def run_grid(
     """
     options = options or GridOptions()
     names = find_tasks(tasks)
-    manager = load_tasks(names, options.num_fewshot)
+    tasks_there = load_tasks(names, options.num_fewshot, options.data)
     check_grid(base, cells, options)
     folder = GridFolder(Path(output))
     folder.claim(options.record(base))
-    runner = _Runner(base, manager, folder, options)
+    folder.check_data(tasks_there.revisions)
+    runner = _Runner(base, tasks_there, folder, options)
     for cell in cells:
         missing = [name for name in names if not folder.has(cell.name, name)]
         if missing or not runner.has_perplexity(cell):
@@ -83,7 +85,7 @@ class _Runner:
     """Measures cells of one grid."""
 
     base: str | Path
-    manager: Any
+    tasks: LoadedTasks
     folder: GridFolder
     options: GridOptions
 
@@ -100,7 +102,8 @@ class _Runner:
         subject = _Subject(cell, model, tokenizer, policy)
         for name in names:
             outcome = self._evaluate(subject, name)
-            self.folder.write(*_result(subject, name, outcome, self.options.overlap_prompts))
+            result, samples = _result(subject, name, outcome, self.options.overlap_prompts)
+            self.folder.write(replace(result, data=self.tasks.revisions[name]), samples)
         if not self.has_perplexity(cell):
             self._perplexity(subject)
 
@@ -154,7 +157,7 @@ class _Runner:
         from lm_eval import simple_evaluate
 
         routed = reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext()
-        with routed, _without_git():
+        with routed, _without_git(), harness_data(self.options.data, name):
             outcome: dict[str, Any] = simple_evaluate(
                 model=wrapped(
                     subject.model, subject.tokenizer, self.options.batch_size, progress=self.options.progress
@@ -162,7 +165,7 @@ class _Runner:
                 tasks=[name],
                 num_fewshot=self.options.num_fewshot,
                 limit=self.options.limit,
-                task_manager=self.manager,
+                task_manager=self.tasks.manager,
                 log_samples=True,
             )
         return outcome

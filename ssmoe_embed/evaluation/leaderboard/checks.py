@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.evaluation.results.folder import ResultFolder, read_json
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN
+from ssmoe_embed.evaluation.tasks.local_data import is_local
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -140,6 +141,20 @@ def result_files(measured: MeasuredModel, tasks: Sequence[AbsTask]) -> list[Path
             f"part: {', '.join(lacking)}. Measure them with the same command and --output; what is there is kept."
         )
     return list(dict.fromkeys(files))
+
+
+def check_data(files: Sequence[Path]) -> None:
+    """Make sure that everything was measured on the hub's data.
+
+    Raises:
+        ValueError: Some was measured on local data; the message names tasks.
+    """
+    local = [file.stem for file in files if is_local(read_json(file).get("dataset_revision"))]
+    if local:
+        raise ValueError(
+            f"{len(local)} tasks were measured on local data (--dataset-dir), such as {local[0]}; nobody else could tell "
+            "whether they are the leaderboard's. Measure them again with a network and another --output."
+        )
 
 
 def one_version(files: Sequence[Path]) -> str:

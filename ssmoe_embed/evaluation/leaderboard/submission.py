@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 
 from ssmoe_embed.common.files import atomic_file
 from ssmoe_embed.common.folders import atomic_folder
-from ssmoe_embed.evaluation.leaderboard.checks import META, check_reproducible, find_measured, one_version, result_files
+from ssmoe_embed.evaluation.leaderboard.checks import (
+    META,
+    check_data,
+    check_reproducible,
+    find_measured,
+    one_version,
+    result_files,
+)
 from ssmoe_embed.evaluation.results.folder import ResultFolder, read_json
 
 if TYPE_CHECKING:
@@ -89,6 +96,7 @@ def prepare_submission(
     chosen = find_measured(results, model, revision)
     check_reproducible(chosen.model, chosen.revision, read_json(chosen.folder / META))
     files = result_files(chosen, wanted)
+    check_data(files)
     version = one_version(files)
     with atomic_folder(output, overwrite=overwrite) as folder:
         target = folder / "results" / chosen.folder.parent.name / chosen.folder.name

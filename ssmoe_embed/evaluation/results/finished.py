@@ -86,6 +86,11 @@ def find_finished(folder: ResultFolder, request: Mapping[str, Any], models: Sequ
     return Finished(folder, noted["kept"], tuple(folder.path / name for name in noted["written"]))
 
 
+def data_state(folder: Path) -> dict[str, Any]:
+    """What tells whether the data under a folder are still the same: sizes and times of its files."""
+    return _states(folder, (path for path in folder.rglob("*") if path.is_file()))
+
+
 def _key(request: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssmoe_embed.common.files import atomic_file
+from ssmoe_embed.evaluation.tasks.local_data import is_local
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -54,6 +55,7 @@ class TaskScore:
         seconds: mteb's time; of methods that share a forward pass, the first one bears it.
         mteb_version: The version that measured it.
         path: The result file.
+        local_data: `local-` and a hash where the task's data came from a folder, else empty.
     """
 
     model: str
@@ -69,6 +71,7 @@ class TaskScore:
     seconds: float
     mteb_version: str
     path: Path = field(compare=False, repr=False)
+    local_data: str = ""
 
     @property
     def is_default(self) -> bool:
@@ -209,7 +212,7 @@ class ResultFolder:
         if not set(wanted) <= set(main) or any(main[one] is None for one in wanted):
             return None
         settings = meta.get("loader_kwargs") or {}
-        changed = dict(meta.get("experiment_kwargs") or {})
+        changed, revision = dict(meta.get("experiment_kwargs") or {}), str(result.get("dataset_revision"))
         changed = {name: changed[name] for name in changed if name not in ("method", "prompt", "corruption")}
         return TaskScore(
             model=meta["name"],
@@ -225,6 +228,7 @@ class ResultFolder:
             seconds=float(result.get("evaluation_time") or 0.0),
             mteb_version=str(result.get("mteb_version")),
             path=path,
+            local_data=revision if is_local(revision) else "",
         )
 
     def _tasks(self) -> dict[str, Any]:

@@ -257,6 +257,10 @@ def summary(scores: Sequence[TaskScore], rates: Sequence[Rate] = ()) -> Report:
         f"Main scores of mteb {', '.join(versions)}, in points of 100. {MISSING}: not measured, or a mean over tasks of "
         "which some are not."
     ]
+    local = {score.task: score.local_data for score in scores if score.local_data}
+    if local:
+        said = ", ".join(f"{task} ({revision})" for task, revision in sorted(local.items()))
+        parts.append(f"Measured on local data, not fetched from the hub: {said}.")
     for table in score_tables(scores):
         found = [rate for rate in rates if rate.corruption == table.corruption]
         parts += [f"## {table.corruption}", *([_rate(found)] if found else []), *_shown(table)]

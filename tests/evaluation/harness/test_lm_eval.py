@@ -100,7 +100,7 @@ def test_every_cell_has_every_task_with_its_memory_and_overlap(grid, olmoe):
 
 def test_overlap_is_measured_on_the_tasks_prompts(grid, olmoe):
     model, tokenizer = load(olmoe), load_tokenizer(olmoe)
-    loaded = load_tasks(["ssmoe_dictionary"]).load(["ssmoe_dictionary"])["tasks"]["ssmoe_dictionary"]
+    loaded = load_tasks(["ssmoe_dictionary"]).manager.load(["ssmoe_dictionary"])["tasks"]["ssmoe_dictionary"]
     assert len(loaded.dataset["test"]) == 400
     found = next(one.overlap for one in grid.results() if (one.cell, one.task) == ("hash", "ssmoe_dictionary"))
     texts = [one["definition"] for one in loaded.dataset["test"]]
