@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ def sparse_model(dense: Qwen2ForCausalLM, layers: Sequence[Layer], k: int, *, fl
     return model
 
 
-def _block(mlp: torch.nn.Module, layer: Layer, k: int, *, flat: bool) -> dict[str, Tensor]:
+def _block(mlp: Any, layer: Layer, k: int, *, flat: bool) -> dict[str, Tensor]:
     """Weights of one sparse block.
 
     The k weights of a token are 1 together, so what leaves an expert is multiplied by k; a gate of zero halves what

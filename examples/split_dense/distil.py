@@ -54,7 +54,7 @@ def distil(
         for step in bar:
             loss = distance(model, batches[step % len(batches)])
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             schedule.step()
             bar.set_postfix(loss=f"{float(loss.detach()):.4f}")
@@ -80,7 +80,7 @@ def rows_of(file: Path) -> list[tuple[Tensor, Tensor]]:
     """Ids and hidden states of each text of a file."""
     tensors, _ = load_tensors(file)
     lengths = tensors["lengths"].tolist()
-    return list(zip(tensors["ids"].split(lengths), tensors["hidden"].split(lengths), strict=True))
+    return list(zip(torch.split(tensors["ids"], lengths), torch.split(tensors["hidden"], lengths), strict=True))
 
 
 def _batches(rows: Sequence[tuple[Tensor, Tensor]]) -> list[list[tuple[Tensor, Tensor]]]:

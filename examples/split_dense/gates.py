@@ -99,7 +99,7 @@ def perplexity(model: Qwen2ForCausalLM, ids: Sequence[int], window: int = 256) -
     """Of a text cut into windows."""
     total, count = 0.0, 0
     rows = torch.tensor(ids[: len(ids) // window * window]).view(-1, window)
-    for batch in rows.split(4):
+    for batch in torch.split(rows, 4):
         logits = model(input_ids=batch).logits[:, :-1].float()
         total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"))
         count += batch[:, 1:].numel()

@@ -72,14 +72,14 @@ def divide(dense: Dense, inputs: Tensor, division: Division) -> tuple[Tensor, Te
     """The neurons of the shared expert and of each routed one, by what is active on the inputs."""
     lengths = dense.down.float().norm(dim=0)
     mass = torch.zeros(len(dense.gate))
-    for chunk in inputs[::4].split(_CHUNK):
+    for chunk in torch.split(inputs[::4], _CHUNK):
         mass += dense.activations(chunk).float().abs().sum(0)
     shared = shared_neurons(mass * lengths, division.shared)
     routed = torch.ones(len(dense.gate), dtype=torch.bool)
     routed[shared] = False
     places = routed.nonzero()[:, 0]
     some = inputs[:: max(1, len(inputs) // _PROFILE)]
-    profile = torch.cat([dense.activations(chunk)[:, places].float().abs() for chunk in some.split(_CHUNK)])
+    profile = torch.cat([dense.activations(chunk)[:, places].float().abs() for chunk in torch.split(some, _CHUNK)])
     profile = torch.log1p(profile / profile.mean(0).clamp(min=1e-9))
     profile = profile - profile.mean(1, keepdim=True) - profile.mean(0)
     return shared, places[balanced_clusters(profile.T, division.experts, seed=division.seed)]
@@ -90,7 +90,7 @@ def products(dense: Dense, inputs: Tensor, experts: Tensor) -> tuple[Tensor, Ten
     """Products of the experts' outputs and energy of the whole output, per token: `[N, E, E]` in bfloat16, and `[N]`."""
     down = dense.down.T[experts.flatten()].view(*experts.shape, -1)
     grams, energies = [], []
-    for chunk in inputs.split(_CHUNK):
+    for chunk in torch.split(inputs, _CHUNK):
         active = dense.activations(chunk)
         outputs = torch.einsum("nei,eih->neh", active[:, experts.flatten()].view(len(chunk), *experts.shape), down)
         grams.append(torch.bmm(outputs, outputs.transpose(1, 2)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Masked(nn.Module):
         k: Experts per token.
     """
 
-    def __init__(self, mlp: nn.Module, layer: Layer, k: int) -> None:
+    def __init__(self, mlp: Any, layer: Layer, k: int) -> None:
         super().__init__()
         self.mlp = mlp
         self.k = k

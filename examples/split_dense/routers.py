@@ -100,7 +100,7 @@ def fit_router(
         given = k * gates(logits, k) * scale.exp()
         loss = (missing(given, gram[rows].float()) / energy[rows].float()).mean() + _idle(logits, k)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
     weight, scale = weight.detach() / deviation, scale.detach().exp()

@@ -14,6 +14,8 @@ from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.common.files import write_files
 
 if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
     from ssmoe_embed.common.tables import Report
     from ssmoe_embed.evaluation.results.folder import ResultFolder
 
@@ -37,6 +39,10 @@ def compare(
     ] = None,
     tasks: Annotated[
         list[str] | None, typer.Option(help="Only these tasks, for a comparison of two methods.  [default: all]")
+    ] = None,
+    dataset_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the tasks' data that two methods were measured on: see docs/offline.md."),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Only this one of the measured models.")] = None,
     stands_for: Annotated[
@@ -85,7 +91,27 @@ def compare(
     if not methods or len(methods) != 2:
         raise ValueError("Name what to compare: --with paper, or two methods such as --methods ssmoe smoe.")
     options = {"model": model, "corruption": corrupt, "resamples": resamples, "seed": seed}
+    if dataset_dir is not None:
+        options["tasks"] = _local_tasks(folder, tasks, dataset_dir)
     _two_methods(folder, methods, tasks, output, options)
+
+
+def _local_tasks(folder: ResultFolder, names: list[str] | None, dataset_dir: Path) -> list[AbsTask]:
+    """The tasks with their local data, which must be those that were measured on."""
+    from ssmoe_embed.evaluation.tasks.finding import find_tasks
+    from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
+
+    measured = {score.task: score.local_data for score in folder.scores() if score.local_data}
+    if not measured:
+        raise ValueError(f"{folder.path} holds no result on local data; leave --dataset-dir out.")
+    found = [use_local(task, LocalData(dataset_dir)) for task in find_tasks(names or sorted(measured))]
+    for task in found:
+        if measured.get(task.metadata.name, task.metadata.revision) != task.metadata.revision:
+            raise ValueError(
+                f"{task.metadata.name} was measured on other data ({measured[task.metadata.name]}) than {dataset_dir} holds "
+                f"({task.metadata.revision}); name the folder that was measured on."
+            )
+    return found
 
 
 def _language_models(results: Path, output: Path | None, *, with_paper: bool, stands_for: str | None) -> None:
@@ -118,7 +144,8 @@ def _two_methods(
     from ssmoe_embed.evaluation.tasks.finding import find_tasks
 
     first, second = methods
-    lines = compare_methods(folder, first, second, tasks=find_tasks(tasks) if tasks else None, **options)
+    options = {"tasks": find_tasks(tasks) if tasks else None} | options
+    lines = compare_methods(folder, first, second, **options)
     _show([report(lines, first, second)], differences_csv(lines, first, second), output)
     if all(line.bootstrap is None for line in lines):
         raise typer.Exit(1)

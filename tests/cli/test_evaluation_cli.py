@@ -86,7 +86,7 @@ def test_what_is_measured_already_is_answered_without_mteb_or_a_model(ssmoe, bui
     monkeypatch.setattr("ssmoe_embed.evaluation.mteb.runner.evaluate", refuse)
     status, again, err = ssmoe(*command)
     assert (status, again) == (0, first)
-    assert "0 measured, 1 kept" in err
+    assert "0 measured, 2 kept" in err
     for changed in (("--batch-size", 4), ("--methods", "smoe"), ("--overwrite",)):
         assert "evaluated again" in ssmoe(*command, *changed).err
 
@@ -97,7 +97,7 @@ def test_whatever_changed_since_a_folder_was_finished_is_looked_at(ssmoe, built,
     model = shutil.copytree(built, tmp_path / "model")
     command = ("evaluate", model, "--tasks", "MockSTSTask", "-o", tmp_path / "out", "--quiet")
     ssmoe(*command)
-    [result] = (tmp_path / "out").rglob("results/**/MockSTSTask.json")
+    result, _ = (tmp_path / "out").rglob("results/**/MockSTSTask.json")
     if changed == "model":
         os.utime(model / "ssmoe.safetensors", ns=(1, 1))
     elif changed == "result":
@@ -106,7 +106,7 @@ def test_whatever_changed_since_a_folder_was_finished_is_looked_at(ssmoe, built,
         (result if changed == "result gone" else tmp_path / "out" / "summary.md").unlink()
     status, _, err = ssmoe(*command)
     assert status == 0
-    assert ("1 measured, 0 kept" if changed == "result gone" else "0 measured, 1 kept") in err
+    assert ("1 measured, 0 kept" if changed == "result gone" else "0 measured, 2 kept") in err
     assert (tmp_path / "out" / "summary.md").is_file()
     calls = []
     monkeypatch.setattr("ssmoe_embed.evaluation.mteb.runner.evaluate", lambda *args, **kwargs: calls.append(args))
@@ -196,16 +196,33 @@ def test_a_real_task_runs_on_local_data_and_says_so(ssmoe, built, tmp_path):
     data.mkdir()
     file = data / "BIOSSES.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    command = ("evaluate", built, "--tasks", "BIOSSES", "--dataset-dir", data, "-o", tmp_path / "out", "--quiet")
+    methods = ("--methods", "smoe", "router", "--predictions")
+    command = (
+        "evaluate",
+        built,
+        "--tasks",
+        "BIOSSES",
+        "--dataset-dir",
+        data,
+        *methods,
+        "-o",
+        tmp_path / "out",
+        "--quiet",
+    )
     status, out, _ = ssmoe(*command)
     assert status == 0, out
-    [result] = (tmp_path / "out" / "clean" / "results").rglob("BIOSSES.json")
+    result, _ = (tmp_path / "out" / "clean" / "results").rglob("BIOSSES.json")
     revision = json.loads(result.read_text(encoding="utf-8"))["dataset_revision"]
     assert revision.startswith("local-")
     assert revision in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
     status, _, err = ssmoe(*command)
-    assert (status, "0 measured, 1 kept" in err) == (0, True)
+    assert (status, "0 measured, 2 kept" in err) == (0, True)
+    comparing = ("compare", tmp_path / "out", "--methods", "smoe", "router", "--dataset-dir", data)
+    status, out, _ = ssmoe(*comparing)
+    assert (status, "BIOSSES" in out) == (0, True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows[:9]), encoding="utf-8")
     status, _, err = ssmoe(*command)
     assert status == 1
     assert "data revision" in err
+    status, _, err = ssmoe(*comparing)
+    assert (status, "was measured on other data" in err) == (1, True)

@@ -199,7 +199,7 @@ def use_local(task: AbsTask, data: LocalData) -> AbsTask:
         for difference in differences(task):
             logger.warning("%s differs from what mteb knows of it: %s", task.metadata.name, difference)
 
-    task.load_data = load_data  # type: ignore[method-assign]
+    task.load_data = load_data
     task.metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, "revision": revision}})
     return task
 
