@@ -90,7 +90,7 @@ def compare(
         raise ValueError("--as is for the comparison with the paper; add --with paper.")
     if not methods or len(methods) != 2:
         raise ValueError("Name what to compare: --with paper, or two methods such as --methods ssmoe smoe.")
-    options = {"model": model, "corruption": corrupt, "resamples": resamples, "seed": seed}
+    options: dict[str, Any] = {"model": model, "corruption": corrupt, "resamples": resamples, "seed": seed}
     if dataset_dir is not None:
         options["tasks"] = _local_tasks(folder, tasks, dataset_dir)
     _two_methods(folder, methods, tasks, output, options)
