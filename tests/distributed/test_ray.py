@@ -170,6 +170,8 @@ def test_workers_need_a_cluster(ssmoe, tmp_path):
 # --- on a cluster of two workers -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("cluster")
 def test_a_workers_error_is_told_in_one_line(texts, tmp_path):
     from ssmoe_embed.distributed.engine import encode_on_ray
@@ -195,6 +197,8 @@ def test_a_cluster_that_is_not_there_is_no_reason_to_work_elsewhere(tmp_path, mo
         encode_on_ray(rows_of("ab"), tmp_path, ModelReference("ssmoe/tiny"), progress=False)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_gives_the_vectors_of_one_process(ssmoe, built, texts, tmp_path):
     """To the bit: the same texts share a forward pass, with the same number of threads."""
@@ -210,6 +214,8 @@ def test_a_cluster_gives_the_vectors_of_one_process(ssmoe, built, texts, tmp_pat
     assert np.array_equal(np.concatenate([part for _, part in shards.read()]), np.load(tmp_path / "here.npy"))
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("cluster")
 def test_an_index_made_on_a_cluster_is_that_of_one_process(ssmoe, built, model, corpus, tmp_path):
     lines = tmp_path / "corpus.txt"

@@ -104,10 +104,9 @@ def test_a_one_word_template_names_its_aspect_and_ends_ready_for_the_word(name, 
     assert text.endswith(':"')
 
 
-@pytest.mark.parametrize("method", ["router", "smoe", "moee", "ev", "ssmoe"])
-@pytest.mark.parametrize("calibration", ["none", "standardize"])
+@pytest.mark.parametrize(("method", "calibration"), [("moee", "none"), ("ssmoe", "none"), ("ssmoe", "standardize")])
 def test_metaeol_is_the_mean_of_the_one_word_templates_features(method, calibration, built, texts):
-    model, texts = ssmoe_embed.load(built, method=method, calibration="none", progress=False), texts[::2]
+    model, texts = ssmoe_embed.load(built, method=method, calibration="none", progress=False), texts[::4]
     single = []
     for name in ONE_WORD:
         having(model[0], prompt=name)
@@ -315,14 +314,14 @@ ODD = {
 
 
 @pytest.mark.parametrize("prompt", ["none", "prompteol"])
-@pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
-def test_an_odd_text_has_a_finite_vector_that_its_neighbours_do_not_change(text, prompt, built):
+def test_an_odd_text_has_a_finite_vector_that_its_neighbours_do_not_change(prompt, built):
     model = ssmoe_embed.load(built, prompt=prompt, calibration="none", max_seq_length=64, progress=False)
-    alone = model.encode(text, **QUIET)
-    assert np.isfinite(alone).all()
-    assert np.abs(alone).max() > 0
-    together = model.encode(["a neighbour", text, "another one, quite a bit longer than the first"], **QUIET)
-    np.testing.assert_allclose(together[1], alone, rtol=0, atol=1e-5)
+    for name, text in ODD.items():
+        alone = model.encode(text, **QUIET)
+        assert np.isfinite(alone).all(), name
+        assert np.abs(alone).max() > 0, name
+        together = model.encode(["a neighbour", text, "another one, quite a bit longer than the first"], **QUIET)
+        np.testing.assert_allclose(together[1], alone, rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_odd_texts_in_one_batch_are_finite_in_every_method(model):

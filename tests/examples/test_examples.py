@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EXPECTED = "Undo the last commit"
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -28,7 +29,6 @@ def run(name, environment, *packages, **variables):
     return finished.stdout
 
 
-@pytest.mark.slow
 def test_semantic_search(environment):
     lines = run("semantic_search.py", environment, "faiss").splitlines()
     assert lines[0].startswith("3 passages")

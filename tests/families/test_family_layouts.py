@@ -135,13 +135,14 @@ def test_a_checkpoint_in_the_models_own_layout_gives_the_same_spectral_routers(l
         torch.testing.assert_close(weight.double(), expected[index], rtol=0, atol=1e-5)
 
 
-def test_a_model_of_that_layout_gives_the_same_vectors_in_4_bits_too(fused, folder):
-    for quantize in (None, "nf4"):
-        both = [
-            embed(SSMoE.from_base(place, top_c=TOP_C, calibration="none", quantize=quantize, progress=False), TEXTS)
-            for place in (folder, fused)
-        ]
-        torch.testing.assert_close(*both, rtol=0, atol=1e-5)
+def test_a_model_of_that_layout_gives_the_same_vectors_in_4_bits_too(fused, folder, module, routers):
+    def vectors(place, quantize):
+        loaded = SSMoE.from_base(place, routers=routers, calibration="none", quantize=quantize, progress=False)
+        return embed(having(loaded, method="moee"), TEXTS)
+
+    torch.testing.assert_close(vectors(fused, None), embed(having(module, method="moee"), TEXTS), rtol=0, atol=1e-5)
+    having(module, method="ssmoe")
+    torch.testing.assert_close(vectors(fused, "nf4"), vectors(folder, "nf4"), rtol=0, atol=1e-5)
 
 
 # --- routing ----------------------------------------------------------------------------------------------------------

@@ -422,7 +422,7 @@ def killed(olmoe, output, texts, place, environment):
     assert [path.name.startswith(".out.") for path in output.parent.iterdir()] == [True]
 
 
-@pytest.mark.parametrize("place", ["layer", "read"])
+@pytest.mark.parametrize("place", [pytest.param("layer", marks=pytest.mark.slow), "read"])
 def test_a_killed_build_goes_on_and_gives_the_same_bytes(
     place, *, built, olmoe, texts, tmp_path, environment, monkeypatch
 ):

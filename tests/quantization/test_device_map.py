@@ -15,7 +15,8 @@ from ssmoe_embed.quantization import QuantizationSettings
 from ssmoe_embed.quantization.quantizer import FourBitConfig, FourBitQuantizer
 
 SETTINGS = {"top_c": TOP_C, "scale": "router", "calibration": "none", "progress": False}
-METHODS = ("router", "smoe", "moee", "ev", "ssmoe", "ssmoe-hidden")
+METHODS = ("moee", "ssmoe")  # between them every block and both forward passes
+ALL_METHODS = ("router", "smoe", "moee", "ev", "ssmoe", "ssmoe-hidden")
 TEXTS = ["a", "How do I undo the last commit?", "She sold her old bicycle, and bought a newer one from the shop."]
 IDS = torch.randint(3, 500, (3, 11), generator=torch.Generator().manual_seed(0))
 
@@ -81,12 +82,13 @@ def test_spectral_routers_come_from_the_checkpoint_and_belong_to_the_model(plain
         assert torch.allclose(offloaded.routers.weights[index], weight, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_representation_is_what_it_is_in_memory(plain, offloaded, method):
-    for module in (plain, offloaded):
-        having(module, method=method, alpha=0.6)
-    assert torch.allclose(embed(offloaded), embed(plain), atol=1e-5)
-    assert torch.equal(embed(offloaded), embed(offloaded))
+def test_every_representation_is_what_it_is_in_memory(folder, plain, offloaded):
+    for method in ALL_METHODS if folder.name == "olmoe" else METHODS:
+        for module in (plain, offloaded):
+            having(module, method=method, alpha=0.6)
+        vectors = embed(offloaded)
+        assert torch.allclose(vectors, embed(plain), atol=1e-5), method
+    assert torch.equal(embed(offloaded), vectors)
 
 
 def test_rerouting_ends_where_it_began(plain, offloaded):

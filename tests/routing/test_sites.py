@@ -131,13 +131,16 @@ def test_training_with_checkpoints_gives_the_gradients_of_training_without(metho
         torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-@pytest.mark.parametrize("alpha", [0.0, 0.6])
-def test_a_compiled_model_is_routed_as_it_is_when_it_is_not_compiled(mode, alpha, model, routers, ids):
+@pytest.mark.parametrize(
+    "mode",
+    [torch.no_grad, *(pytest.param(one, marks=pytest.mark.slow) for one in (torch.inference_mode, torch.enable_grad))],
+)
+def test_a_compiled_model_is_routed_as_it_is_when_it_is_not_compiled(mode, model, routers, ids):
     compiled = torch.compile(model, backend="eager")
     with mode():
         own = model(input_ids=ids, use_cache=False).logits
-        with reroute(model, SpectralRouting(routers, alpha=alpha)):
-            expected = model(input_ids=ids, use_cache=False).logits
-            torch.testing.assert_close(compiled(input_ids=ids, use_cache=False).logits, expected, rtol=0, atol=1e-6)
+        for alpha in (0.0, 0.6):
+            with reroute(model, SpectralRouting(routers, alpha=alpha)):
+                expected = model(input_ids=ids, use_cache=False).logits
+                torch.testing.assert_close(compiled(input_ids=ids, use_cache=False).logits, expected, rtol=0, atol=1e-6)
         torch.testing.assert_close(compiled(input_ids=ids, use_cache=False).logits, own, rtol=0, atol=1e-6)

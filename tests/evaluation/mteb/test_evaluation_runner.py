@@ -7,7 +7,7 @@ import pytest
 import torch
 from evaluation_tasks import METHODS, QUIET, all_kinds, average, contents, main_scores
 from having import having
-from mteb.mocks import MockClassificationTask, MockRetrievalTask, MockSTSTask
+from mteb.mocks import MockClassificationTask, MockPairClassificationTask, MockRetrievalTask, MockSTSTask
 from tiny import TOP_C
 
 from ssmoe_embed import SpectralRouters
@@ -175,7 +175,7 @@ def test_clean_training_texts_are_an_experiment_of_their_own(model, tmp_path):
 
 
 def test_each_task_may_be_measured_with_its_own_instruction(model, tmp_path):
-    tasks = [MockSTSTask(), MockClassificationTask()]
+    tasks = [MockSTSTask(), MockPairClassificationTask()]
     report = evaluate(
         [model], tasks, grid(["smoe"], overrides={"instruction": "task"}), tmp_path / "task", options=QUIET
     )
