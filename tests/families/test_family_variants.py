@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from having import having
-from layouts import LAYOUTS
+from layouts import EACH, LAYOUTS
 from layouts.base import EXPERTS, HIDDEN
 from reference import stored_tensors
 from routed import ALL_TOKENS, TEXTS, decisions, embed, run, spread
@@ -54,7 +54,7 @@ def test_the_other_value_of_a_flag_is_respected_too(model_type, changes, tmp_pat
         torch.testing.assert_close(spread(*layout.decided(output)), expected, rtol=0, atol=1e-5)
 
 
-@pytest.fixture(scope="module", params=sorted(LAYOUTS))
+@pytest.fixture(scope="module", params=EACH)
 def layout(request):
     return LAYOUTS[request.param]
 

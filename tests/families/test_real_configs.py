@@ -17,7 +17,7 @@ from transformers import (
     AutoModelForImageTextToText,
 )
 
-from ssmoe_embed import SpectralRouters, SSMoE
+from ssmoe_embed import SSMoE
 from ssmoe_embed.families import families, family_of, load_config
 
 FOLDER = Path(__file__).parent / "real_configs"
@@ -270,9 +270,6 @@ def test_with_smaller_numbers_it_makes_a_model_that_embeds(name, folder):
     assert vectors.shape == (2, 32 + experts * len(sparse))
     assert vectors.isfinite().all()
     assert list(module.routers.weights) == sparse
-    streamed = SpectralRouters.from_checkpoint(folder, top_c=TOP_C, progress=False)
-    for layer, weight in streamed.weights.items():
-        torch.testing.assert_close(weight, module.routers.weights[layer], rtol=0, atol=1e-5)
 
 
 def test_the_hidden_state_of_any_layer_is_the_one_that_transformers_gives_out(folder):

@@ -7,7 +7,10 @@ that the tests of `test_family_layouts.py`, which run over all descriptions, com
 from importlib import import_module
 from pkgutil import iter_modules
 
+import pytest
+
 from layouts.base import Layout
+from ssmoe_embed.families import families
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -21,3 +24,7 @@ def _described(kind):
 
 
 LAYOUTS = {described.model_type: described() for described in sorted(_described(Layout), key=lambda d: d.model_type)}
+
+_TWINS = {twin for family in families() for twin in [name for name in family.models if name in LAYOUTS][1:]}
+EACH = [pytest.param(name, marks=pytest.mark.slow if name in _TWINS else ()) for name in LAYOUTS]
+"""All of them, for tests that are dear: those that share an adapter with an earlier one are marked slow."""
