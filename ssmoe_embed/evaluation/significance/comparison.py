@@ -64,6 +64,7 @@ def compare_methods(
     tasks: Iterable[AbsTask] | None = None,
     model: str | None = None,
     corruption: str | None = None,
+    may_differ: Sequence[str] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[MethodDifference]:
@@ -78,6 +79,7 @@ def compare_methods(
         tasks: Only these tasks; None for all that both were measured on.
         model: Only this model.
         corruption: Only `clean`, or only this corruption.
+        may_differ: Settings that need not be the same, such as those that were chosen for each method on other data.
         resamples: How often examples are drawn.
         seed: Of the drawing.
 
@@ -91,7 +93,7 @@ def compare_methods(
     if corruption is not None:
         scores = _only(scores, "corruption", [corruption])
     _check(scores, first, second, model)
-    pairs = list(_pairs(scores, first, second, model))
+    pairs = list(_pairs(scores, first, second, model, may_differ))
     if not pairs:
         raise ValueError(
             f"{first} and {second} were not measured on the same task with the same model, prompt, settings and corruption. "
@@ -201,25 +203,26 @@ def _is(score: TaskScore, name: str) -> bool:
 
 
 def _pairs(
-    scores: Sequence[TaskScore], first: str, second: str, model: str | None
+    scores: Sequence[TaskScore], first: str, second: str, model: str | None, may_differ: Sequence[str]
 ) -> Iterator[tuple[TaskScore, TaskScore]]:
     """Scores of both sides that differ in nothing else."""
     others = [score for score in scores if _is(score, second)]
     for one in scores:
         if _is(one, first):
             there = (other for other in others if model in {None, one.model, other.model})
-            yield from ((one, other) for other in there if _alike(one, other))
+            yield from ((one, other) for other in there if _alike(one, other, may_differ))
 
 
-def _alike(one: TaskScore, other: TaskScore) -> bool:
+def _alike(one: TaskScore, other: TaskScore, may_differ: Sequence[str]) -> bool:
     same = (one.task, one.corruption) == (other.task, other.corruption)
     if not one.method or not other.method:
         return same
-    return same and _run(one) == _run(other)
+    return same and _run(one, may_differ) == _run(other, may_differ)
 
 
-def _run(score: TaskScore) -> tuple[Any, ...]:
-    return score.model, score.revision, score.prompt, sorted(score.settings.items(), key=str)
+def _run(score: TaskScore, may_differ: Sequence[str]) -> tuple[Any, ...]:
+    settings = {name: value for name, value in score.settings.items() if name not in may_differ}
+    return score.model, score.revision, score.prompt, sorted(settings.items(), key=str)
 
 
 class _Task:

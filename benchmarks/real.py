@@ -1,0 +1,333 @@
+"""Measures the method on a real pretrained language model and on real tasks; interrupted, the same command goes on.
+
+    python benchmarks/real.py measure --moe FOLDER --dense FOLDER --tasks FOLDER --work FOLDER
+    python benchmarks/real.py report --work FOLDER --tasks FOLDER --output benchmarks/results/real.md
+
+The model is what examples/split_dense makes of a dense one; `--dense` the same with all experts and equal weights, which is
+the dense model. The tasks' data are what `real_data.py tasks` writes. Settings are chosen on every fifth of STSBenchmark's
+development pairs and used everywhere else unchanged. Stages run in the order of their weight; `--stages` names some of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mteb
+import torch
+from measuring import machine
+from mteb.abstasks import AbsTask
+
+from ssmoe_embed.common.files import atomic_file, write_files
+from ssmoe_embed.common.tables import Report, Table
+from ssmoe_embed.data import calibration_texts
+from ssmoe_embed.embedding.model import EmbeddingModel
+from ssmoe_embed.embedding.module import SSMoE
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
+from ssmoe_embed.evaluation.mteb.runs import Run
+from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore, read_json
+from ssmoe_embed.evaluation.results.summary import summary
+from ssmoe_embed.evaluation.significance import comparison
+from ssmoe_embed.evaluation.tasks.corruption import Corruption
+from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
+from ssmoe_embed.hub.building import build
+
+FIRST = ("BIOSSES", "STSBenchmark")
+OTHERS = ("EmotionClassification", "SICK-R", "STS12", "STS15", "STS14")
+BASELINES = ("tfidf-words", "minilm")
+COMPARED = ("moee", "ssmoe", "ssmoe-hidden", "ev", "router", "paper")
+"""Methods that are compared with the hidden state."""
+SIGNALS = ("router", "ev")
+REASONING = ("arc_easy", "arc_challenge", "boolq", "hellaswag", "openbookqa", "piqa", "winogrande")
+TOP_C = 0.05
+_EVERY = 5
+"""Every so many-th development pair is used."""
+_CALIBRATION = (300, 120)
+"""Texts that features are standardised on, and the characters of the longest."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where everything is.
+
+    Attributes:
+        moe: Checkpoint of the mixture of experts.
+        dense: The same with all experts, equally weighed.
+        tasks: Folder of the tasks' data.
+        work: What is measured, and what is made for it.
+    """
+
+    moe: Path
+    dense: Path
+    tasks: Path
+    work: Path
+
+    @property
+    def model(self) -> Path:
+        """The embedding model made of the mixture of experts."""
+        return self.work / "models" / "moe"
+
+    @property
+    def whole(self) -> Path:
+        """The embedding model made of the dense one."""
+        return self.work / "models" / "dense"
+
+    @property
+    def results(self) -> Path:
+        """Results on test data."""
+        return self.work / "embedding"
+
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """Settings by method that were best on development data."""
+        return read_json(self.work / "settings.json")
+
+    def tasks_of(self, names: Iterable[str]) -> list[AbsTask]:
+        """Tasks of mteb on the local data."""
+        return [use_local(mteb.get_task(name), LocalData(self.tasks)) for name in names]
+
+
+def models(place: Place) -> None:
+    """Make the embedding models, calibrated on some of the package's short texts."""
+    count, longest = _CALIBRATION
+    sample = [text for text in calibration_texts() if len(text) <= longest][:count]
+    if not place.model.is_dir():
+        build(
+            place.moe,
+            place.model,
+            prompts=["none"],
+            calibration_texts=sample,
+            top_c=TOP_C,
+            prompt="prompteol",
+            method="smoe",
+        )
+    if not place.whole.is_dir():
+        module = SSMoE.from_base(place.dense, calibration_texts=sample, method="smoe", prompt="prompteol")
+        EmbeddingModel(modules=[module]).save_pretrained(str(place.whole))
+
+
+def development(place: Place) -> None:
+    """Choose calibration, combination and weight on development pairs."""
+    thin = place.work / "development" / "STSBenchmark.validation.jsonl.gz"
+    if not thin.is_file():
+        with gzip.open(place.tasks / "STSBenchmark" / "validation.jsonl.gz", "rt", encoding="utf-8") as lines:
+            kept = [line for number, line in enumerate(lines) if number % _EVERY == 0]
+        with atomic_file(thin) as file:
+            file.write(gzip.compress("".join(kept).encode(), mtime=0))
+    task = use_local(mteb.get_task("STSBenchmark", eval_splits=["validation"]), LocalData(thin.parent))
+    measured(place.model, [task], candidates(), place.work / "dev")
+    best: dict[str, TaskScore] = {}
+    for score in ResultFolder(place.work / "dev").scores():
+        if score.method not in best or score.score > best[score.method].score:
+            best[score.method] = score
+    chosen = {
+        method: {key: score.settings[key] for key in VARIED if key in score.settings} for method, score in best.items()
+    }
+    write_files(place.work, {"settings.json": json.dumps(chosen, indent=1, sort_keys=True) + "\n"})
+
+
+VARIED = ("calibration", "combination", "routing_weight")
+
+
+def candidates() -> list[Run]:
+    """What is tried on development data."""
+    found = []
+    for method in ("smoe", "router", "ev", "ssmoe-hidden"):
+        found += [Run(method, "prompteol", None, {"calibration": one}) for one in ("standardize", "none")]
+    for method in ("moee", "ssmoe"):
+        found += [Run(method, "prompteol", None, {"calibration": one}) for one in ("standardize", "none")]
+        found += [
+            Run(method, "prompteol", None, {"combination": "sum", "routing_weight": weight})
+            for weight in (0.25, 0.5, 1.0)
+        ]
+    return found
+
+
+def runs(place: Place, prompt: str, corruption: str | None = None) -> list[Run]:
+    """All methods under the settings that were chosen; `moee` also under the other combination."""
+    chosen = place.chosen()
+    corrupted = None if corruption is None else Corruption.parse(corruption)
+    found = [Run(method, prompt, corrupted, settings) for method, settings in chosen.items()]
+    other = (
+        {"combination": "sum"} if chosen["moee"].get("combination", "concat") == "concat" else {"combination": "concat"}
+    )
+    return [*found, Run("moee", prompt, corrupted, other)]
+
+
+def first_tasks(place: Place) -> None:
+    """Two tasks under PromptEOL, and what they are compared with."""
+    measured(place.model, place.tasks_of(FIRST), runs(place, "prompteol"), place.results)
+
+
+def the_dense_model(place: Place) -> None:
+    """The dense model's hidden state on the same tasks."""
+    measured(
+        place.whole,
+        place.tasks_of(FIRST),
+        [Run("smoe", "prompteol", None, place.chosen()["smoe"])],
+        place.results,
+    )
+
+
+def baselines(place: Place) -> None:
+    """Encoders that are no language models, on all tasks."""
+    for task in place.tasks_of((*FIRST, *OTHERS)):
+        report = evaluate([], [task], [Run()], place.results, baselines=BASELINES, options=OPTIONS)
+        _raise(report.failures)
+
+
+def other_tasks(place: Place) -> None:
+    """The other tasks under PromptEOL."""
+    for name in OTHERS:
+        measured(place.model, place.tasks_of([name]), runs(place, "prompteol"), place.results)
+        dense = [Run("smoe", "prompteol", None, place.chosen()["smoe"])]
+        measured(place.whole, place.tasks_of([name]), dense, place.results)
+
+
+def corrupted(place: Place) -> None:
+    """The first tasks with AAA put in, by both operations."""
+    for name in ("replace@0.4", "insert@0.8"):
+        measured(place.model, place.tasks_of(FIRST), runs(place, "prompteol", name), place.results)
+        dense = [Run("smoe", "prompteol", Corruption.parse(name), place.chosen()["smoe"])]
+        measured(place.whole, place.tasks_of(FIRST), dense, place.results)
+        report = evaluate(
+            [],
+            place.tasks_of(FIRST),
+            [Run(corruption=Corruption.parse(name))],
+            place.results,
+            baselines=BASELINES,
+            options=OPTIONS,
+        )
+        _raise(report.failures)
+
+
+def without_prompt(place: Place) -> None:
+    """The first tasks without PromptEOL, and what the paper's release computes."""
+    measured(place.model, place.tasks_of(FIRST), [*runs(place, "none"), Run("paper")], place.results)
+    measured(place.whole, place.tasks_of(FIRST), [Run("smoe", "none", None, place.chosen()["smoe"])], place.results)
+
+
+def reasoning(place: Place) -> None:
+    """The grid of routings on 500 examples of each of seven reasoning tasks, without examples in the prompt."""
+    from ssmoe_embed.evaluation.harness.grid import GRID, GridCell, GridOptions
+    from ssmoe_embed.evaluation.harness.running import run_grid
+    from ssmoe_embed.language_model import RoutingSettings
+
+    text = place.work / "heldout.txt"
+    options = GridOptions(
+        num_fewshot=0,
+        limit=500,
+        settings=RoutingSettings(alpha=0.5, top_c=TOP_C),
+        text=text if text.is_file() else None,
+        data=LocalData(place.tasks),
+    )
+    for task in REASONING:
+        run_grid(place.moe, [*GRID, GridCell.parse("ev")], [task], place.work / "grid", options)
+
+
+STAGES: dict[str, Callable[[Place], None]] = {
+    "models": models,
+    "dev": development,
+    "first": first_tasks,
+    "dense": the_dense_model,
+    "baselines": baselines,
+    "others": other_tasks,
+    "corrupted": corrupted,
+    "none": without_prompt,
+    "reasoning": reasoning,
+}
+OPTIONS = EvaluationOptions(batch_size=32, predictions=True)
+
+
+def measured(model: Path, tasks: Sequence[AbsTask], wanted: Sequence[Run], folder: Path) -> None:
+    """Measure runs of a model; what is in the folder is kept."""
+    _raise(evaluate([model], tasks, wanted, folder, options=OPTIONS).failures)
+
+
+def _raise(failures: Sequence[Any]) -> None:
+    if failures:
+        raise SystemExit("\n".join(map(str, failures)))
+
+
+def report(place: Place) -> Report:
+    """Everything that is measured so far."""
+    parts: list[str | Table] = [f"{machine('torch', 'transformers', 'mteb')}. Points of 100."]
+    dev = ResultFolder(place.work / "dev").scores()
+    if dev:
+        parts += [
+            f"## Development: every {_EVERY}th pair of STSBenchmark's development set, PromptEOL",
+            Table(
+                ("method", "settings", "score"),
+                tuple(
+                    (one.method, one.settings_text, f"{100 * one.score:.1f}")
+                    for one in sorted(dev, key=lambda one: -one.score)
+                ),
+                texts=2,
+            ),
+        ]
+    folder = ResultFolder(place.results)
+    scores = folder.scores()
+    if scores:
+        parts += list(summary(scores, folder.rates()).parts)
+        parts += _differences(folder, place)
+    return Report("A real language model on real tasks", tuple(parts))
+
+
+def _differences(folder: ResultFolder, place: Place) -> list[str | Table]:
+    """Every method compared with the hidden state, by bootstrap."""
+    found: list[str | Table] = ["## Compared with the hidden state (`smoe`), paired bootstrap"]
+    names = {score.task for score in folder.scores() if score.local_data}
+    rows = []
+    for method in [one for one in COMPARED if any(score.method == one for score in folder.scores())]:
+        lines = comparison.compare_methods(
+            folder, method, "smoe", tasks=place.tasks_of(sorted(names)), may_differ=VARIED
+        )
+        for line in lines:
+            if line.bootstrap is None:
+                continue
+            one = line.bootstrap
+            interval = f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
+            rows.append(
+                (
+                    method,
+                    line.setup,
+                    line.task,
+                    f"{100 * one.difference:+.1f}",
+                    interval,
+                    comparison.p_text(one.p_value),
+                )
+            )
+    return [*found, Table(("method", "setup", "task", "difference", "95 % interval", "p"), tuple(rows), texts=3)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["measure", "report"])
+    parser.add_argument("--moe", type=Path, default=Path("build/real/moe"), help="the mixture of experts")
+    parser.add_argument("--dense", type=Path, default=Path("build/real/moe-all"), help="the same with all experts")
+    parser.add_argument("--tasks", type=Path, default=Path("build/real/tasks"), help="the tasks' data")
+    parser.add_argument("--work", type=Path, default=Path("build/real/measured"), help="results")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="Markdown file to write")
+    options = parser.parse_args(arguments)
+    place = Place(options.moe, options.dense, options.tasks, options.work)
+    torch.set_num_threads(options.threads)
+    if options.command == "measure":
+        for name in options.stages:
+            print(f"{name} …", flush=True)
+            STAGES[name](place)
+        return
+    text = report(place).markdown()
+    print(text, end="")
+    if options.output:
+        write_files(options.output.parent, {options.output.name: text})
+
+
+if __name__ == "__main__":
+    main()

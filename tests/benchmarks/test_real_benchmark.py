@@ -1,0 +1,69 @@
+"""benchmarks/real.py on a small model and a few pairs: the stages, going on after an interruption, and the report."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mteb")
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def real(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+    import real
+
+    monkeypatch.setattr(real, "_CALIBRATION", (24, 40))
+    monkeypatch.setattr(real, "TOP_C", 2)
+    yield real
+    for name in {"real", "measuring"} & (set(sys.modules) - before):
+        del sys.modules[name]
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    words = ["cat", "dog", "tree", "house", "river", "stone", "runs", "sleeps", "falls", "sings"]
+    draw = random.Random(0)
+    for name in ("BIOSSES/test", "STSBenchmark/test", "STSBenchmark/validation"):
+        rows = [
+            {"sentence1": " ".join(draw.sample(words, 3)), "sentence2": " ".join(draw.sample(words, 3)), "score": i % 6}
+            for i in range(60)
+        ]
+        file = tmp_path / "tasks" / f"{name}.jsonl.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    return tmp_path / "tasks"
+
+
+def test_settings_come_from_development_data_and_interrupted_work_goes_on(real, olmoe, tasks, tmp_path, capsys):
+    places = ["--moe", str(olmoe), "--dense", str(olmoe), "--tasks", str(tasks), "--work", str(tmp_path / "work")]
+    stages = ["models", "dev", "first", "dense"]
+    real.main(["measure", *places, "--stages", *stages])
+    dev = real.ResultFolder(tmp_path / "work" / "dev").scores()
+    chosen = json.loads((tmp_path / "work" / "settings.json").read_text(encoding="utf-8"))
+    for method, settings in chosen.items():
+        best = max((one for one in dev if one.method == method), key=lambda one: one.score)
+        assert settings == {name: value for name, value in best.settings.items() if name in real.VARIED}
+    results = real.ResultFolder(tmp_path / "work" / "embedding")
+    before = {one.path: one.path.stat().st_mtime_ns for one in results.scores()}
+    gone = next(path for path in before if path.name == "BIOSSES.json")
+    content = json.loads(gone.read_text(encoding="utf-8"))["scores"]
+    gone.unlink()
+    real.main(["measure", *places, "--stages", *stages])
+    assert json.loads(gone.read_text(encoding="utf-8"))["scores"] == content
+    assert {path: path.stat().st_mtime_ns for path in before if path != gone} == {
+        path: stamp for path, stamp in before.items() if path != gone
+    }
+    capsys.readouterr()
+    real.main(["report", *places, "--output", str(tmp_path / "real.md")])
+    shown = (tmp_path / "real.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == shown
+    assert "local-" in shown
+    assert "ssmoe-hidden" in shown.split("## Compared")[1]
