@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -31,6 +31,8 @@ from ssmoe_embed.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from ssmoe_embed.search import Explanation, Hit, SemanticIndex
     from ssmoe_embed.search.reading.corpus import Corpus
 
@@ -151,7 +153,7 @@ def search(
     Without --corpus or --index it searches the how-to answers that come with the package. A corpus is encoded once; its
     vectors stay in the user's cache.
     """
-    from ssmoe_embed.search import parse_filters, read_documents
+    from ssmoe_embed.search import SemanticIndex, parse_filters, read_documents
 
     if corpus and index is not None:
         raise ValueError("--corpus and --index exclude each other; add the corpus to the index with `ssmoe index`.")
@@ -162,11 +164,12 @@ def search(
     settings = given(method=method, prompt=prompt, alpha=alpha)
     if index is None:
         source = read_documents(*corpus, field=field, encoding=encoding, on_error=on_error) if corpus else None
-        opened = _read(source, model, settings, device, batch_size, quiet)
+        quick = source is None and _is_bundled(model or DEFAULT_MODEL, settings, device, explain)
+        opened = _read(source, None if quick else model or DEFAULT_MODEL, settings, device, batch_size, quiet)
     elif mode == "words" and not explain:
-        from ssmoe_embed.search import SemanticIndex
-
         opened = SemanticIndex.open(index)  # words need no model
+    elif _is_bundled(*_made_with(index, model, settings), device, explain):
+        opened = SemanticIndex.open(index, _bundled())
     else:
         opened = open_with_model(index, model, settings, device, quiet)
     if not len(opened):
@@ -189,6 +192,26 @@ def _mode(hybrid: bool, vectors_only: bool, words_only: bool) -> str:
     return "vectors" if vectors_only else "words" if words_only else "hybrid"
 
 
+def _made_with(index: Path, model: str | None, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and the settings of the model that an index is searched with."""
+    from ssmoe_embed.search.manifest import Manifest
+
+    reference = Manifest.read(index).reference
+    return model or reference.get("name", ""), settings if model else reference.get("settings", {}) | settings
+
+
+def _is_bundled(name: str, settings: dict[str, Any], device: str | None, explain: bool) -> bool:
+    """Whether queries can be encoded without PyTorch: by the bundled model as it is, and nothing is asked of its blocks."""
+    return name == DEFAULT_MODEL and not (Path(name).is_dir() or settings or device or explain)
+
+
+def _bundled() -> SentenceTransformer:
+    """The bundled model, at hand at once; it has of a `SentenceTransformer` what searching needs."""
+    from ssmoe_embed.embedding.bundled import BundledEncoder
+
+    return cast("SentenceTransformer", BundledEncoder())
+
+
 def _read(
     source: Corpus | None,
     model: str | None,
@@ -197,11 +220,14 @@ def _read(
     batch_size: int,
     quiet: bool,
 ) -> SemanticIndex:
-    """An index in the cache of what is to be searched: files, or the bundled corpus."""
-    from ssmoe_embed.hub.loading import load
+    """An index in the cache of what is to be searched: files, or the bundled corpus; no model means the bundled one."""
     from ssmoe_embed.search.corpora import bundled_index, corpus_index
 
-    encoder = load(model or DEFAULT_MODEL, device=device, progress=not quiet, **settings)
+    if model is None:
+        return bundled_index(_bundled(), progress=not quiet)
+    from ssmoe_embed.hub.loading import load
+
+    encoder = load(model, device=device, progress=not quiet, **settings)
     if source is None:
         return bundled_index(encoder, batch_size=batch_size, progress=not quiet)
     made = corpus_index(encoder, source, batch_size=batch_size, progress=not quiet)

@@ -13,12 +13,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 from platformdirs import user_cache_path
-from sentence_transformers import SentenceTransformer
 
-from ssmoe_embed.common.files import load_tensors, save_tensors
+from ssmoe_embed.common.files import save_tensors
 from ssmoe_embed.data import search_corpus, search_folder
 from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.errors import DamagedIndexError, WrongModelError
@@ -26,6 +26,10 @@ from ssmoe_embed.search.fingerprint import model_identity
 from ssmoe_embed.search.index import SemanticIndex
 from ssmoe_embed.search.manifest import Manifest
 from ssmoe_embed.search.reading.corpus import Corpus
+from ssmoe_embed.search.vectors import Array
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 BUNDLED = "how-to answers of the package"
 _PROBE = "Which of these two models made the vectors?"
@@ -38,7 +42,7 @@ def bundled_index(
     """The index of the bundled corpus by a model; that of `ssmoe/tiny` is made of vectors that come with the package.
 
     Args:
-        model: Any sentence-transformers model.
+        model: Any sentence-transformers model, or a `BundledEncoder`.
         cache: Folder for indexes; by default in the user's cache.
         batch_size: Batch size.
         progress: Show a progress bar.
@@ -52,7 +56,7 @@ def bundled_index(
         if vectors is None:
             index.add(documents, batch_size=batch_size, progress=progress)
         else:
-            index.add_vectors(documents, vectors.numpy())
+            index.add_vectors(documents, vectors)
 
     return _kept("bundled", _digest(documents), model, fill, cache)
 
@@ -86,11 +90,13 @@ def corpus_index(
 
 def write_bundled_vectors(model: SentenceTransformer, folder: Path) -> Path:
     """Write the vectors of the bundled corpus, as they come with the package; returns the file."""
+    import torch
+
     documents = search_corpus()
     texts = [document.full_text for document in documents]
     path = folder / _vectors_name(model, documents)
-    vectors = model.encode_document(texts, show_progress_bar=False, convert_to_tensor=True).cpu()
-    save_tensors(path, {"vectors": vectors, "probe": _probe(model)}, {})
+    vectors = model.encode_document(texts, show_progress_bar=False, convert_to_numpy=True)
+    save_tensors(path, {"vectors": torch.from_numpy(vectors), "probe": torch.from_numpy(_probe(model))}, {})
     return path
 
 
@@ -133,14 +139,17 @@ def _opened(folder: Path, model: SentenceTransformer, called: str) -> SemanticIn
     return SemanticIndex.create(folder, model, reference={"corpus": called})
 
 
-def _bundled_vectors(model: SentenceTransformer, documents: Iterable[Document]) -> torch.Tensor | None:
+def _bundled_vectors(model: SentenceTransformer, documents: Iterable[Document]) -> Array | None:
     """The vectors `[N,D]` that come with the package, if this model made them."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
     try:
-        tensors, _ = load_tensors(search_folder() / _vectors_name(model, documents))
-    except (FileNotFoundError, ValueError):
+        tensors = load_file(search_folder() / _vectors_name(model, documents))
+    except (OSError, SafetensorError):
         return None
     probe = _probe(model)
-    same = tensors["probe"].shape == probe.shape and torch.allclose(tensors["probe"], probe, atol=_TOLERANCE)
+    same = tensors["probe"].shape == probe.shape and np.allclose(tensors["probe"], probe, atol=_TOLERANCE)
     return tensors["vectors"] if same else None
 
 
@@ -153,6 +162,6 @@ def _digest(documents: Iterable[Document]) -> str:
     return hashlib.sha256(texts.encode()).hexdigest()[:16]
 
 
-def _probe(model: SentenceTransformer) -> torch.Tensor:
-    """A vector that tells one model and its settings from others."""
-    return model.encode_document(_PROBE, show_progress_bar=False, convert_to_tensor=True).cpu()
+def _probe(model: SentenceTransformer) -> Array:
+    """A vector `[D]` that tells one model and its settings from others."""
+    return np.asarray(model.encode_document([_PROBE], show_progress_bar=False, convert_to_numpy=True)[0])

@@ -5,25 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from sentence_transformers import SentenceTransformer
 
-from ssmoe_embed.embedding.features import blocks_of
-from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
+from ssmoe_embed.embedding.bundled import BundledEncoder
 from ssmoe_embed.search.errors import WrongModelError
 from ssmoe_embed.search.vectors import unit
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from ssmoe_embed.embedding.module import SSMoE
 
 _PROBES = (
     "Which of these two models made the vectors?",
     "A cat sat in the sun on the warm stones of the old harbour wall.",
     "The function returns None if the key is not found, 42 otherwise.",
 )
-_DEFAULTS = EmbeddingSettings().as_dict()
-"""For settings that did not exist when an index was made."""
 _APART = 1e-3
 """1 − cosine of a probe's vectors by two devices or number types stays below this."""
 _DIGITS = 4
@@ -32,10 +32,12 @@ _LETTERS_OF_A_REVISION = 12
 Fingerprint = dict[str, Any]
 
 
-def model_identity(model: SentenceTransformer) -> Fingerprint:
+def model_identity(model: SentenceTransformer | BundledEncoder) -> Fingerprint:
     """What can be told of a model without running it, as JSON values: name, revision, prompts and settings."""
-    module = model[0]
-    own = _own(module) if isinstance(module, SSMoE) else {}
+    if isinstance(model, BundledEncoder):
+        return model.identity
+    module = own_module(model)
+    own = {} if module is None else _own(module)
     return {
         "name": own.get("base") or _name(model),
         "revision": own.get("revision") or _revision(model),
@@ -44,7 +46,14 @@ def model_identity(model: SentenceTransformer) -> Fingerprint:
     }
 
 
-def model_fingerprint(model: SentenceTransformer) -> Fingerprint:
+def own_module(model: SentenceTransformer) -> SSMoE | None:
+    """The module of this package that a model begins with, if it does."""
+    from ssmoe_embed.embedding.module import SSMoE
+
+    return model[0] if isinstance(model[0], SSMoE) else None
+
+
+def model_fingerprint(model: SentenceTransformer | BundledEncoder) -> Fingerprint:
     """What tells one model and its settings from others, as JSON values.
 
     Of every model: its identity, its dimension, and the vectors of three fixed texts as documents and of one as a query. Of
@@ -53,7 +62,7 @@ def model_fingerprint(model: SentenceTransformer) -> Fingerprint:
     Raises:
         ValueError: The model's vectors depend on their neighbours in a batch, so that they cannot be kept.
     """
-    module = model[0]
+    module = None if isinstance(model, BundledEncoder) else own_module(model)
     plain: dict[str, Any] = {"show_progress_bar": False, "convert_to_numpy": True}
     identity = model_identity(model)
     documents = model.encode_document(list(_PROBES), **plain)
@@ -61,12 +70,12 @@ def model_fingerprint(model: SentenceTransformer) -> Fingerprint:
     probes = unit(np.concatenate([documents, query]))  # [4,D]
     return identity | {
         "dimension": int(probes.shape[1]),
-        "sketch": _sketches(module) if isinstance(module, SSMoE) else {},
+        "sketch": {} if module is None else _sketches(module),
         "probes": [[round(float(number), _DIGITS + 2) for number in probe] for probe in probes],
     }
 
 
-def check_model(model: SentenceTransformer, wanted: Mapping[str, Any], folder: Path) -> None:
+def check_model(model: SentenceTransformer | BundledEncoder, wanted: Mapping[str, Any], folder: Path) -> None:
     """Make sure that a model is the one whose fingerprint an index carries.
 
     Raises:
@@ -95,10 +104,11 @@ def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         return f"its vectors have {found['dimension']} dimensions instead of {wanted['dimension']}"
     if wanted["revision"] and found["revision"] and wanted["revision"] != found["revision"]:
         return f"its revision is {found['revision']} instead of {wanted['revision']}"
-    both = _DEFAULTS | wanted["settings"], _DEFAULTS | found["settings"]
-    names = [name for name in sorted({*both[0], *both[1]}) if both[0].get(name) != both[1].get(name)]
-    if names:
-        return "; ".join(f"{name} is {both[1].get(name)!r} instead of {both[0].get(name)!r}" for name in names)
+    if wanted["settings"] != found["settings"]:
+        both = _complete(wanted["settings"]), _complete(found["settings"])
+        names = [name for name in sorted({*both[0], *both[1]}) if both[0].get(name) != both[1].get(name)]
+        if names:
+            return "; ".join(f"{name} is {both[1].get(name)!r} instead of {both[0].get(name)!r}" for name in names)
     apart = [
         name
         for name in sorted({*wanted["sketch"], *found["sketch"]})
@@ -112,6 +122,13 @@ def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     return ""
 
 
+def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an index with the defaults of those that did not exist when it was made."""
+    from ssmoe_embed.embedding.settings import EmbeddingSettings
+
+    return EmbeddingSettings().as_dict() | dict(settings)
+
+
 def _alike(name: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     """Whether two sketches of one group of tensors agree up to rounding."""
     if name not in wanted or name not in found:
@@ -122,6 +139,8 @@ def _alike(name: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bo
 
 def _own(module: SSMoE) -> Fingerprint:
     """Base model, revision and settings of a model of this package."""
+    from ssmoe_embed.embedding.settings import Calibration
+
     settings = module.settings
     if settings.calibration is Calibration.BATCH:
         raise ValueError(
@@ -138,6 +157,8 @@ def _own(module: SSMoE) -> Fingerprint:
 
 def _sketches(module: SSMoE) -> dict[str, list[float]]:
     """What the vectors of a model of this package depend on beside its base model and settings, in a few numbers each."""
+    from ssmoe_embed.embedding.features import blocks_of
+
     settings, sketch = module.settings, {}
     if settings.needs_spectral_routers and module.routers is not None:
         sketch["spectral routers"] = _sketch(list(module.routers.weights.values()))
@@ -150,6 +171,8 @@ def _sketches(module: SSMoE) -> dict[str, list[float]]:
 
 def _sketch(tensors: list[torch.Tensor]) -> list[float]:
     """Of each tensor its length, its sum and its sum with alternating signs."""
+    import torch
+
     numbers: list[float] = []
     for tensor in tensors:
         flat = tensor.detach().double().cpu().flatten()

@@ -8,17 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
 
 from ssmoe_embed.data.documents import Document
-from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.families import family_of
 from ssmoe_embed.search.vectors import Array
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
 
 _END = re.compile(r"(?<=[.!?;:…。！？])[\"')\]]*\s+|\n\s*")
 _MOST_SENTENCES = 40
@@ -159,6 +154,11 @@ def vector_blocks(model: SentenceTransformer) -> list[tuple[str, int]]:
     Raises:
         ValueError: It is not a model of this package, or changes its vectors after they were joined.
     """
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    from ssmoe_embed.embedding.module import SSMoE
+    from ssmoe_embed.families import family_of
+
     module = model[0]
     if not isinstance(module, SSMoE) or not all(isinstance(other, Normalize) for other in list(model)[1:]):
         raise ValueError(

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
 from typing_extensions import Self
 
 from ssmoe_embed.data.documents import Document
@@ -24,6 +23,9 @@ from ssmoe_embed.search.manifest import RECALL, Manifest
 from ssmoe_embed.search.nearest import dot
 from ssmoe_embed.search.vectors import Array, VectorType, unit
 from ssmoe_embed.search.writing import AddCounts, Writer, create_files, open_writer
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _CHUNK_BATCHES = 32
 """Batches read ahead, so that texts of like length share a batch; what an interruption costs at most."""

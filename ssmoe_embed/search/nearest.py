@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from ssmoe_embed.search.approximate import Approximate
 from ssmoe_embed.search.vectors import Array, row_blocks
@@ -58,10 +57,14 @@ def exact_top(
     wanted = np.ascontiguousarray(queries, dtype=np.float32)
     for rows, block in _blocks(vectors, allowed, first):
         # NumPy's product of one query, or few, takes half as long as PyTorch's or less
-        scores = torch.from_numpy(wanted @ block.T)  # [Q,D] × [D,n] → [Q,n]
-        top, places = scores.topk(min(k, len(rows)), dim=1)
-        all_rows = np.concatenate([best_rows, rows[places.numpy()]], axis=1)  # [Q,k+n]
-        all_scores = np.concatenate([best, top.numpy()], axis=1)
+        scores = wanted @ block.T  # [Q,D] × [D,n] → [Q,n]
+        if k < len(rows):
+            places = np.sort(np.argpartition(scores, -k, axis=1)[:, -k:], axis=1)  # of equals the first comes first
+            scores, found = np.take_along_axis(scores, places, 1), rows[places]
+        else:
+            found = np.broadcast_to(rows, scores.shape)
+        all_rows = np.concatenate([best_rows, found], axis=1)  # [Q,k+n]
+        all_scores = np.concatenate([best, scores], axis=1)
         order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
         best_rows, best = np.take_along_axis(all_rows, order, 1), np.take_along_axis(all_scores, order, 1)
     return best_rows, best

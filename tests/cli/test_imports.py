@@ -15,6 +15,7 @@ HEAVY = {
     "safetensors",
     "huggingface_hub",
 }
+SLOW = HEAVY - {"numpy", "safetensors"}
 EXTRAS = {"mteb", "faiss", "matplotlib", "lm_eval", "bitsandbytes", "fastapi", "uvicorn", "ray", "umap"}
 MAIN = "from ssmoe_embed.cli import main; main()"
 COMMANDS = (
@@ -71,6 +72,18 @@ def test_importing_the_package_imports_nothing_heavy(imported):
     modules, output = imported("import ssmoe_embed; print(dir(ssmoe_embed))")
     assert "'SSMoE'" in output
     assert not modules & (HEAVY | EXTRAS)
+
+
+def test_searching_with_the_bundled_model_imports_neither_pytorch_nor_what_stands_on_it(imported, tmp_path):
+    corpus, index = tmp_path / "corpus.txt", tmp_path / "index"
+    modules, output = imported(MAIN, "search", "how do I exit vim", XDG_CACHE_HOME=str(tmp_path))
+    assert "\n1. " in output
+    assert not modules & SLOW
+    corpus.write_text("a soup\nthe cat\n")
+    imported(MAIN, "index", corpus, "--output", index)
+    modules, output = imported(MAIN, "search", "kitten", "--index", index, XDG_CACHE_HOME=str(tmp_path))
+    assert "the cat" in output
+    assert not modules & SLOW
 
 
 @pytest.mark.slow
