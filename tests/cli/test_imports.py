@@ -79,7 +79,7 @@ def test_searching_with_the_bundled_model_imports_neither_pytorch_nor_what_stand
     modules, output = imported(MAIN, "search", "how do I exit vim", XDG_CACHE_HOME=str(tmp_path))
     assert "\n1. " in output
     assert not modules & SLOW
-    corpus.write_text("a soup\nthe cat\n")
+    corpus.write_text("a soup\nthe cat\n", "utf-8")
     imported(MAIN, "index", corpus, "--output", index)
     modules, output = imported(MAIN, "search", "kitten", "--index", index, XDG_CACHE_HOME=str(tmp_path))
     assert "the cat" in output

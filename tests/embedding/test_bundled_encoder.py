@@ -55,7 +55,7 @@ def test_both_find_the_same_in_the_bundled_corpus_and_share_its_index(both, tmp_
 def test_other_settings_than_its_own_are_refused(tmp_path):
     folder = tmp_path / "tiny"
     shutil.copytree(tiny_folder(), folder)
-    settings = json.loads((folder / "ssmoe_config.json").read_text())
-    (folder / "ssmoe_config.json").write_text(json.dumps(settings | {"method": "ev"}))
+    settings = json.loads((folder / "ssmoe_config.json").read_text("utf-8"))
+    (folder / "ssmoe_config.json").write_text(json.dumps(settings | {"method": "ev"}), "utf-8")
     with pytest.raises(ValueError, match="other settings than method 'smoe'"):
         BundledEncoder(folder)
