@@ -77,7 +77,7 @@ def load(name: str) -> SentenceTransformer:
     """A model of this package, or the baseline `minilm`."""
     if name != "minilm":
         return ssmoe_embed.load(name, progress=False)
-    from ssmoe_embed.evaluation.baselines.encoders import minilm
+    from ssmoe_embed.evaluation.baselines import minilm
 
     return cast("SentenceTransformer", minilm().model)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ssmoe_embed.common.files import atomic_file
 from ssmoe_embed.embedding.methods import Method
-from ssmoe_embed.evaluation.baselines.encoders import BASELINES
+from ssmoe_embed.evaluation.baselines import BASELINES
 from ssmoe_embed.evaluation.mteb.runner import EvaluationReport, evaluate
 from ssmoe_embed.evaluation.mteb.runs import grid
 from ssmoe_embed.evaluation.results.summary import summary

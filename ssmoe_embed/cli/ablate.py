@@ -58,7 +58,7 @@ def ablate(
 
     Example: ssmoe ablate ssmoe/tiny --seeds 5 --output ablation
     """
-    from ssmoe_embed.common.extras import require_mteb, require_package
+    from ssmoe_embed.common.lazy import require_mteb, require_package
     from ssmoe_embed.evaluation.ablation.variants import find_variants
 
     variants = find_variants(variant)

@@ -24,9 +24,8 @@ from ssmoe_embed.cli.compare import compare
 from ssmoe_embed.cli.drop import drop
 from ssmoe_embed.cli.encode import encode
 from ssmoe_embed.cli.evaluate import evaluate
-from ssmoe_embed.cli.families import families
 from ssmoe_embed.cli.index import IndexCommand, index
-from ssmoe_embed.cli.info import info
+from ssmoe_embed.cli.info import families, info
 from ssmoe_embed.cli.inspect import inspect
 from ssmoe_embed.cli.lm_eval import lm_eval
 from ssmoe_embed.cli.search import search

@@ -137,7 +137,7 @@ def _with_paper(folder: ResultFolder, output: Path | None, options: dict[str, An
 def _two_methods(
     folder: ResultFolder, methods: Sequence[str], tasks: list[str] | None, output: Path | None, options: dict[str, Any]
 ) -> None:
-    from ssmoe_embed.common.extras import require_mteb
+    from ssmoe_embed.common.lazy import require_mteb
 
     require_mteb()
     from ssmoe_embed.evaluation.significance.comparison import compare_methods, differences_csv, report

@@ -80,7 +80,7 @@ def evaluate(
 
     Example: ssmoe evaluate ssmoe/tiny --tasks offline --methods router smoe moee ev ssmoe --corrupt none replace@0.1 -o out
     """
-    from ssmoe_embed.common.extras import require_mteb
+    from ssmoe_embed.common.lazy import require_mteb
     from ssmoe_embed.evaluation.results.finished import Finished, data_state, find_finished, note_finished
     from ssmoe_embed.evaluation.results.folder import ResultFolder
 

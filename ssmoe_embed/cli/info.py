@@ -1,4 +1,4 @@
-"""`ssmoe info`."""
+"""`ssmoe info` and `ssmoe families`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from ssmoe_embed.cli.options import DEFAULT_MODEL, memory_lines
+from ssmoe_embed.common.tables import Table
 
 
 def info(
@@ -23,7 +23,6 @@ def info(
     module = encoder[0]
     if not isinstance(module, SSMoE):
         raise ValueError(f"{model} is not a model of this package: its first module is {type(module).__name__}.")
-    table = Table("setting", "value", title=model)
     spectral = module.routers.settings.as_dict() if module.routers else {}
     rows = module.get_config_dict() | spectral
     rows |= {
@@ -33,6 +32,23 @@ def info(
         "device": str(encoder.device),
         "calibrations": "\n".join(module.calibrations.factors) or "none",
     }
-    for name, value in rows.items():
-        table.add_row(name, str(value))
-    Console().print(table)
+    shown = [(name, str(value)) for name, value in rows.items()]
+    Console().print(Table(("setting", "value"), tuple(shown), title=model, texts=2).rich())
+
+
+def families(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the text of docs/families.md.")] = False,
+) -> None:
+    """List the supported model families, and what is refused.
+
+    --markdown prints the full table of docs/families.md.
+    """
+    from ssmoe_embed.families.table import markdown, table
+
+    if as_markdown:
+        typer.echo(markdown(), nl=False)
+        return
+    shown = (0, 1, -1)  # what fits a terminal
+    full = table()
+    rows = [tuple(row[place].replace("`", "") for place in shown) for row in full.rows]
+    Console().print(Table(tuple(full.columns[place] for place in shown), tuple(rows), texts=len(shown)).rich())

@@ -56,7 +56,7 @@ def inspect(
 
     Example: ssmoe inspect ssmoe/tiny --output report.html
     """
-    from ssmoe_embed.common.extras import require_package
+    from ssmoe_embed.common.lazy import require_package
     from ssmoe_embed.evaluation.inspection.clusters import Projection, check_count
     from ssmoe_embed.evaluation.inspection.inspection import InspectionOptions, inspect_model
     from ssmoe_embed.evaluation.inspection.report import check_output, write_report

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from ssmoe_embed.cli.index import OwnModel, open_with_model
@@ -29,6 +28,7 @@ from ssmoe_embed.cli.options import (
     TextField,
     given,
 )
+from ssmoe_embed.common.tables import Table
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -68,7 +68,7 @@ def show(hits: Sequence[Hit], explanations: Sequence[Explanation | None]) -> Non
         console.print(_head(rank, hit))
         console.print(Padding(_marked(hit), (0, 0, 0 if explanation else 1, 3)))
         if explanation is not None:
-            console.print(Padding(_table(explanation), (0, 0, 1, 3)))
+            console.print(Padding(_table(explanation).rich(), (0, 0, 1, 3)))
 
 
 def _head(rank: int, hit: Hit) -> Text:
@@ -94,18 +94,14 @@ def _marked(hit: Hit) -> Text:
 
 def _table(explanation: Explanation) -> Table:
     """What each block adds to the similarity."""
-    table = Table("block", box=None, pad_edge=False)
-    for name in ("dimensions", "adds", "share", "own cosine"):
-        table.add_column(name, justify="right")
-    table.add_column("")
     largest = max(abs(part.score) for part in explanation.contributions) or 1.0
+    rows = []
     for part in explanation.contributions:
         share = part.score / explanation.score if explanation.score else 0.0
         bar = "█" * round(_BAR * abs(part.score) / largest)
-        numbers = (f"{part.size}", f"{part.score:+.4f}", f"{share:.0%}", f"{part.cosine:+.3f}")
-        table.add_row(part.block, *numbers, Text(bar, style="cyan" if part.score >= 0 else "red"))
-    table.add_row("similarity", "", f"{explanation.score:+.4f}", "100%", "", "")
-    return table
+        rows.append((part.block, bar, part.size, f"{part.score:+.4f}", f"{share:.0%}", f"{part.cosine:+.3f}"))
+    total = ("similarity", "", "", f"{explanation.score:+.4f}", "100%", "")
+    return Table(("block", "", "dimensions", "adds", "share", "own cosine"), (*rows, total), texts=2)
 
 
 _TOP = 5

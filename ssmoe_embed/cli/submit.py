@@ -39,7 +39,7 @@ def submit(
 
     Example: ssmoe submit results --tasks 'MTEB(eng, v2)' --model ORG/NAME --output submission
     """
-    from ssmoe_embed.common.extras import require_mteb
+    from ssmoe_embed.common.lazy import require_mteb
 
     if not results.is_dir():
         raise FileNotFoundError(

@@ -63,7 +63,7 @@ def sweep(
     values: dict[str, list[Any] | None] = {"top_c": top_c, "hidden_layer": hidden_layer, "method": method}
     values |= {"prompt": prompt, "calibration": calibration, "alpha": alpha}
     axes = _axes(values, vary or [])
-    from ssmoe_embed.common.extras import require_mteb
+    from ssmoe_embed.common.lazy import require_mteb
 
     require_mteb()
     from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions

@@ -1,4 +1,4 @@
-"""Importing when something is used, not before: PyTorch and sentence-transformers take seconds and half a gigabyte."""
+"""Imports that wait until they are needed, and extras that are not installed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -72,3 +73,22 @@ class _ImportHook(MetaPathFinder):
 
             spec.loader.exec_module = execute_and_call  # type: ignore[method-assign]
         return spec
+
+
+def require_mteb() -> None:
+    """Say what to install where mteb is missing.
+
+    Raises:
+        ImportError: mteb is not installed.
+    """
+    require_package("mteb", "ssmoe-embed[mteb]")
+
+
+def require_package(module: str, requirement: str) -> None:
+    """Say what to install where a module is missing.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    if find_spec(module) is None:
+        raise ImportError(f"This needs {module}, which is not installed: pip install '{requirement}'")

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from ssmoe_embed.common.extras import require_package
+from ssmoe_embed.common.lazy import require_package
 
 P = ParamSpec("P")
 T = TypeVar("T")

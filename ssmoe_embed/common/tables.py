@@ -84,7 +84,7 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        made = RichTable()
+        made = RichTable(show_lines=any("\n" in str(cell) for row in self.rows for cell in row))
         for i, column in enumerate(self.columns):
             left = i < self.texts
             made.add_column(Text(column), justify="left" if left else "right", overflow="fold")

@@ -18,10 +18,9 @@ from ssmoe_embed.embedding.calibration import BlockCalibration, Calibrations, em
 from ssmoe_embed.embedding.card import GENERATED
 from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.features import Block, block_features, block_size, blocks_of
-from ssmoe_embed.embedding.identity import identify
+from ssmoe_embed.embedding.fingerprint import identify
 from ssmoe_embed.embedding.keywords import ModelKeywords
-from ssmoe_embed.embedding.parts import Parts, parts_from_base
-from ssmoe_embed.embedding.persistence import CONFIG, load_parts, save_parts
+from ssmoe_embed.embedding.persistence import CONFIG, Parts, load_parts, parts_from_base, save_parts
 from ssmoe_embed.embedding.prompts import templates
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.embedding.tokenization import check_texts

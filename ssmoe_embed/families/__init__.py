@@ -1,4 +1,4 @@
-"""Adapters, one file a family; a file put into this folder is found by itself."""
+"""Adapters, one class per family; a file put into this folder is found by itself."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score
-from ssmoe_embed.families.deepseek_v2 import ignored_settings
+from ssmoe_embed.families.deepseek import ignored_settings
 
 
 class MiniMaxM2(MoEFamily):

@@ -6,17 +6,6 @@ from ssmoe_embed.common.tables import Table
 from ssmoe_embed.families import families
 from ssmoe_embed.families.refused import REFUSED
 
-COLUMNS = (
-    "model_type: models",
-    "score",
-    "scores → weights",
-    "beside the routed experts",
-    "layout on disk",
-    "4-bit",
-    "from disk",
-    "refused",
-)
-
 _HEAD = """# Families of MoE models
 
 Written by `ssmoe families --markdown > docs/families.md`; change the adapters in `ssmoe_embed/families/`, not this file.
@@ -34,8 +23,8 @@ _REFUSED = """
 """
 
 
-def rows() -> list[tuple[str, ...]]:
-    """One row for each adapter, in the order of `COLUMNS`; its models are one line each."""
+def table() -> Table:
+    """One row for each adapter; its models are one line each."""
     found: list[tuple[str, ...]] = []
     for family in families():
         notes = family.notes
@@ -43,14 +32,21 @@ def rows() -> list[tuple[str, ...]]:
         score = str(family.score) if notes.score == "–" else notes.score
         how = (score, notes.weights, notes.beside, notes.layout)
         found.append((models, *how, notes.four_bit, notes.from_disk, notes.unsupported))
-    return found
+    heads: tuple[str, ...] = (
+        "model_type: models",
+        "score",
+        "scores → weights",
+        "beside the routed experts",
+        "layout on disk",
+    )
+    heads += ("4-bit", "from disk", "refused")
+    return Table(heads, tuple(found), texts=len(heads))
 
 
 def markdown() -> str:
     """The text of `docs/families.md`."""
-    table = Table(COLUMNS, tuple(rows()), texts=len(COLUMNS)).markdown()
     reasons: dict[str, list[str]] = {}
     for name, reason in sorted(REFUSED.items()):
         reasons.setdefault(reason, []).append(f"`{name}`")
     refused = "\n".join(f"- {', '.join(names)}: {reason}." for reason, names in reasons.items())
-    return f"{_HEAD}\n{table}\n{_REFUSED}{refused}\n"
+    return f"{_HEAD}\n{table().markdown()}\n{_REFUSED}{refused}\n"

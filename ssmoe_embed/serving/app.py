@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import time
 from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
@@ -22,9 +27,50 @@ from ssmoe_embed.serving.batching import Batcher
 from ssmoe_embed.serving.maps import MapMaker
 from ssmoe_embed.serving.metrics import CONTENT_TYPE, Metrics, Timed
 from ssmoe_embed.serving.openai_format import answer, models, parse_request
-from ssmoe_embed.serving.page import page
 from ssmoe_embed.serving.refusals import Guard, RequestError, ServerLimits, bad_value, client_gone
 from ssmoe_embed.serving.searching import check_query, document_json, explanation, one_document, search_answer
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page as it is sent.
+
+    Attributes:
+        html: The whole of it, style and script inside.
+        policy: Its Content-Security-Policy: this very style and script, and requests to this server only.
+    """
+
+    html: str
+    policy: str
+
+
+@cache
+def page() -> Page:
+    """The page put together from its three files."""
+    folder = resources.files(__package__) / "assets"
+    html, style, script = (
+        folder.joinpath(name).read_text("utf-8") for name in ("index.html", "style.css", "script.js")
+    )
+    rules = {
+        "default-src": "'none'",
+        "script-src": _hash(script),
+        "style-src": _hash(style),
+        "connect-src": "'self'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return Page(
+        html=html.replace("/*style*/", style).replace("/*script*/", script),
+        policy="; ".join(f"{name} {value}" for name, value in rules.items()),
+    )
+
+
+def _hash(content: str) -> str:
+    """What the policy calls an inline element by: the hash of its content."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
 
 ResultT = TypeVar("ResultT")
 

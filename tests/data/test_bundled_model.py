@@ -79,7 +79,7 @@ def test_it_is_a_language_model():
 
 def test_it_beats_random_weights_and_shared_words_where_meaning_decides(tiny, tmp_path):
     mteb = pytest.importorskip("mteb")
-    from ssmoe_embed.evaluation.baselines.encoders import DenseEncoder, load_baseline
+    from ssmoe_embed.evaluation.baselines import DenseEncoder, load_baseline
     from ssmoe_embed.evaluation.significance.bootstrap import paired_bootstrap
     from ssmoe_embed.evaluation.tasks.offline import offline_task
 

@@ -14,7 +14,7 @@ pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
 
 from serving import ATTACK
 
-from ssmoe_embed.serving.page import page
+from ssmoe_embed.serving.app import page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 NODE = shutil.which("node")

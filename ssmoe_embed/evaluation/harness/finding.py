@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.common.extras import require_package
+from ssmoe_embed.common.lazy import require_package
 from ssmoe_embed.evaluation.tasks.local_data import LocalData, harness_data
 
 PAPER_TASKS = {

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from ssmoe_embed.common.tables import MISSING, Report, Table, csv_text
 from ssmoe_embed.evaluation.harness.finding import PAPER_TASKS
-from ssmoe_embed.evaluation.harness.flips import folder_flips
 from ssmoe_embed.evaluation.harness.grid import GRID
-from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult
+from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult, folder_flips
 
 _SHORT = {task: name for name, task in PAPER_TASKS.items()}
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssmoe_embed.common.choices import Choice
-from ssmoe_embed.common.extras import require_package
+from ssmoe_embed.common.lazy import require_package
 
 
 class Projection(Choice):

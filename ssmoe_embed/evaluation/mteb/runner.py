@@ -114,7 +114,7 @@ def evaluate(
         tasks: See `find_tasks`.
         runs: How each model is evaluated; see `grid`.
         output: The result folder; results that are there are kept, and what is complete is not measured again.
-        baselines: Names (see `ssmoe_embed.evaluation.baselines.encoders`) or mteb encoders, under the same corruptions.
+        baselines: Names (see `ssmoe_embed.evaluation.baselines`) or mteb encoders, under the same corruptions.
         options: How to run.
         after_task: Called when a task is done with all runs of a model.
         **loading: For `ssmoe_embed.load`: `device`, `model_kwargs`, ….
@@ -180,7 +180,7 @@ class _Evaluation:
 
     def baseline(self, named: Any, corruptions: Sequence[Corruption | None]) -> None:
         """Evaluate one baseline on all tasks."""
-        from ssmoe_embed.evaluation.baselines.encoders import does, load_baseline
+        from ssmoe_embed.evaluation.baselines import does, load_baseline
 
         encoder = load_baseline(named) if isinstance(named, str) else named
         chosen = [(one, corrupted_baseline(encoder, one)) for one in corruptions]

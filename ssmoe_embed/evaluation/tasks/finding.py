@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ssmoe_embed.common.extras import require_mteb
+from ssmoe_embed.common.lazy import require_mteb
 from ssmoe_embed.evaluation.paper.embeddings import DATASETS
 
 if TYPE_CHECKING:

@@ -9,8 +9,15 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torch.utils.data import DataLoader
 
 import ssmoe_embed
-from ssmoe_embed.evaluation.baselines.encoders import BASELINES, MINILM, baseline_name, does, load_baseline
-from ssmoe_embed.evaluation.baselines.lexical import MOST_DIMENSIONS, task_texts
+from ssmoe_embed.evaluation.baselines import (
+    BASELINES,
+    MINILM,
+    MOST_DIMENSIONS,
+    baseline_name,
+    does,
+    load_baseline,
+    task_texts,
+)
 from ssmoe_embed.evaluation.tasks.offline import offline_task
 
 TASK = "WordNetSimilaritySTS"

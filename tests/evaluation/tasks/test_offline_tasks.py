@@ -12,9 +12,8 @@ from mteb.types import PromptType
 from scipy.stats import pearsonr
 from sklearn.feature_extraction.text import CountVectorizer
 
-from ssmoe_embed.common import extras as dependencies
-from ssmoe_embed.evaluation.baselines.encoders import load_baseline
-from ssmoe_embed.evaluation.baselines.lexical import task_texts
+from ssmoe_embed.common import lazy as dependencies
+from ssmoe_embed.evaluation.baselines import load_baseline, task_texts
 from ssmoe_embed.evaluation.tasks.offline import add_task, offline_task, offline_tasks, registry, retrieval_task
 
 METADATA = {task.metadata.name: task.metadata for task in offline_tasks()}

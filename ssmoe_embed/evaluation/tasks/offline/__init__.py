@@ -1,6 +1,6 @@
 """mteb tasks that need no network, on data that ships; importing them imports mteb."""
 
-from ssmoe_embed.common.extras import require_mteb
+from ssmoe_embed.common.lazy import require_mteb
 
 require_mteb()
 

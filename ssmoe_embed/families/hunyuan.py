@@ -1,4 +1,4 @@
-"""Hunyuan-A13B (https://huggingface.co/tencent/Hunyuan-A13B-Instruct)."""
+"""Hunyuan-A13B and Hunyuan 3 (https://huggingface.co/tencent)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssmoe_embed.families.base import FamilyNotes, MoEFamily
+from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score
 
 
 class HunyuanMoe(MoEFamily):
@@ -44,3 +44,15 @@ class HunyuanMoe(MoEFamily):
         """See `MoEFamily.router_weight`."""
         weight: torch.Tensor = router.wg.weight
         return weight
+
+
+class HyV3(MoEFamily):
+    """The common layout in memory. The correction bias belongs to the block, chooses, and does not weigh."""
+
+    models = {"hy_v3": "Hy3-preview"}
+    notes = FamilyNotes(
+        weights="sigmoid; top-k of score + correction bias; weight = score ÷ sum, × `router_scaling_factor`",
+        beside="shared experts; the first layer is dense",
+    )
+    score = Score.SIGMOID
+    router_name = "layers.{layer}.mlp.router.gate.weight"
