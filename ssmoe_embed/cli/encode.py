@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,15 +90,17 @@ def encode(
         raise ValueError("The vectors are binary; redirect them (> vectors.npy) or pass --output FILE.")
     if source is None and sys.stdin.isatty():
         raise ValueError("There is no input; name a FILE of texts or redirect one (< texts.txt).")
+    total = None if source is None else sum(1 for _ in _texts(source, field, encoding, on_error, quiet=True))
     encoder = load(model, device=device, progress=not quiet, **given(method=method, prompt=prompt, alpha=alpha))
     target = nullcontext(sys.stdout.buffer) if output is None else atomic_file(output)
-    with target as stream:
+    with _interruption_told(kept=output is None and chosen is VectorFormat.JSONL), target as stream:
         count = encode_stream(
             encoder,
             texts,
             stream,
             chosen,
             batch_size=batch_size,
+            total=total,
             progress=not quiet,
             prompt_name=prompt_name,
             normalize_embeddings=normalize,
@@ -108,6 +110,18 @@ def encode(
         stream.flush()
     if not quiet:
         typer.echo(f"{count} vectors of {truncate_dim or encoder.get_embedding_dimension()} dimensions", err=True)
+
+
+@contextmanager
+def _interruption_told(*, kept: bool) -> Iterator[None]:
+    """Say what is left when the block is interrupted: whole lines on standard output are `kept`, other formats are not."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        left = "every line written so far is whole" if kept else "nothing was written, since this output is made whole"
+        hint = "" if kept else "; --format jsonl on standard output keeps what is done"
+        typer.echo(f"Interrupted: {left}{hint}.", err=True)
+        raise typer.Exit(130) from None
 
 
 def _encode_on_ray(texts: Iterator[str] | None, output: Path | None, quiet: bool, **job: Any) -> None:
@@ -129,8 +143,8 @@ def _kind_of(output: Path | None) -> str:
     return output.suffix.lstrip(".") if output is not None and output.suffix else "npy"
 
 
-def _texts(source: Path | None, field: str, encoding: str, on_error: str) -> Iterator[str]:
-    """The texts to encode; lines that are left out are told of."""
+def _texts(source: Path | None, field: str, encoding: str, on_error: str, *, quiet: bool = False) -> Iterator[str]:
+    """The texts to encode; lines that are left out are told of, unless `quiet`."""
     from ssmoe_embed.search.reading.corpus import OnError
     from ssmoe_embed.search.reading.decoding import known_encoding
     from ssmoe_embed.search.reading.records import ReadOptions
@@ -139,5 +153,5 @@ def _texts(source: Path | None, field: str, encoding: str, on_error: str) -> Ite
     if source is not None and not source.is_file():
         raise FileNotFoundError(f"There is no input file {source}.")
     options, chosen = ReadOptions(field, known_encoding(encoding)), OnError.parse(on_error, "on_error")
-    told = lambda line: typer.echo(f"Skipped: {line}", err=True)  # noqa: E731
+    told = lambda line: None if quiet else typer.echo(f"Skipped: {line}", err=True)  # noqa: E731
     return read_texts(source or sys.stdin.buffer, options, chosen, told)

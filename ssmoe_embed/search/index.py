@@ -14,7 +14,7 @@ from typing_extensions import Self
 from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.errors import DamagedIndexError
 from ssmoe_embed.search.feeding import Given, chunks, paired
-from ssmoe_embed.search.fingerprint import check_model, model_fingerprint
+from ssmoe_embed.search.fingerprint import check_model, describe, model_fingerprint
 from ssmoe_embed.search.generation import Generation
 from ssmoe_embed.search.hits import Explanation, Hit, explain, with_snippets
 from ssmoe_embed.search.hybrid import SearchMode
@@ -99,10 +99,13 @@ class SemanticIndex:
         self._now = Generation.open(self.folder)  # searches under way keep the old one
         return True
 
-    # --- what is in it --------------------------------------------------------------------------------------------------
-
     def __len__(self) -> int:
         return self._now.manifest.documents
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} {self.name!r}: {len(self):,} documents, vectors by {describe(self.fingerprint)}>"
+        )
 
     def __contains__(self, id: str) -> bool:  # noqa: A002 (a document's own word)
         return bool(self._now.by_ids([id]))
@@ -150,8 +153,6 @@ class SemanticIndex:
     def verify(self) -> list[str]:
         """Read everything on disk and compare it with its checksums; returns what is wrong, in words."""
         return self._now.verify()
-
-    # --- changing it ----------------------------------------------------------------------------------------------------
 
     def add(
         self,

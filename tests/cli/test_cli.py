@@ -50,6 +50,42 @@ def test_encode_writes_every_format_by_its_ending(ssmoe, built, loaded, tmp_path
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
+def test_encode_counts_a_file_before_it_loads_the_model(ssmoe, built, tmp_path):
+    (tmp_path / "in.txt").write_bytes("\n".join([*LINES, "broken \xff"]).encode("latin-1"))
+    ran = ssmoe("encode", tmp_path / "in.txt", "-o", tmp_path / "x.npy", "--model", "no/such-model")
+    assert "in.txt:4 has bytes" in ran.err.replace("\n", "")
+    ran = ssmoe("encode", tmp_path / "in.txt", "-o", tmp_path / "x.npy", "--model", built, "--on-error", "skip")
+    assert ran.err.count("Skipped") == 2
+    assert "4/4" in ran.err
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("every line written so far is whole.", "--format", "jsonl"),
+        ("nothing was written, since this output is made whole; --format jsonl",),
+        ("nothing was written", "-o", "x.jsonl"),
+    ],
+)
+def test_an_interrupted_encode_says_what_is_left(ssmoe, built, tmp_path, monkeypatch, case):
+    said, *arguments = case
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ssmoe_embed.embedding.streaming.CHUNK_BATCHES", 1)
+    encode = ssmoe_embed.EmbeddingModel.encode
+
+    def interrupted(self, texts, **options):
+        if "third" in texts:
+            raise KeyboardInterrupt
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(ssmoe_embed.EmbeddingModel, "encode", interrupted)
+    ran = ssmoe("encode", "--model", built, "--batch-size", 2, *arguments, stdin=b"first\nsecond\nthird")
+    assert ran.status == 130
+    assert said in ran.err.replace("\n", " ")
+    assert len(ran.data.splitlines()) == (2 if "every line" in said else 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_encode_takes_a_field_of_json_lines(ssmoe, built, loaded, tmp_path):
     (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"body": line}) for line in LINES), encoding="utf-8")
     ran = ssmoe("encode", tmp_path / "in.jsonl", "--field", "body", "--model", built)

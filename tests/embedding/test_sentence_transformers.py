@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tiny import TOP_C
 
 import ssmoe_embed
 from ssmoe_embed import SSMoE
+from ssmoe_embed.data import tiny_folder
 
 QUIET = {"show_progress_bar": False}
 PROBES = ["How do I undo the last commit?", "x", "The cook made a soup on Monday.", "", "東京は晴れです"]
@@ -594,6 +596,12 @@ def test_the_card_names_base_model_settings_and_licence(built, olmoe):
         "import ssmoe",
     ):
         assert part in card
+
+
+def test_every_link_of_a_card_is_to_a_page_outside_and_none_to_a_file_that_is_not_there(built):
+    for folder in (built, tiny_folder()):
+        links = set(re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text(encoding="utf-8")))
+        assert {link.split("/")[2] for link in links} == {"www.sbert.net", "arxiv.org"}
 
 
 def test_no_path_of_this_machine_is_in_the_card(built, olmoe):

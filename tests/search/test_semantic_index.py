@@ -40,6 +40,10 @@ def test_a_reopened_index_has_the_same_documents_vectors_and_hits(index, model, 
     assert again.verify() == []
 
 
+def test_printed_it_says_what_it_holds_and_what_made_it(index, documents):
+    assert repr(index) == f"<SemanticIndex 'index': {len(documents)} documents, vectors by StaticEmbedding>"
+
+
 def test_documents_are_added_updated_and_left_alone_by_id(index, model, documents):
     changed = Document("d1", "The cook made quite another soup.")
     counts = index.add([documents[0], changed, Document("new", "A sentence that is new.")], progress=False)
