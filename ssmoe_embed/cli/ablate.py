@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssmoe_embed.cli.options import BatchSize, Device, Dtype, Quiet, TrustRemoteCode, given
+from ssmoe_embed.cli.options import BatchSize, Device, Dtype, Quiet, ResultFolderTo, TrustRemoteCode, given
 
 _TASKS = [
     "WordNetParaphrasePairClassification",
@@ -41,9 +41,7 @@ def ablate(
     seeds: Annotated[int, typer.Option(min=1, help="Random draws per random variant.")] = 5,
     task_seeds: Annotated[int, typer.Option(min=1, help="How many of these draws are measured on tasks.")] = 3,
     calibration_texts: Annotated[int, typer.Option(min=16, help="Texts that each variant is calibrated on.")] = 512,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")] = Path(
-        "ablation"
-    ),
+    output: ResultFolderTo = Path("ablation"),
     batch_size: BatchSize = 32,
     device: Device = None,
     dtype: Dtype = None,

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from ssmoe_embed.cli.options import METHODS, Quiet, TopC, given, memory_lines
+from ssmoe_embed.cli import options as opts
 
 
 def build(
     base: Annotated[str, typer.Argument(help="Folder or hub id of the Mixture-of-Experts language model.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
-    method: Annotated[str | None, typer.Option(help=f"{METHODS}.  [default: ssmoe]")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1.  [default: 0.5]")] = None,
+    output: opts.NewFolder,
+    method: Annotated[str | None, typer.Option(help=f"{opts.METHODS}.  [default: ssmoe]")] = None,
+    alpha: opts.Share = None,
     prompt: Annotated[
         str | None, typer.Option(help="Template by name or one of your own with {text}.  [default: none]")
     ] = None,
@@ -36,11 +36,11 @@ def build(
     max_seq_length: Annotated[
         int | None, typer.Option(help="Maximum number of tokens per text.  [default: 512]")
     ] = None,
-    top_c: TopC = None,
+    top_c: opts.TopC = None,
     select: Annotated[str | None, typer.Option(help="router or average.  [default: router]")] = None,
     sign: Annotated[str | None, typer.Option(help="aligned, canonical or raw.  [default: aligned]")] = None,
     scale: Annotated[str | None, typer.Option(help="none or router.  [default: none]")] = None,
-    revision: Annotated[str | None, typer.Option(help="Hub revision of the base model.")] = None,
+    revision: opts.Revision = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's own.")
     ] = None,
@@ -48,17 +48,15 @@ def build(
         str | None,
         typer.Option(help="Keep the base model, experts included, in 4 bits: nf4, nf4-experts or paper-nf4."),
     ] = None,
-    device_map: Annotated[str | None, typer.Option(help="Where to put the base model, such as cuda or auto.")] = None,
+    device_map: opts.DeviceMap = None,
     license_: Annotated[str | None, typer.Option("--license", help="The base model's licence, for the card.")] = None,
     include_base: Annotated[bool, typer.Option("--include-base", help="Copy the base model into the folder.")] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Allow code that comes with the base model.")
-    ] = False,
+    trust_remote_code: opts.TrustRemoteCode = False,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Batch size: texts per forward pass.  [default: 32]")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")] = False,
-    quiet: Quiet = False,
+    overwrite: opts.Replace = False,
+    quiet: opts.Quiet = False,
 ) -> None:
     """Build an embedding model from a language model.
 
@@ -70,7 +68,7 @@ def build(
     from ssmoe_embed.search.reading.records import ReadOptions
     from ssmoe_embed.search.reading.texts import read_texts
 
-    settings = given(
+    settings = opts.given(
         method=method,
         alpha=alpha,
         prompt=prompt,
@@ -98,13 +96,13 @@ def build(
         license=license_,
         include_base=include_base,
         trust_remote_code=trust_remote_code,
-        model_kwargs=given(device_map=device_map) or None,
+        model_kwargs=opts.given(device_map=device_map) or None,
         batch_size=batch_size,
         overwrite=overwrite,
         progress=not quiet,
         inspect=None
         if quiet
-        else lambda module: typer.echo(f"Base model in memory:\n{memory_lines(module)}", err=True),
+        else lambda module: typer.echo(f"Base model in memory:\n{opts.memory_lines(module)}", err=True),
         **settings,
     )
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

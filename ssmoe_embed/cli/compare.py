@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from ssmoe_embed.cli.options import in_existing_folder
+from ssmoe_embed.cli.options import check_results, in_existing_folder
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.common.files import write_files
 
@@ -72,10 +72,7 @@ def compare(
 
     if with_ not in (None, PAPER):
         raise ValueError(unknown("with", with_, [PAPER]))
-    if not results.is_dir():
-        raise FileNotFoundError(
-            f"There is no result folder {results}; make it with `ssmoe evaluate … --output {results}`."
-        )
+    check_results(results)
     _check_output(output, overwrite)
     if (results / _LM_EVAL).is_file():
         _language_models(results, output, with_paper=with_ == PAPER, stands_for=stands_for)

@@ -10,24 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ssmoe_embed.cli import options as opts
 from ssmoe_embed.cli.clusters import encode_file, on_ray
-from ssmoe_embed.cli.options import (
-    DEFAULT_MODEL,
-    Alpha,
-    BatchSize,
-    Device,
-    Engine,
-    Method,
-    Model,
-    OnBroken,
-    Prompt,
-    Quiet,
-    TextEncoding,
-    TextField,
-    Workers,
-    given,
-    in_existing_folder,
-)
 from ssmoe_embed.common.files import atomic_file
 
 
@@ -41,30 +25,32 @@ def encode(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", callback=in_existing_folder, help="File to write; by default standard output."),
+        typer.Option(
+            "--output", "-o", callback=opts.in_existing_folder, help="File to write; by default standard output."
+        ),
     ] = None,
     kind: Annotated[
         str | None,
         typer.Option("--format", help="npy, jsonl or parquet; by default by the output's extension, else npy."),
     ] = None,
-    field: TextField = "text",
-    encoding: TextEncoding = "utf-8",
-    on_error: OnBroken = "stop",
-    model: Model = DEFAULT_MODEL,
-    method: Method = None,
-    prompt: Prompt = None,
-    alpha: Alpha = None,
+    field: opts.TextField = "text",
+    encoding: opts.TextEncoding = "utf-8",
+    on_error: opts.OnBroken = "stop",
+    model: opts.Model = opts.DEFAULT_MODEL,
+    method: opts.Method = None,
+    prompt: opts.Prompt = None,
+    alpha: opts.Alpha = None,
     prompt_name: Annotated[
         str | None, typer.Option(help="A sentence-transformers prompt saved with the model, such as query.")
     ] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale every vector to length 1.")] = False,
     precision: Annotated[str, typer.Option(help="float32, binary or ubinary.")] = "float32",
     truncate_dim: Annotated[int | None, typer.Option(min=1, help="Keep the first N dimensions of each vector.")] = None,
-    engine: Engine = "local",
-    workers: Workers = None,
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    quiet: Quiet = False,
+    engine: opts.Engine = "local",
+    workers: opts.Workers = None,
+    batch_size: opts.BatchSize = 32,
+    device: opts.Device = None,
+    quiet: opts.Quiet = False,
 ) -> None:
     """Encode a stream of texts into vectors, in order.
 
@@ -76,8 +62,10 @@ def encode(
     if on_ray(engine, workers):
         from ssmoe_embed.distributed.jobs import Encoding, ModelReference
 
-        reference = ModelReference(model, given(method=method, prompt=prompt, alpha=alpha), device)
-        arguments = given(prompt_name=prompt_name, truncate_dim=truncate_dim, normalize_embeddings=normalize or None)
+        reference = ModelReference(model, opts.given(method=method, prompt=prompt, alpha=alpha), device)
+        arguments = opts.given(
+            prompt_name=prompt_name, truncate_dim=truncate_dim, normalize_embeddings=normalize or None
+        )
         arguments |= {} if precision == "float32" else {"precision": precision}
         job = {"kind": kind, "reference": reference, "encoding": Encoding(batch_size, arguments=arguments)}
         _encode_on_ray(texts if source else None, output, quiet, workers=workers, **job)
@@ -91,7 +79,7 @@ def encode(
     if source is None and sys.stdin.isatty():
         raise ValueError("There is no input; name a FILE of texts or redirect one (< texts.txt).")
     total = None if source is None else sum(1 for _ in _texts(source, field, encoding, on_error, quiet=True))
-    encoder = load(model, device=device, progress=not quiet, **given(method=method, prompt=prompt, alpha=alpha))
+    encoder = load(model, device=device, progress=not quiet, **opts.given(method=method, prompt=prompt, alpha=alpha))
     target = nullcontext(sys.stdout.buffer) if output is None else atomic_file(output)
     with _interruption_told(kept=output is None and chosen is VectorFormat.JSONL), target as stream:
         count = encode_stream(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ssmoe_embed.cli.options import METHODS, BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
+from ssmoe_embed.cli import options as opts
 
 if TYPE_CHECKING:
     from ssmoe_embed.evaluation.mteb.runner import EvaluationReport, Failure
@@ -27,21 +27,16 @@ def evaluate(
         list[str] | None,
         typer.Option(help="paper, offline, a benchmark such as 'MTEB(eng, v2)', or tasks of mteb.  [default: offline]"),
     ] = None,
-    methods: Annotated[list[str] | None, typer.Option(help=f"{METHODS}; by default the model's own.")] = None,
+    methods: Annotated[list[str] | None, typer.Option(help=f"{opts.METHODS}; by default the model's own.")] = None,
     prompts: Annotated[
         list[str] | None, typer.Option(help="Templates by name or with {text}; by default the model's own.")
     ] = None,
-    dataset_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the tasks' data, for a machine without a network: see docs/offline.md."),
-    ] = None,
+    dataset_dir: opts.DatasetDir = None,
     corrupt: Annotated[
         list[str] | None,
         typer.Option(help="none, replace@RATE, insert@RATE, or ladder: clean texts and rising rates.  [default: none]"),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")] = Path(
-        "results"
-    ),
+    output: opts.ResultFolderTo = Path("results"),
     settings: Annotated[
         list[str] | None, typer.Option(help="Further settings, such as hidden_layer=-2 calibration=whiten.")
     ] = None,
@@ -57,20 +52,20 @@ def evaluate(
         bool | None,
         typer.Option("--predictions/--no-predictions", help="Keep predictions; by default those of the offline tasks."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure again what the folder holds.")] = False,
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
+    overwrite: opts.MeasureAgain = False,
+    batch_size: opts.BatchSize = 32,
+    device: opts.Device = None,
+    dtype: opts.Dtype = None,
+    device_map: opts.DeviceMap = None,
     load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Load the base model in 4 bits.")] = False,
-    trust_remote_code: TrustRemoteCode = False,
+    trust_remote_code: opts.TrustRemoteCode = False,
     feature_memory: Annotated[
         float, typer.Option(min=0, help="GiB of features kept in memory for methods that share a forward pass.")
     ] = 2.0,
     feature_disk: Annotated[
         float, typer.Option(min=0, help="GiB kept on disk beyond that, in the result folder.")
     ] = 16.0,
-    quiet: Quiet = False,
+    quiet: opts.Quiet = False,
 ) -> None:
     """Measure models and methods on tasks of mteb.
 
@@ -130,9 +125,9 @@ def evaluate(
             progress=not quiet,
         ),
         after_task=_summarise,
-        **given(
+        **opts.given(
             device=device,
-            model_kwargs=given(dtype=dtype, device_map=device_map) or None,
+            model_kwargs=opts.given(dtype=dtype, device_map=device_map) or None,
             load_in_4bit=load_in_4bit or None,
             trust_remote_code=trust_remote_code,
         ),

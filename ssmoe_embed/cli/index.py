@@ -11,22 +11,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from ssmoe_embed.cli import options as opts
 from ssmoe_embed.cli.clusters import ClusterJob, on_ray, shards_at
-from ssmoe_embed.cli.options import (
-    DEFAULT_MODEL,
-    Alpha,
-    BatchSize,
-    Device,
-    Engine,
-    Method,
-    OnBroken,
-    Prompt,
-    Quiet,
-    TextEncoding,
-    TextField,
-    Workers,
-    given,
-)
 from ssmoe_embed.search.manifest import RECALL, Manifest
 from ssmoe_embed.search.reading.passages import WORDS
 from ssmoe_embed.search.reading.records import KINDS
@@ -42,7 +28,7 @@ OwnModel = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help=f"Folder, hub id or recipe name; by default the index's own, or {DEFAULT_MODEL} for a new index.",
+        help=f"Folder, hub id or recipe name; by default the index's own, or {opts.DEFAULT_MODEL} for a new index.",
     ),
 ]
 
@@ -82,9 +68,9 @@ def index(
         float,
         typer.Option(min=0.5, max=1.0, help="Share of the ten nearest neighbours that an approximate index finds."),
     ] = RECALL,
-    on_error: OnBroken = "stop",
-    encoding: TextEncoding = "utf-8",
-    field: TextField = "text",
+    on_error: opts.OnBroken = "stop",
+    encoding: opts.TextEncoding = "utf-8",
+    field: opts.TextField = "text",
     words: Annotated[int, typer.Option(min=1, help="Maximum number of words per passage.")] = WORDS,
     list_skipped: Annotated[
         bool, typer.Option("--list-skipped", help="Name every file of a folder that is skipped, with the reason.")
@@ -110,14 +96,14 @@ def index(
         bool, typer.Option("--rebuild", help="Rebuild the approximate index, also as another --kind.")
     ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Check every file against its checksum.")] = False,
-    method: Method = None,
-    prompt: Prompt = None,
-    alpha: Alpha = None,
-    engine: Engine = "local",
-    workers: Workers = None,
-    device: Device = None,
-    batch_size: BatchSize = 32,
-    quiet: Quiet = False,
+    method: opts.Method = None,
+    prompt: opts.Prompt = None,
+    alpha: opts.Alpha = None,
+    engine: opts.Engine = "local",
+    workers: opts.Workers = None,
+    device: opts.Device = None,
+    batch_size: opts.BatchSize = 32,
+    quiet: opts.Quiet = False,
 ) -> None:
     """Create or change an index of documents, for `ssmoe search --index`.
 
@@ -137,9 +123,9 @@ def index(
     source: Corpus | ShardFolder | None = shards_at(corpus[0]) if corpus and len(corpus) == 1 else None
     if corpus and source is None:
         source = read_documents(*corpus, on_error=on_error, field=field, words=words, encoding=encoding)
-    settings = given(method=method, prompt=prompt, alpha=alpha)
+    settings = opts.given(method=method, prompt=prompt, alpha=alpha)
     if source is not None:
-        made = _opened(output, source, model, settings, given(kind=kind, dtype=dtype), device, quiet)
+        made = _opened(output, source, model, settings, opts.given(kind=kind, dtype=dtype), device, quiet)
     else:
         made = SemanticIndex.open(output)
     try:
@@ -231,7 +217,7 @@ def _opened(
     if not Manifest.exists(output):
         if isinstance(source, Corpus):
             next(iter(source))  # a corpus without a document is told before there is an index without one
-        name = model or DEFAULT_MODEL
+        name = model or opts.DEFAULT_MODEL
         encoder = load(name, device=device, progress=not quiet, **settings)
         if isinstance(source, ShardFolder):
             check_shards(source, model_fingerprint(encoder))  # before there is an index of the wrong model
@@ -253,7 +239,7 @@ def _reference(output: Path, model: str | None, settings: dict[str, Any], device
     own = Manifest.read(output).reference
     if model is None:
         settings = own.get("settings", {}) | settings
-    return ModelReference(model or own.get("name", DEFAULT_MODEL), settings, device)
+    return ModelReference(model or own.get("name", opts.DEFAULT_MODEL), settings, device)
 
 
 def open_with_model(
@@ -264,7 +250,7 @@ def open_with_model(
     from ssmoe_embed.search.index import SemanticIndex
 
     reference = Manifest.read(folder).reference
-    name = model or reference.get("name", DEFAULT_MODEL)
+    name = model or reference.get("name", opts.DEFAULT_MODEL)
     if model is None:
         settings = reference.get("settings", {}) | settings
     return SemanticIndex.open(folder, load(name, device=device, progress=not quiet, **settings))

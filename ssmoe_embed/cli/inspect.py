@@ -7,16 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssmoe_embed.cli.options import (
-    BatchSize,
-    Device,
-    DeviceMap,
-    Dtype,
-    Quiet,
-    TrustRemoteCode,
-    given,
-    in_existing_folder,
-)
+from ssmoe_embed.cli import options as opts
 
 
 def inspect(
@@ -28,7 +19,7 @@ def inspect(
         typer.Option(
             "--output",
             "-o",
-            callback=in_existing_folder,
+            callback=opts.in_existing_folder,
             help="HTML page to write, and its numbers as .json.",
         ),
     ] = Path("report.html"),
@@ -43,12 +34,12 @@ def inspect(
     map_: Annotated[
         str, typer.Option("--map", help="Projection of the map: tsne, or umap (needs umap-learn).")
     ] = "tsne",
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    trust_remote_code: TrustRemoteCode = False,
-    quiet: Quiet = False,
+    batch_size: opts.BatchSize = 32,
+    device: opts.Device = None,
+    dtype: opts.Dtype = None,
+    device_map: opts.DeviceMap = None,
+    trust_remote_code: opts.TrustRemoteCode = False,
+    quiet: opts.Quiet = False,
 ) -> None:
     """Diagnose the routers and experts of models, on one page.
 
@@ -80,7 +71,9 @@ def inspect(
     )
     sample = shipped_sample(max_texts) if text is None else file_sample(text, max_texts)
     check_count(clusters, len(sample.texts))
-    loading: dict[str, Any] = given(device=device, model_kwargs=given(dtype=dtype, device_map=device_map) or None)
+    loading: dict[str, Any] = opts.given(
+        device=device, model_kwargs=opts.given(dtype=dtype, device_map=device_map) or None
+    )
     found = []
     for name in models:
         model = load(name, calibration="none", trust_remote_code=trust_remote_code, progress=not quiet, **loading)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ssmoe_embed.cli.options import DeviceMap, Dtype, Quiet, Revision, TopC, TrustRemoteCode, given
+from ssmoe_embed.cli import options as opts
 from ssmoe_embed.common.files import write_files
 
 
@@ -26,33 +26,26 @@ def lm_eval(
         list[str] | None,
         typer.Option(help="paper, mmlu, offline, or tasks of lm-evaluation-harness.  [default: offline]"),
     ] = None,
-    dataset_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the tasks' data, for a machine without a network: see docs/offline.md."),
-    ] = None,
+    dataset_dir: opts.DatasetDir = None,
     num_fewshot: Annotated[
         int | None,
         typer.Option(min=0, help="Examples in each prompt, 5 or 10 in the paper; by default the task's own."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first examples of each task.")] = None,
     perplexity: Annotated[Path | None, typer.Option(help="Text file to measure the perplexity of, too.")] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Text file that experts are scored on; by default the sample in the package.")
-    ] = None,
-    alpha: Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1.  [default: 0.5]")] = None,
+    calibration: opts.ExpertCalibration = None,
+    alpha: opts.Share = None,
     mix: Annotated[str | None, typer.Option(help="probs or logits.  [default: probs]")] = None,
-    top_c: TopC = None,
+    top_c: opts.TopC = None,
     scale: Annotated[str | None, typer.Option(help="none or router.  [default: none]")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random routing, hash routing and random dropping.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Batch size: requests per forward pass.")] = 8,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    revision: Revision = None,
-    trust_remote_code: TrustRemoteCode = False,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")] = Path(
-        "lm-eval"
-    ),
-    quiet: Quiet = False,
+    dtype: opts.Dtype = None,
+    device_map: opts.DeviceMap = None,
+    revision: opts.Revision = None,
+    trust_remote_code: opts.TrustRemoteCode = False,
+    output: opts.ResultFolderTo = Path("lm-eval"),
+    quiet: opts.Quiet = False,
 ) -> None:
     """Measure a language model under several routings.
 
@@ -72,8 +65,8 @@ def lm_eval(
     cells: list[GridCell] = []
     for name in routing or ["grid"]:
         cells += GRID if name == "grid" else [GridCell.parse(name)]
-    settings: dict[str, Any] = given(alpha=alpha, mix=mix, top_c=top_c, scale=scale, seed=seed)
-    loading = given(device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None)
+    settings: dict[str, Any] = opts.given(alpha=alpha, mix=mix, top_c=top_c, scale=scale, seed=seed)
+    loading = opts.given(device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None)
     options = GridOptions(
         keep=keep,
         num_fewshot=num_fewshot,

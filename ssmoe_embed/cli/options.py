@@ -47,6 +47,14 @@ def in_existing_folder(file: Path | None) -> Path | None:
     return file
 
 
+def check_results(folder: Path) -> None:
+    """Refuse a result folder that does not exist."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"There is no result folder {folder}; make it with `ssmoe evaluate … --output {folder}`."
+        )
+
+
 def _count_or_fraction(value: str) -> Any:
     """`top_c` as an int or a float; anything else is left for the settings to refuse."""
     for convert in (int, float):
@@ -100,6 +108,18 @@ TopC = Annotated[
         metavar="NUMBER",
         help="Eigenvectors averaged per matrix: a count such as 50, or a fraction such as 0.05.  [default: 50]",
     ),
+]
+Share = Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1.  [default: 0.5]")]
+NewFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")]
+ResultFolderTo = Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")]
+Replace = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")]
+MeasureAgain = Annotated[bool, typer.Option("--overwrite", help="Measure again what the folder holds.")]
+ExpertCalibration = Annotated[
+    Path | None,
+    typer.Option("--calibration", help="Text file that experts are scored on; by default the sample in the package."),
+]
+DatasetDir = Annotated[
+    Path | None, typer.Option(help="Folder with the tasks' data, for a machine without a network: see docs/offline.md.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Batch size: texts per forward pass.")]
 TextField = Annotated[str, typer.Option("--field", help="Where a record (.jsonl, .csv, .parquet) holds its text.")]

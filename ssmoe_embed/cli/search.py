@@ -14,20 +14,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from ssmoe_embed.cli import options as opts
 from ssmoe_embed.cli.index import OwnModel, open_with_model
-from ssmoe_embed.cli.options import (
-    DEFAULT_MODEL,
-    Alpha,
-    BatchSize,
-    Device,
-    Method,
-    OnBroken,
-    Prompt,
-    Quiet,
-    TextEncoding,
-    TextField,
-    given,
-)
 from ssmoe_embed.common.tables import Table
 
 if TYPE_CHECKING:
@@ -133,16 +121,16 @@ def search(
         bool, typer.Option("--explain", help="Show what each block of the vectors contributes.")
     ] = False,
     interactive: Annotated[bool, typer.Option("--interactive", help="Read queries until an empty line.")] = False,
-    field: TextField = "text",
-    encoding: TextEncoding = "utf-8",
-    on_error: OnBroken = "stop",
+    field: opts.TextField = "text",
+    encoding: opts.TextEncoding = "utf-8",
+    on_error: opts.OnBroken = "stop",
     model: OwnModel = None,
-    method: Method = None,
-    prompt: Prompt = None,
-    alpha: Alpha = None,
-    device: Device = None,
-    batch_size: BatchSize = 32,
-    quiet: Quiet = False,
+    method: opts.Method = None,
+    prompt: opts.Prompt = None,
+    alpha: opts.Alpha = None,
+    device: opts.Device = None,
+    batch_size: opts.BatchSize = 32,
+    quiet: opts.Quiet = False,
 ) -> None:
     """Find the documents that fit a query best, by meaning and by words.
 
@@ -157,11 +145,11 @@ def search(
         raise ValueError("There is no query; say what you are looking for, or pass --interactive.")
     mode = _mode(hybrid, vectors_only, words_only)
     filters = parse_filters(conditions or [])
-    settings = given(method=method, prompt=prompt, alpha=alpha)
+    settings = opts.given(method=method, prompt=prompt, alpha=alpha)
     if index is None:
         source = read_documents(*corpus, field=field, encoding=encoding, on_error=on_error) if corpus else None
-        quick = source is None and _is_bundled(model or DEFAULT_MODEL, settings, device, explain)
-        opened = _read(source, None if quick else model or DEFAULT_MODEL, settings, device, batch_size, quiet)
+        quick = source is None and _is_bundled(model or opts.DEFAULT_MODEL, settings, device, explain)
+        opened = _read(source, None if quick else model or opts.DEFAULT_MODEL, settings, device, batch_size, quiet)
     elif mode == "words" and not explain:
         opened = SemanticIndex.open(index)  # words need no model
     elif _is_bundled(*_made_with(index, model, settings), device, explain):
@@ -198,7 +186,7 @@ def _made_with(index: Path, model: str | None, settings: dict[str, Any]) -> tupl
 
 def _is_bundled(name: str, settings: dict[str, Any], device: str | None, explain: bool) -> bool:
     """Whether queries can be encoded without PyTorch: by the bundled model as it is, and nothing is asked of its blocks."""
-    return name == DEFAULT_MODEL and not (Path(name).is_dir() or settings or device or explain)
+    return name == opts.DEFAULT_MODEL and not (Path(name).is_dir() or settings or device or explain)
 
 
 def _bundled() -> SentenceTransformer:

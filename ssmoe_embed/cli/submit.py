@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ssmoe_embed.cli.options import Device, Dtype, given
+from ssmoe_embed.cli.options import Device, Dtype, NewFolder, Replace, check_results, given
 
 if TYPE_CHECKING:
     from ssmoe_embed.evaluation.leaderboard.submission import Submission
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def submit(
     results: Annotated[Path, typer.Argument(metavar="DIR", help="Result folder of `ssmoe evaluate`.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
+    output: NewFolder,
     tasks: Annotated[
         list[str] | None,
         typer.Option(help="The benchmark, or tasks: all must have been measured.  [default: 'MTEB(eng, v2)']"),
@@ -29,7 +29,7 @@ def submit(
     ] = True,
     device: Device = None,
     dtype: Dtype = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")] = False,
+    overwrite: Replace = False,
 ) -> None:
     """Prepare a submission to mteb's leaderboard.
 
@@ -41,10 +41,7 @@ def submit(
     """
     from ssmoe_embed.common.lazy import require_mteb
 
-    if not results.is_dir():
-        raise FileNotFoundError(
-            f"There is no result folder {results}; make it with `ssmoe evaluate … --output {results}`."
-        )
+    check_results(results)
     require_mteb()
     from ssmoe_embed.evaluation.leaderboard.submission import prepare_submission
     from ssmoe_embed.evaluation.mteb.models import load_encoder

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ssmoe_embed.cli.options import BatchSize, Device, DeviceMap, Dtype, Quiet, TrustRemoteCode, given
+from ssmoe_embed.cli import options as opts
 from ssmoe_embed.common.choices import unknown
 
 if TYPE_CHECKING:
@@ -41,16 +41,14 @@ def sweep(
     ] = None,
     corrupt: Annotated[str, typer.Option(help="none, replace@RATE or insert@RATE.")] = "none",
     with_: Annotated[str | None, typer.Option("--with", help="paper: compare with the paper's table 6.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")] = Path(
-        "sweep"
-    ),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure again what the folder holds.")] = False,
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    trust_remote_code: TrustRemoteCode = False,
-    quiet: Quiet = False,
+    output: opts.ResultFolderTo = Path("sweep"),
+    overwrite: opts.MeasureAgain = False,
+    batch_size: opts.BatchSize = 32,
+    device: opts.Device = None,
+    dtype: opts.Dtype = None,
+    device_map: opts.DeviceMap = None,
+    trust_remote_code: opts.TrustRemoteCode = False,
+    quiet: opts.Quiet = False,
 ) -> None:
     """Measure a model at every combination of settings.
 
@@ -74,7 +72,9 @@ def sweep(
     runs = grid(corruptions=[corrupt])
     if len(runs) != 1:
         raise ValueError(f"corrupt={corrupt!r} is several corruptions; sweep over settings with one at a time.")
-    loading: dict[str, Any] = given(device=device, model_kwargs=given(dtype=dtype, device_map=device_map) or None)
+    loading: dict[str, Any] = opts.given(
+        device=device, model_kwargs=opts.given(dtype=dtype, device_map=device_map) or None
+    )
     result = run(
         model,
         axes,
