@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from having import having
-from layouts import LAYOUTS
+from layouts import EACH, LAYOUTS
 from layouts.base import EXPERTS, HIDDEN
 from reference import spectral_weights, stored_tensors
 from routed import ALL_TOKENS, TEXTS, decisions, embed, run, spread
@@ -20,7 +20,7 @@ from ssmoe_embed.routing.sites import install_sites, recording
 METHODS = ("router", "smoe", "moee", "ev", "ssmoe")
 
 
-@pytest.fixture(scope="module", params=sorted(LAYOUTS))
+@pytest.fixture(scope="module", params=EACH)
 def layout(request):
     return LAYOUTS[request.param]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from layouts import LAYOUTS
+from layouts import LAYOUTS, TWINS
 from layouts.base import randomised
 from tiny import TOP_C, make_tokenizer
 from transformers import (
@@ -211,7 +211,12 @@ def published(name):
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module", params=sorted(PUBLISHED))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(one, marks=pytest.mark.slow if DEFAULTS.get(one) in TWINS else ()) for one in sorted(PUBLISHED)
+    ],
+)
 def name(request):
     return request.param
 

@@ -211,6 +211,7 @@ def test_a_folder_of_something_else_is_left_alone(olmoe, tmp_path):
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_papers_tasks_are_known_to_the_harness():
     known = finding._manager(include_defaults=True).all_tasks
     assert all(name in known for name in [*PAPER_TASKS.values(), "mmlu"])

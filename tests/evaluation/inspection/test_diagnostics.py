@@ -236,6 +236,7 @@ def test_the_page_is_one_file_with_all_numbers_beside_it(olmoe, texts, tmp_path)
     assert collapse_figure([found]) == collapse_figure([found])
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_and_numbers(ssmoe, olmoe, tmp_path, texts):
     lines = tmp_path / "texts.txt"
     lines.write_text("\n".join(texts), encoding="utf-8")

@@ -177,7 +177,11 @@ def test_clean_training_texts_are_an_experiment_of_their_own(model, tmp_path):
 def test_each_task_may_be_measured_with_its_own_instruction(model, tmp_path):
     tasks = [MockSTSTask(), MockPairClassificationTask()]
     report = evaluate(
-        [model], tasks, grid(["smoe"], overrides={"instruction": "task"}), tmp_path / "task", options=QUIET
+        [model],
+        tasks,
+        grid(["smoe"], overrides={"instruction": "task", "calibration": "none"}),
+        tmp_path / "task",
+        options=QUIET,
     )
     assert report.failures == []
     for task, score in zip(tasks, main_scores(report).values(), strict=True):
@@ -185,7 +189,7 @@ def test_each_task_may_be_measured_with_its_own_instruction(model, tmp_path):
         alone = evaluate(
             [model],
             [task],
-            grid(["smoe"], overrides={"instruction": own}),
+            grid(["smoe"], overrides={"instruction": own, "calibration": "none"}),
             tmp_path / task.metadata.name,
             options=QUIET,
         )

@@ -25,6 +25,7 @@ def _described(kind):
 
 LAYOUTS = {described.model_type: described() for described in sorted(_described(Layout), key=lambda d: d.model_type)}
 
-_TWINS = {twin for family in families() for twin in [name for name in family.models if name in LAYOUTS][1:]}
-EACH = [pytest.param(name, marks=pytest.mark.slow if name in _TWINS else ()) for name in LAYOUTS]
-"""All of them, for tests that are dear: those that share an adapter with an earlier one are marked slow."""
+TWINS = {twin for family in families() for twin in [name for name in family.models if name in LAYOUTS][1:]}
+"""Those that share an adapter with an earlier one."""
+EACH = [pytest.param(name, marks=pytest.mark.slow if name in TWINS else ()) for name in LAYOUTS]
+"""All of them; the tests of twins are slow ones, as another family's check what the adapter promises."""
