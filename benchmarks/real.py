@@ -163,52 +163,39 @@ def first_tasks(place: Place) -> None:
     measured(place.model, place.tasks_of(FIRST), runs(place, "prompteol"), place.results)
 
 
-def the_dense_model(place: Place) -> None:
-    """The dense model's hidden state on the same tasks."""
-    measured(
-        place.whole,
-        place.tasks_of(FIRST),
-        [Run("smoe", "prompteol", None, place.chosen()["smoe"])],
-        place.results,
+def comparisons(place: Place) -> None:
+    """What these are compared with: the dense model's hidden state, and encoders that are no language models."""
+    beside(place, FIRST, "prompteol")
+
+
+def beside(place: Place, names: Sequence[str], prompt: str, corruption: str | None = None) -> None:
+    """Measure the dense model's hidden state and the baselines on some tasks."""
+    corrupted = None if corruption is None else Corruption.parse(corruption)
+    tasks = place.tasks_of(names)
+    measured(place.whole, tasks, [Run("smoe", prompt, corrupted, place.chosen()["smoe"])], place.results)
+    _raise(
+        evaluate([], tasks, [Run(corruption=corrupted)], place.results, baselines=BASELINES, options=OPTIONS).failures
     )
-
-
-def baselines(place: Place) -> None:
-    """Encoders that are no language models, on all tasks."""
-    for task in place.tasks_of((*FIRST, *OTHERS)):
-        report = evaluate([], [task], [Run()], place.results, baselines=BASELINES, options=OPTIONS)
-        _raise(report.failures)
 
 
 def other_tasks(place: Place) -> None:
     """The other tasks under PromptEOL."""
     for name in OTHERS:
         measured(place.model, place.tasks_of([name]), runs(place, "prompteol"), place.results)
-        dense = [Run("smoe", "prompteol", None, place.chosen()["smoe"])]
-        measured(place.whole, place.tasks_of([name]), dense, place.results)
+        beside(place, [name], "prompteol")
 
 
-def corrupted(place: Place) -> None:
+def corrupted_texts(place: Place) -> None:
     """The first tasks with AAA put in, by both operations."""
     for name in ("replace@0.4", "insert@0.8"):
         measured(place.model, place.tasks_of(FIRST), runs(place, "prompteol", name), place.results)
-        dense = [Run("smoe", "prompteol", Corruption.parse(name), place.chosen()["smoe"])]
-        measured(place.whole, place.tasks_of(FIRST), dense, place.results)
-        report = evaluate(
-            [],
-            place.tasks_of(FIRST),
-            [Run(corruption=Corruption.parse(name))],
-            place.results,
-            baselines=BASELINES,
-            options=OPTIONS,
-        )
-        _raise(report.failures)
+        beside(place, FIRST, "prompteol", name)
 
 
 def without_prompt(place: Place) -> None:
     """The first tasks without PromptEOL, and what the paper's release computes."""
     measured(place.model, place.tasks_of(FIRST), [*runs(place, "none"), Run("paper")], place.results)
-    measured(place.whole, place.tasks_of(FIRST), [Run("smoe", "none", None, place.chosen()["smoe"])], place.results)
+    beside(place, FIRST, "none")
 
 
 def reasoning(place: Place) -> None:
@@ -233,10 +220,9 @@ STAGES: dict[str, Callable[[Place], None]] = {
     "models": models,
     "dev": development,
     "first": first_tasks,
-    "dense": the_dense_model,
-    "baselines": baselines,
+    "beside": comparisons,
+    "corrupted": corrupted_texts,
     "others": other_tasks,
-    "corrupted": corrupted,
     "none": without_prompt,
     "reasoning": reasoning,
 }

@@ -39,7 +39,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, help="use each n-th pair")
     parser.add_argument("--work", type=Path, required=True, help="folder for what is kept between steps")
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--whole", type=Path, help="folder for the same with all experts and equal weights, the dense model")
+    parser.add_argument(
+        "--whole", type=Path, help="folder for the same with all experts and equal weights, the dense model"
+    )
     parser.add_argument("--tokens", type=int, default=65_536, help="tokens whose activations are learned from")
     parser.add_argument("--shared", type=int, default=2432, help="neurons of the shared expert")
     parser.add_argument("--experts", type=int, default=16, help="routed experts; their width should be a multiple of 8")

@@ -44,20 +44,28 @@ class TfidfEncoder(AbsEncoder):
         self.mteb_model_meta = meta
         self._settings = settings
         self._fitted: tuple[str, Any, Any] | None = None
+        self._task: Any = None
+
+    def prepare(self, task: Any) -> None:
+        """Name the task that is encoded next, with its data; without it, the task is looked up by its name."""
+        self._task = task
 
     def encode(self, inputs: Any, *, task_metadata: Any, **kwargs: Any) -> NDArray[np.float32]:
         """See `mteb.models.abs_encoder.AbsEncoder.encode`."""
         del kwargs
         texts = [text for batch in inputs for text in batch["text"]]
-        vectorizer, sketch = self._fit(task_metadata.name)
+        vectorizer, sketch = self._fit(task_metadata)
         return np.asarray((vectorizer.transform(texts) @ sketch).toarray(), dtype=np.float32)
 
-    def _fit(self, task: str) -> tuple[Any, Any]:
+    def _fit(self, task: Any) -> tuple[Any, Any]:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        if self._fitted is None or self._fitted[0] != task:
-            vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **self._settings).fit(task_texts(task))
-            self._fitted = (task, vectorizer, _sketch(list(vectorizer.get_feature_names_out())))
+        of = f"{task.name} {task.revision}"
+        if self._fitted is None or self._fitted[0] != of:
+            named = self._task is not None and self._task.metadata.name == task.name
+            texts = task_texts(self._task if named else task.name)
+            vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **self._settings).fit(texts)
+            self._fitted = (of, vectorizer, _sketch(list(vectorizer.get_feature_names_out())))
         return self._fitted[1:]
 
 
@@ -100,17 +108,17 @@ class BM25:
         return self._index.get_scores(known) if known else np.zeros(len(self._ids))
 
 
-def task_texts(name: str) -> list[str]:
+def task_texts(named: Any) -> list[str]:
     """All texts of a task, of every subset and split, each once and in a fixed order.
 
     Args:
-        name: A shipped task, one that was added, or one that mteb knows.
+        named: A task, or the name of a shipped one, one that was added, or one that mteb knows.
     """
     import mteb
 
     from ssmoe_embed.evaluation.tasks.offline import offline_task
 
-    task = offline_task(name) or mteb.get_task(name)
+    task = (offline_task(named) or mteb.get_task(named)) if isinstance(named, str) else named
     task.load_data()
     if hasattr(task, "convert_v1_dataset_format_to_v2"):
         task.convert_v1_dataset_format_to_v2(num_proc=None)

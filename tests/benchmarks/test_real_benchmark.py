@@ -22,6 +22,7 @@ def real(monkeypatch):
 
     monkeypatch.setattr(real, "_CALIBRATION", (24, 40))
     monkeypatch.setattr(real, "TOP_C", 2)
+    monkeypatch.setattr(real, "BASELINES", ("tfidf-words",))
     yield real
     for name in {"real", "measuring"} & (set(sys.modules) - before):
         del sys.modules[name]
@@ -44,7 +45,7 @@ def tasks(tmp_path):
 
 def test_settings_come_from_development_data_and_interrupted_work_goes_on(real, olmoe, tasks, tmp_path, capsys):
     places = ["--moe", str(olmoe), "--dense", str(olmoe), "--tasks", str(tasks), "--work", str(tmp_path / "work")]
-    stages = ["models", "dev", "first", "dense"]
+    stages = ["models", "dev", "first", "beside"]
     real.main(["measure", *places, "--stages", *stages])
     dev = real.ResultFolder(tmp_path / "work" / "dev").scores()
     chosen = json.loads((tmp_path / "work" / "settings.json").read_text(encoding="utf-8"))

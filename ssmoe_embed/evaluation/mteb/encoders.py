@@ -62,6 +62,11 @@ class CorruptedEncoder(AbsEncoder):
         inputs = corrupted(inputs, self._corruption, hf_split, task_metadata, self.tally)
         return self.model.encode(inputs, task_metadata=task_metadata, hf_split=hf_split, **kwargs)
 
+    def prepare(self, task: Any) -> None:
+        """Tell the baseline of the task, where it wants to know."""
+        if hasattr(self.model, "prepare"):
+            self.model.prepare(task)
+
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """The baseline's own."""
         return self.model.similarity(embeddings1, embeddings2)

@@ -152,6 +152,8 @@ def do(
     cache = folder.cache(job.root)
     _seed(job.task)
     encoder = job.encoder(shared)
+    if hasattr(encoder, "prepare"):
+        encoder.prepare(job.task)
     options: dict[str, Any] = {"overwrite_strategy": "always" if overwrite else "only-missing"}
     if isinstance(job.task, AbsTaskAggregate):
         options["overwrite_strategy"] = "only-cache"  # its parts are jobs of their own

@@ -199,8 +199,13 @@ def use_local(task: AbsTask, data: LocalData) -> AbsTask:
         for difference in differences(task):
             logger.warning("%s differs from what mteb knows of it: %s", task.metadata.name, difference)
 
-    task.load_data = load_data
-    task.metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, "revision": revision}})
+    def unload_data() -> None:
+        unload()
+        task.metadata = metadata  # unloading takes a task's own away
+
+    unload = task.unload_data
+    metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, "revision": revision}})
+    task.metadata, task.load_data, task.unload_data = metadata, load_data, unload_data
     return task
 
 

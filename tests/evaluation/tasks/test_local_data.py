@@ -57,6 +57,10 @@ def test_a_task_loads_its_data_from_a_folder(tmp_path, layout, caplog):
     assert list(task.dataset["test"]) == PAIRS
     assert "6 examples instead of 100" in caplog.text
     assert task.metadata.revision.startswith("local-")
+    task.unload_data()
+    assert task.metadata.revision.startswith("local-")
+    task.load_data()
+    assert list(task.dataset["test"]) == PAIRS
     assert mteb.get_task("BIOSSES").metadata.revision[:6] != "local-"  # the task itself is as it was
     assert datasets.load_dataset.__module__ == "datasets.load"
 
