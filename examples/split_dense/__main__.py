@@ -43,7 +43,7 @@ def arguments() -> argparse.Namespace:
         "--whole", type=Path, help="folder for the same with all experts and equal weights, the dense model"
     )
     parser.add_argument("--tokens", type=int, default=65_536, help="tokens whose activations are learned from")
-    parser.add_argument("--shared", type=int, default=2432, help="neurons of the shared expert")
+    parser.add_argument("--shared", type=int, default=3584, help="neurons of the shared expert")
     parser.add_argument("--experts", type=int, default=16, help="routed experts; their width should be a multiple of 8")
     parser.add_argument("--k", type=int, default=8, help="active experts per token")
     parser.add_argument("--sharpness", type=float, default=0.5, help="deviation of a token's router logits")
@@ -123,7 +123,7 @@ def _equal(layer: Layer) -> Layer:
 
 
 def main() -> None:
-    """Divide, train, measure, write."""
+    """Divide, train, write, measure."""
     options = arguments()
     torch.set_num_threads(options.threads)
     dense = Qwen2ForCausalLM.from_pretrained(options.dense, dtype=torch.bfloat16).eval().requires_grad_(False)
@@ -136,6 +136,10 @@ def main() -> None:
         layers = distilled(
             dense, layers, files, options, options.work / f"{name}-steps={options.steps}-rate={options.rate}"
         )
+    if not options.output.exists():
+        write(options.dense, layers, options.k, options.output)
+    if options.whole is not None and not options.whole.exists():
+        write(options.dense, layers, options.experts, options.whole, flat=True)
     material = Material.read(
         AutoTokenizer.from_pretrained(options.dense), options.heldout, options.pairs, options.every
     )
@@ -147,10 +151,6 @@ def main() -> None:
     write_files(
         options.work, {f"{name}-steps={options.steps}.json": json.dumps([row.as_dict() for row in rows], indent=2)}
     )
-    if not options.output.exists():
-        write(options.dense, layers, options.k, options.output)
-    if options.whole is not None and not options.whole.exists():
-        write(options.dense, layers, options.experts, options.whole, flat=True)
 
 
 if __name__ == "__main__":
