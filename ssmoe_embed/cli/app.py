@@ -24,6 +24,7 @@ from ssmoe_embed.cli.compare import compare
 from ssmoe_embed.cli.drop import drop
 from ssmoe_embed.cli.encode import encode
 from ssmoe_embed.cli.evaluate import evaluate
+from ssmoe_embed.cli.finetune import finetune
 from ssmoe_embed.cli.index import IndexCommand, index
 from ssmoe_embed.cli.info import families, info
 from ssmoe_embed.cli.inspect import inspect
@@ -88,8 +89,8 @@ app = typer.Typer(
 )
 for command in (search, index, encode, build, info, inspect, families, serve, drop):
     app.command(cls=IndexCommand if command is index else None)(command)
-for measure in (evaluate, compare, sweep, submit, ablate, lm_eval):
-    app.command(cls=ListCommand)(measure)
+for several in (evaluate, compare, sweep, submit, ablate, lm_eval, finetune):
+    app.command(cls=ListCommand)(several)
 
 
 def _version(wanted: bool) -> None:

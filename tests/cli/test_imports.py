@@ -20,7 +20,7 @@ EXTRAS = {"mteb", "faiss", "matplotlib", "lm_eval", "bitsandbytes", "fastapi", "
 MAIN = "from ssmoe_embed.cli import main; main()"
 COMMANDS = (
     *("search", "index", "encode", "build", "info", "inspect", "families", "serve", "drop"),
-    *("evaluate", "compare", "sweep", "submit", "ablate", "lm-eval"),
+    *("evaluate", "compare", "sweep", "submit", "ablate", "lm-eval", "finetune"),
 )
 
 

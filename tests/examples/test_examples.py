@@ -1,6 +1,7 @@
 """The examples run as they are, each where the packages it shows are installed."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,14 @@ def test_semantic_search(environment):
     assert "git.md" in lines[1]
     assert any("routing of layer" in line for line in lines)
     assert lines[-2:] == ["['extra']", "3 passages left"]
+
+
+@pytest.mark.slow
+def test_fine_tuning_an_embedding_model_helps_texts_that_were_held_out(environment):
+    found = run("finetune_embedding.py", environment, "peft", "datasets").splitlines()[-1]
+    before, after = map(float, re.findall(r"\d\.\d+", found))
+    assert after > before
+    assert found.endswith("the same: True")
 
 
 @pytest.mark.parametrize(

@@ -154,21 +154,34 @@ class _Runner:
 
     def _evaluate(self, subject: _Subject, name: str) -> dict[str, Any]:
         """What the harness says of the model under the policy on one task."""
-        from lm_eval import simple_evaluate
+        with reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext():
+            return harness_outcome(subject.model, subject.tokenizer, name, self.tasks, self.options)
 
-        routed = reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext()
-        with routed, _without_git(), harness_data(self.options.data, name):
-            outcome: dict[str, Any] = simple_evaluate(
-                model=wrapped(
-                    subject.model, subject.tokenizer, self.options.batch_size, progress=self.options.progress
-                ),
-                tasks=[name],
-                num_fewshot=self.options.num_fewshot,
-                limit=self.options.limit,
-                task_manager=self.tasks.manager,
-                log_samples=True,
-            )
-        return outcome
+
+def harness_outcome(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, tasks: LoadedTasks, options: GridOptions
+) -> dict[str, Any]:
+    """What the harness says of a model in memory on one task.
+
+    Args:
+        model: The model, under whatever routing it has.
+        tokenizer: Its tokenizer.
+        name: The task.
+        tasks: Where it was loaded.
+        options: Batch size, few-shot examples and limit.
+    """
+    from lm_eval import simple_evaluate
+
+    with _without_git(), harness_data(options.data, name):
+        outcome: dict[str, Any] = simple_evaluate(
+            model=wrapped(model, tokenizer, options.batch_size, progress=options.progress),
+            tasks=[name],
+            num_fewshot=options.num_fewshot,
+            limit=options.limit,
+            task_manager=tasks.manager,
+            log_samples=True,
+        )
+    return outcome
 
 
 def _result(

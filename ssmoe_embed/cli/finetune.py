@@ -1,0 +1,109 @@
+"""`ssmoe finetune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ssmoe_embed.cli import options as opts
+
+
+def finetune(
+    base: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")],
+    data: Annotated[
+        Path, typer.Option(help="JSON lines: prompt and completion, messages, instruction and output, or text.")
+    ],
+    output: opts.NewFolder,
+    routing: Annotated[
+        str, typer.Option(help="Routing under which it is trained: original, ssmoe, ev, average-ev, random or hash.")
+    ] = "ssmoe",
+    alpha: opts.Share = None,
+    top_c: opts.TopC = None,
+    refresh_routers: Annotated[
+        int, typer.Option(min=0, help="Steps between new spectral routers; 0 keeps the first ones.")
+    ] = 0,
+    template: Annotated[str, typer.Option(help="How instructions become prompts: alpaca or none.")] = "alpaca",
+    optimizer: Annotated[str, typer.Option(help="adamw, adamw-8bit, galore or lora.")] = "adamw",
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of GaLore or LoRA.  [default: 128, 16]")] = None,
+    update_gap: Annotated[
+        int | None, typer.Option(min=1, help="Steps between GaLore's subspaces.  [default: 200]")
+    ] = None,
+    galore_scale: Annotated[float | None, typer.Option(help="Scale of GaLore's updates.  [default: 0.25]")] = None,
+    decouple: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train what experts share, of rank Q, apart from what is their own (SD-MoE)."),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-5,
+    balance: Annotated[float, typer.Option(min=0, help="Weight of the load-balancing loss.")] = 0.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps; by default one pass over the data.")
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the data, where no steps are given.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size: examples per forward pass.")] = 8,
+    accumulation: Annotated[int, typer.Option(min=1, help="Forward passes per step.")] = 1,
+    max_length: Annotated[int, typer.Option(min=8, help="Tokens of an example; longer ones are refused.")] = 512,
+    packing: Annotated[bool, typer.Option("--packing", help="Put several short examples into one row.")] = False,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Compute activations twice, which saves memory.")
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="Dtype of the weights that are trained: float32 or bfloat16.")] = "float32",
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
+    eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0 for none.")] = 0,
+    eval_tasks: Annotated[
+        list[str] | None, typer.Option(help="paper, offline, or tasks of lm-evaluation-harness.  [default: offline]")
+    ] = None,
+    eval_limit: Annotated[int | None, typer.Option(min=1, help="Only the first examples of each task.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    device_map: opts.DeviceMap = None,
+    revision: opts.Revision = None,
+    trust_remote_code: opts.TrustRemoteCode = False,
+    overwrite: opts.Replace = False,
+    quiet: opts.Quiet = False,
+) -> None:
+    """Fine-tune a language model under a routing.
+
+    Writes an ordinary transformers checkpoint with its spectral routers, which `ssmoe lm-eval`, `drop` and `build` take. Run
+    again, an interrupted command resumes from its last checkpoint.
+
+    Example: ssmoe finetune allenai/OLMoE-1B-7B-0924 --data alpaca_data.json --optimizer galore --steps 2000 --output tuned
+    """
+    from ssmoe_embed.language_model import RoutingSettings
+    from ssmoe_embed.training import DecouplingSettings, FinetuneSettings, GaLoreSettings
+    from ssmoe_embed.training import finetune as train
+
+    routing_settings: dict[str, Any] = opts.given(alpha=alpha, top_c=top_c)
+    galore = opts.given(
+        rank=rank if optimizer == "galore" else None, update_gap=update_gap, scale=galore_scale, seed=seed
+    )
+    settings = FinetuneSettings(
+        routing=routing,  # type: ignore[arg-type]  # parsed there, as are template and optimizer
+        routing_settings=RoutingSettings(**routing_settings),
+        refresh_routers=refresh_routers,
+        template=template,  # type: ignore[arg-type]
+        optimizer=optimizer,  # type: ignore[arg-type]
+        galore=GaLoreSettings(**galore),
+        decouple=None if decouple is None else DecouplingSettings(q=decouple),
+        learning_rate=learning_rate,
+        balance=balance,
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        max_length=max_length,
+        packing=packing,
+        checkpointing=checkpointing,
+        dtype=dtype,
+        save_every=save_every,
+        eval_every=eval_every,
+        eval_tasks=tuple(eval_tasks or ["offline"]),
+        eval_limit=eval_limit,
+        seed=seed,
+        **opts.given(lora_rank=rank if optimizer == "lora" else None),
+    )
+    loading = opts.given(device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None)
+    found = train(base, data, output, settings, overwrite=overwrite, progress=not quiet, **loading)
+    losses = [row["loss"] for row in found.log if "loss" in row]
+    learned = f", loss {losses[0]:.3f} at first and {losses[-1]:.3f} at last" if losses else ""
+    typer.echo(f"{output}: {found.steps} steps{learned}")

@@ -1,0 +1,22 @@
+"""Training mixtures of experts: fine-tuning under a routing, GaLore that reaches the experts, spectral decoupling."""
+
+from ssmoe_embed.training.data import InstructionTemplate, read_examples
+from ssmoe_embed.training.finetuning import Finetuned, finetune
+from ssmoe_embed.training.galore import GaLoreAdamW, GaLoreSettings, galore_groups
+from ssmoe_embed.training.settings import FinetuneSettings, OptimizerName
+from ssmoe_embed.training.spectral_decoupling import Decoupling, DecouplingSettings, decouple
+
+__all__ = [
+    "Decoupling",
+    "DecouplingSettings",
+    "FinetuneSettings",
+    "Finetuned",
+    "GaLoreAdamW",
+    "GaLoreSettings",
+    "InstructionTemplate",
+    "OptimizerName",
+    "decouple",
+    "finetune",
+    "galore_groups",
+    "read_examples",
+]

@@ -1,0 +1,138 @@
+"""What a fine-tuning is made of: a value, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ssmoe_embed.common.choices import Choice, unknown
+from ssmoe_embed.language_model.routings import Routing, RoutingSettings
+from ssmoe_embed.training.data import InstructionTemplate
+from ssmoe_embed.training.galore import GaLoreSettings
+from ssmoe_embed.training.spectral_decoupling import DecouplingSettings
+
+_DTYPES = ("float32", "bfloat16")
+
+
+class OptimizerName(Choice):
+    """What makes the steps, and what is trained."""
+
+    ADAMW = "adamw"
+    """AdamW on all weights: two moments of every weight in memory."""
+    ADAMW_8BIT = "adamw-8bit"
+    """AdamW on all weights with paged 8-bit moments, by bitsandbytes; needs a GPU."""
+    GALORE = "galore"
+    """`GaLoreAdamW`: all weights, moments in low-rank subspaces, of each expert too."""
+    LORA = "lora"
+    """Adapters by peft on attention and fused experts; they are merged at the end."""
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """The settings of `finetune`.
+
+    Attributes:
+        routing: The routing under which the model is trained, see `Routing`; `original` is its own.
+        routing_settings: What the routing leaves open: α, top_c, ….
+        refresh_routers: Steps after which the spectral routers are made anew of the experts as they are; 0 keeps the first
+            ones.
+        template: How instructions become prompts.
+        optimizer: See `OptimizerName`.
+        galore: For `galore`.
+        lora_rank: For `lora`.
+        decouple: Train the experts' common and own parts apart, see `decouple`.
+        learning_rate: Its peak; it warms up over `warmup` of the steps and falls as a cosine.
+        warmup: Fraction of the steps.
+        weight_decay: Decoupled.
+        balance: Weight of the load-balancing loss, computed of the learned routers' logits whatever the routing.
+        steps: Optimizer steps; None for `epochs`.
+        epochs: Passes over the data.
+        batch_size: Examples per forward pass.
+        accumulation: Forward passes per step.
+        max_length: Tokens of an example.
+        packing: Put several short examples into one row.
+        checkpointing: Compute activations again in the backward pass, which saves memory.
+        dtype: Dtype of the weights that are trained.
+        save_every: Steps between checkpoints.
+        eval_every: Steps between evaluations on `eval_tasks`; 0 for none.
+        eval_tasks: Tasks of lm-evaluation-harness, or `paper` and `offline`.
+        eval_limit: Examples of each task.
+        seed: Of the order of the data and of everything that is drawn.
+
+    Raises:
+        ValueError: A value is not allowed, or two of them do not go together.
+    """
+
+    routing: Routing = Routing.ORIGINAL
+    routing_settings: RoutingSettings = field(default_factory=RoutingSettings)
+    refresh_routers: int = 0
+    template: InstructionTemplate = InstructionTemplate.ALPACA
+    optimizer: OptimizerName = OptimizerName.ADAMW
+    galore: GaLoreSettings = field(default_factory=GaLoreSettings)
+    lora_rank: int = 16
+    decouple: DecouplingSettings | None = None
+    learning_rate: float = 2e-5
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    balance: float = 0.0
+    steps: int | None = None
+    epochs: float = 1.0
+    batch_size: int = 8
+    accumulation: int = 1
+    max_length: int = 512
+    packing: bool = False
+    checkpointing: bool = False
+    dtype: str = "float32"
+    save_every: int = 100
+    eval_every: int = 0
+    eval_tasks: tuple[str, ...] = ("offline",)
+    eval_limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "routing", Routing.parse(self.routing, "routing"))
+        object.__setattr__(self, "template", InstructionTemplate.parse(self.template, "template"))
+        object.__setattr__(self, "optimizer", OptimizerName.parse(self.optimizer, "optimizer"))
+        object.__setattr__(self, "eval_tasks", tuple(self.eval_tasks))
+        if self.dtype not in _DTYPES:
+            raise ValueError(unknown("dtype", self.dtype, _DTYPES))
+        for name in ("batch_size", "accumulation", "max_length", "save_every", "lora_rank"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("refresh_routers", "eval_every", "balance", "weight_decay", "warmup"):
+            _at_least(name, getattr(self, name), 0)
+        if self.steps is not None:
+            _at_least("steps", self.steps, 1)
+        if self.learning_rate <= 0 or self.epochs <= 0:
+            raise ValueError(f"learning_rate={self.learning_rate!r} and epochs={self.epochs!r} must be above 0.")
+        if self.refresh_routers and self.routing not in (Routing.SSMOE, Routing.EV, Routing.AVERAGE_EV):
+            raise ValueError(
+                f"refresh_routers has nothing to refresh: routing={str(self.routing)!r} has no spectral routers."
+            )
+        if self.optimizer is OptimizerName.LORA and (self.decouple or self.refresh_routers):
+            raise ValueError(
+                "optimizer='lora' leaves the experts' own weights alone; it goes with neither decouple nor refresh_routers."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of all fields."""
+        return [one.name for one in fields(cls)]
+
+
+def _at_least(name: str, value: float, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name}={value!r} is below {least}.")
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Choice) else value

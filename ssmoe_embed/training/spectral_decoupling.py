@@ -1,0 +1,198 @@
+"""SD-MoE: every expert's matrix as a part that all experts of a layer share and a part of its own, trained apart.
+
+Source: SD-MoE, https://arxiv.org/abs/2602.12556. `W_i = W_C + W_U,i` with a common part of low rank, whose singular bases
+`U, V` of `q` columns divide gradients: `P_U G + (I - P_U) G P_V` trains the common part, `(I - P_U) G (I - P_V)` the own
+one. The authors train from scratch; for a trained model the own parts are what is left, `W_U,i := W_i - W_C`, so that its
+function is unchanged. Afterwards both are added up again: inference costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from ssmoe_embed.common.choices import Choice
+from ssmoe_embed.families import UnsupportedModelError, family_of
+
+
+class CommonGradient(Choice):
+    """What the common part learns from the experts' gradients."""
+
+    AVERAGE = "average"
+    """Their mean, as if each expert had a copy that is kept alike."""
+    SUM = "sum"
+    """Their sum: the gradient of the loss."""
+
+
+@dataclass(frozen=True)
+class DecouplingSettings:
+    """How experts are decoupled.
+
+    Attributes:
+        q: Columns of the common bases, and rank of the common part at first.
+        refresh_every: Steps after which the bases are taken anew from the common part; the paper's 16.
+        common: See `CommonGradient`.
+        strict: Project the own parts off the common bases at first, `(I - P_U) W (I - P_V)`, which changes the model's
+            function.
+
+    Raises:
+        ValueError: A value is not allowed.
+    """
+
+    q: int = 8
+    refresh_every: int = 16
+    common: CommonGradient = CommonGradient.AVERAGE
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "common", CommonGradient.parse(self.common, "common"))
+        for name in ("q", "refresh_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not a count of at least 1.")
+
+
+class Decoupling:
+    """A model whose experts are decoupled; see `decouple`."""
+
+    def __init__(self, parts: list[_Parts]) -> None:
+        self._parts = parts
+
+    def refresh(self) -> None:
+        """Take the bases anew from the common parts."""
+        for part in self._parts:
+            part.take_bases()
+
+    def common_parameters(self) -> list[nn.Parameter]:
+        """The common parts, for a learning rate of their own."""
+        return [part.common for part in self._parts]
+
+    def merge(self) -> None:
+        """Add the parts up again, for good: the model is an ordinary one."""
+        while self._parts:
+            self._parts.pop().merge()
+
+
+def decouple(model: nn.Module, settings: DecouplingSettings | None = None) -> Decoupling:
+    """Divide the experts of a model in place, so that training treats what they share and what sets them apart differently.
+
+    Args:
+        model: A transformers MoE model that keeps a layer's experts in one tensor each, with gate rows before up rows.
+        settings: How.
+
+    Returns:
+        A handle with `.refresh()`, to be called every `refresh_every` steps, and `.merge()`.
+
+    Raises:
+        UnsupportedModelError: The model keeps its experts in another way.
+        ValueError: `q` is above the rank that a matrix can have, or the model is decoupled already.
+    """
+    settings = settings or DecouplingSettings()
+    family = family_of(model)
+    found = []
+    for layer in family.layers(model):
+        if parametrize.is_parametrized(layer.experts):
+            raise ValueError(
+                "The experts of this model are decoupled already; call .merge() on the earlier handle first."
+            )
+        found += [(layer.experts, name, stacked) for name, stacked in _matrices(layer.experts, family.fused_names)]
+    for experts, name, stacked in found:  # all of them, before anything is changed
+        _, rows, columns = getattr(experts, name).shape
+        if settings.q > min(rows // stacked, columns):
+            raise ValueError(
+                f"q={settings.q} is above the rank {min(rows // stacked, columns)} of the expert matrices of shape "
+                f"({rows // stacked}, {columns}) in {name}; choose a smaller q."
+            )
+    return Decoupling([_Parts(experts, name, stacked, settings) for experts, name, stacked in found])
+
+
+def _matrices(experts: nn.Module, names: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """The fused weights of a layer's experts, each with how many matrices it stacks by rows."""
+    weights = [getattr(experts, name, None) for name in names]
+    shapes = [tuple(weight.shape) for weight in weights if isinstance(weight, nn.Parameter) and weight.ndim == 3]
+    into, out = (shapes[0], shapes[-1]) if len(shapes) == len(names) == 2 else ((0, 0, 0), (0, 1, 1))
+    if into[2] != out[1] or into[1] not in (out[2], 2 * out[2]):
+        raise UnsupportedModelError(
+            f"{type(experts).__name__} keeps its experts as {shapes or 'modules of their own'}; decoupling takes [E,2I,H] "
+            "or [E,I,H] with [E,H,I], gate rows before up rows."
+        )
+    yield names[0], into[1] // out[2]
+    yield names[1], 1
+
+
+class _Sum(nn.Module):
+    """`W_C + W_U`, a parametrization of torch's."""
+
+    def __init__(self, stacked: int, settings: DecouplingSettings) -> None:
+        super().__init__()
+        self._stacked, self._settings = stacked, settings
+        self.register_buffer("left", torch.empty(0))  # the bases, kept in checkpoints
+        self.register_buffer("right", torch.empty(0))
+
+    def forward(self, common: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """All experts `[E,m,n]` of the common part `[m,n]` and the own ones `[E,m,n]`."""
+        return common + own
+
+    def right_inverse(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The common part, the mean expert's of rank `q`, and what is left of each."""
+        q = self._settings.q
+        mean = weight.float().mean(dim=0).reshape(self._stacked, -1, weight.shape[-1])  # [E,m,n] → [stacked,m',n]
+        left, values, right = torch.linalg.svd(mean, full_matrices=False)
+        common = (left[..., :q] * values[..., None, :q] @ right[..., :q, :]).flatten(0, 1).to(weight.dtype)
+        own = weight - common
+        if self._settings.strict:
+            own = _without(weight, left[..., :q], right[..., :q, :].mT)
+        return common, own
+
+
+class _Parts:
+    """One fused weight that is decoupled."""
+
+    def __init__(self, experts: nn.Module, name: str, stacked: int, settings: DecouplingSettings) -> None:
+        self.experts, self.name, self.stacked, self.settings = experts, name, stacked, settings
+        parametrize.register_parametrization(experts, name, _Sum(stacked, settings))
+        kept: Any = experts.parametrizations[name]  # type: ignore[index]  # torch's own structure
+        self.common, self.own, self.bases = kept.original0, kept.original1, kept[0]
+        self.take_bases()
+        self._hooks = [
+            self.common.register_hook(partial(_common_gradient, self)),
+            self.own.register_hook(partial(_own_gradient, self)),
+        ]
+
+    @torch.no_grad()
+    def take_bases(self) -> None:
+        """`U [stacked,m',q]` and `V [stacked,n,q]` of the common part."""
+        left, _, right = torch.linalg.svd(self.common.float().unflatten(0, (self.stacked, -1)), full_matrices=False)
+        self.bases.left, self.bases.right = left[..., : self.settings.q], right[..., : self.settings.q, :].mT
+
+    def merge(self) -> None:
+        """Put the sum in the parameter's place."""
+        for hook in self._hooks:
+            hook.remove()
+        parametrize.remove_parametrizations(self.experts, self.name, leave_parametrized=True)
+
+
+def _common_gradient(part: _Parts, gradient: torch.Tensor) -> torch.Tensor:
+    """What trains the common part `[m,n]` of the sum of the experts' gradients."""
+    whole = gradient - _without(gradient[None], part.bases.left, part.bases.right)[0]
+    experts = part.own.shape[0] if part.settings.common is CommonGradient.AVERAGE else 1
+    return whole / experts
+
+
+def _own_gradient(part: _Parts, gradient: torch.Tensor) -> torch.Tensor:
+    """What trains the own parts of their gradients `[E,m,n]`."""
+    return _without(gradient, part.bases.left, part.bases.right)
+
+
+def _without(matrices: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`(I - P_U) W (I - P_V)` of matrices `[E,m,n]`, in each of the stacked ones."""
+    experts, _, columns = matrices.shape
+    cut = matrices.float().reshape(experts, left.shape[0], -1, columns)  # [E,m,n] → [E,stacked,m',n]
+    cut = cut - left @ (left.mT @ cut)
+    cut = cut - (cut @ right) @ right.mT
+    return cut.flatten(1, 2).to(matrices.dtype)

@@ -1,0 +1,213 @@
+"""TRL's supervised trainer under a routing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback
+from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]  # its lazy module
+
+from ssmoe_embed.common.lazy import require_package
+from ssmoe_embed.families import family_of
+from ssmoe_embed.language_model.routings import Routing, policy_of
+from ssmoe_embed.routing import Rerouting, reroute
+from ssmoe_embed.routing.sites import Recording, install_sites, recording
+from ssmoe_embed.spectral.routers import SpectralRouters, fingerprint
+from ssmoe_embed.training.settings import FinetuneSettings, OptimizerName
+
+
+class TrainedRouting:
+    """The routing of a model that is trained: it changes with the model where it is to."""
+
+    def __init__(self, model: PreTrainedModel, settings: FinetuneSettings, routers: SpectralRouters | None) -> None:
+        self.model, self.settings, self.routers = model, settings, routers
+        self._handle: Rerouting | None = None
+        self._install()
+
+    def refresh(self) -> SpectralRouters | None:
+        """Make the spectral routers anew of the experts as they are now, and use them."""
+        if self.routers is None:
+            return None
+        with torch.no_grad():
+            made = SpectralRouters.from_model(self.model, **self.routers.settings.as_dict(), progress=False)
+        self.use(made)
+        return made
+
+    def use(self, routers: SpectralRouters) -> None:
+        """Route by other spectral routers from now on."""
+        self.remove()
+        self.routers = routers
+        self._install()
+
+    def remove(self) -> None:
+        """Give the model its own routing back."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def trained_routers(self) -> SpectralRouters | None:
+        """The spectral routers, known as those of the learned routers as they are now."""
+        if self.routers is None:
+            return None
+        family = family_of(self.model)
+        marks = {layer.index: fingerprint(family.router_weight(layer.router)) for layer in family.layers(self.model)}
+        return replace(self.routers, fingerprints=marks, _placed={})
+
+    def _install(self) -> None:
+        chosen = self.settings.routing
+        policy = policy_of(
+            chosen, self.model, self.settings.routing_settings, routers=self.trained_routers(), progress=False
+        )
+        if policy is not None:
+            self._handle = reroute(self.model, policy)
+
+
+class RoutedTrainer(SFTTrainer):
+    """TRL's trainer with a load-balancing loss of the learned routers' logits.
+
+    Its own would be computed of what the model gives out as logits, which under a routing are the replaced ones.
+    """
+
+    balance: float = 0.0
+    """Weight of the loss."""
+    top_k: int = 1
+    """Experts per token."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write a checkpoint in the layout that the model has in memory.
+
+        In the published one experts stand one by one, and the trainer, which loads a checkpoint's tensors by their names,
+        would go on with those that the training began with (transformers 5.24 says so in a warning only).
+        """
+        if not isinstance(self.model, PreTrainedModel):
+            super()._save(output_dir, state_dict)
+            return
+        folder = output_dir or self.args.output_dir
+        self.model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
+        self.processing_class.save_pretrained(folder)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss of a batch, balance included while training."""
+        wanted = self.balance > 0 and self.model.training
+        with recording(_real_tokens(inputs)) if wanted else nullcontext() as taken:
+            result = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[no-untyped-call]
+        if not isinstance(taken, Recording):
+            return result
+        loss, *rest = result if isinstance(result, tuple) else (result,)
+        even = balance_loss(list(taken.logits.values()), self.top_k)
+        self._metrics["train"]["balance"].append(float(even.detach()))
+        loss = loss + self.balance * even / self.current_gradient_accumulation_steps
+        return (loss, *rest) if rest else loss
+
+
+def balance_loss(logits: list[torch.Tensor], top_k: int) -> torch.Tensor:
+    """`E Σ_e f_e p_e`, the mean over layers: 1 when every expert gets as much.
+
+    Source: Switch Transformers, https://arxiv.org/abs/2101.03961, for each layer by itself.
+
+    Args:
+        logits: The learned routers' logits `[N,E]` of each layer.
+        top_k: Experts per token; `f` is the share of choices, `p` the mean probability.
+    """
+    losses = []
+    for one in logits:
+        scores = one.float().softmax(dim=-1)  # [N,E]
+        chosen = torch.zeros_like(scores).scatter_(1, scores.topk(top_k, dim=-1).indices, 1.0)
+        losses.append(scores.shape[1] * (chosen.mean(dim=0) / top_k * scores.mean(dim=0)).sum())
+    return torch.stack(losses).mean()
+
+
+def _real_tokens(inputs: dict[str, Any]) -> torch.Tensor:
+    """Places of the batch's tokens that are no padding, `[R]`."""
+    mask = inputs.get("attention_mask")
+    real = torch.ones_like(inputs["input_ids"]) if mask is None else mask
+    return real.flatten().nonzero().squeeze(1)
+
+
+class EverySteps(TrainerCallback):
+    """Call something every so many steps."""
+
+    def __init__(self, steps: int, call: Callable[[int], None], *, at_start: bool = False) -> None:
+        self.steps, self.call, self.at_start = steps, call, at_start
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback`."""
+        if self.at_start and state.global_step == 0:
+            self.call(0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback`."""
+        if state.global_step % self.steps == 0:
+            self.call(state.global_step)
+
+
+def make_routing(model: PreTrainedModel, settings: FinetuneSettings, routers: SpectralRouters | None) -> TrainedRouting:
+    """The routing that a model is trained under, with sites around its routers."""
+    install_sites(model, family_of(model))
+    if settings.routing in (Routing.ORIGINAL, Routing.RANDOM, Routing.HASH):
+        routers = None
+    return TrainedRouting(model, settings, routers)
+
+
+def sft_arguments(settings: FinetuneSettings, work: Path, *, progress: bool) -> Any:
+    """The settings as TRL takes them."""
+    names = {one.name for one in fields(SFTConfig)}
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    gradient: dict[str, Any] = {checkpointing: settings.checkpointing}
+    optimizer = "paged_adamw_8bit" if settings.optimizer is OptimizerName.ADAMW_8BIT else "adamw_torch"
+    return SFTConfig(
+        output_dir=str(work),
+        max_steps=settings.steps or -1,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        optim=optimizer,
+        max_length=settings.max_length,
+        packing=settings.packing,
+        router_aux_loss_coef=0.0,
+        bf16=False,
+        use_cpu=not torch.accelerator.is_available(),
+        logging_steps=1 if (settings.steps or 0) <= 100 else 10,
+        save_steps=settings.save_every,
+        save_total_limit=2,
+        report_to=[],
+        seed=settings.seed,
+        data_seed=settings.seed,
+        disable_tqdm=not progress,
+        **gradient,
+    )
+
+
+def lora_adapters(model: PreTrainedModel, settings: FinetuneSettings) -> Any:
+    """LoRA on the linear layers of attention and on fused experts."""
+    require_package("peft", "ssmoe-embed[train]")
+    from peft import LoraConfig
+
+    family = family_of(model)
+    linear = {
+        name.rpartition(".")[2]
+        for layer in family.decoder(model).layers
+        for part, child in layer.named_children()
+        if family.is_attention(layer, part)
+        for name, module in child.named_modules(prefix=part)
+        if type(module) is torch.nn.Linear
+    }
+    experts = family.layers(model)[0].experts
+    fused = [name for name in family.fused_names if isinstance(getattr(experts, name, None), torch.nn.Parameter)]
+    place = f"{family.block_attribute}.experts".removeprefix(".")
+    rank = settings.lora_rank
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=sorted(linear),
+        target_parameters=[f"{place}.{one}" for one in fused],
+    )

@@ -1,0 +1,264 @@
+"""Fine-tuning: under every routing by one path, resumed to the same weights, an ordinary checkpoint in the end."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import TOP_C
+from transformers import AutoModelForCausalLM
+
+from ssmoe_embed import SpectralRouters, language_model
+from ssmoe_embed.language_model import RoutingSettings
+from ssmoe_embed.language_model.routings import ROUTERS_FILE
+from ssmoe_embed.training import DecouplingSettings, FinetuneSettings, GaLoreSettings, finetune, trainer
+from ssmoe_embed.training.finetuning import LOG, RECORD
+
+FIXED = {
+    "routing_settings": RoutingSettings(top_c=TOP_C),
+    "galore": GaLoreSettings(rank=4, update_gap=3),
+    "learning_rate": 5e-3,
+    "steps": 6,
+    "batch_size": 4,
+    "save_every": 2,
+}
+
+
+CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+def settings(**changes):
+    return FinetuneSettings(**FIXED | changes)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    pairs = [{"prompt": f"Say {word} ", "completion": f"{word} {word}"} for word in ("one", "two", "six", "ten") * 6]
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    return file
+
+
+def weights(folder):
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def losses(found):
+    return [row["loss"] for row in found.log if "loss" in row]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"routing": "ssmoe", "refresh_routers": 2},
+        {"routing": "hash"},
+        {"routing": "ssmoe", "optimizer": "galore", "balance": 0.1, "checkpointing": True},
+        {"optimizer": "lora", "routing": "ssmoe"},
+        {"routing": "ssmoe", "decouple": DecouplingSettings(q=2, refresh_every=2)},
+        {"packing": True, "dtype": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_every_way_learns_and_gives_an_ordinary_checkpoint(changes, olmoe, data, tmp_path):
+    chosen = settings(**{"steps": 12} | changes)
+    found = finetune(olmoe, data, tmp_path / "tuned", chosen, progress=False)
+    assert found.steps == 12
+    assert losses(found)[-1] < losses(found)[0]
+    assert not list(tmp_path.glob("*.checkpoints"))
+    before, after = weights(olmoe), weights(tmp_path / "tuned")
+    assert {name: tensor.shape for name, tensor in before.items()} == {
+        name: tensor.shape for name, tensor in after.items()
+    }
+    changed = {name for name in before if not torch.equal(before[name], after[name].to(before[name].dtype))}
+    assert any(".experts." in name for name in changed)
+    record = json.loads((tmp_path / "tuned" / RECORD).read_text(encoding="utf-8"))
+    assert record["settings"]["routing"] == changes.get("routing", "original")
+    assert len((tmp_path / "tuned" / LOG).read_text(encoding="utf-8").splitlines()) == len(found.log)
+    if changes.get("routing") == "ssmoe":
+        stored = SpectralRouters.load(tmp_path / "tuned" / ROUTERS_FILE)
+        stored.check(AutoModelForCausalLM.from_pretrained(tmp_path / "tuned"))
+        language_model.load(tmp_path / "tuned", "ssmoe", settings=FIXED["routing_settings"], progress=False)
+    else:
+        assert not (tmp_path / "tuned" / ROUTERS_FILE).exists()
+
+
+def test_the_routing_is_in_place_while_it_learns(olmoe, data, tmp_path):
+    found = {
+        routing: losses(finetune(olmoe, data, tmp_path / routing, settings(routing=routing, steps=1), progress=False))
+        for routing in ("original", "ssmoe", "random")
+    }
+    assert len({loss for [loss] in found.values()}) == 3
+    again = finetune(
+        olmoe,
+        data,
+        tmp_path / "alpha",
+        settings(routing="ssmoe", routing_settings=RoutingSettings(alpha=0.0, top_c=TOP_C), steps=1),
+        progress=False,
+    )
+    assert losses(again) == found["original"]
+
+
+def test_frozen_spectral_routers_stay_and_refreshed_ones_follow_the_experts(olmoe, data, tmp_path):
+    start = SpectralRouters.from_checkpoint(olmoe, top_c=TOP_C, progress=False)
+    for name, every in (("frozen", 0), ("refreshed", 3)):
+        finetune(olmoe, data, tmp_path / name, settings(routing="ssmoe", refresh_routers=every), progress=False)
+    frozen, refreshed = (SpectralRouters.load(tmp_path / name / ROUTERS_FILE) for name in ("frozen", "refreshed"))
+    anew = SpectralRouters.from_checkpoint(tmp_path / "refreshed", top_c=TOP_C, progress=False)
+    for layer, weight in start.weights.items():
+        torch.testing.assert_close(frozen.weights[layer], weight, rtol=0, atol=1e-5)
+        torch.testing.assert_close(refreshed.weights[layer], anew.weights[layer], rtol=0, atol=1e-4)
+        assert not torch.allclose(weight, anew.weights[layer], atol=1e-4)
+
+
+GALORE = {"routing": "ssmoe", "optimizer": "galore", "refresh_routers": 1}
+
+
+def test_the_balance_is_that_of_the_learned_routers_whatever_the_routing(olmoe, data, tmp_path):
+    """In one step of all examples, before anything has changed."""
+    found = {}
+    for routing in ("original", "ssmoe"):
+        chosen = settings(routing=routing, steps=1, batch_size=24, balance=0.5)
+        log = finetune(olmoe, data, tmp_path / routing, chosen, progress=False).log
+        [found[routing]] = [row["balance"] for row in log if "balance" in row]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(olmoe), language_model.load_tokenizer(olmoe)
+    texts = ["".join(json.loads(line).values()) for line in data.read_text(encoding="utf-8").splitlines()]
+    rows = [torch.tensor([*tokenizer(text)["input_ids"], tokenizer.eos_token_id]) for text in texts]
+    logits = [model(input_ids=row[None], output_router_logits=True).router_logits for row in rows]
+    k, losses = model.config.num_experts_per_tok, []
+    for layer in range(len(logits[0])):
+        p = torch.cat([one[layer] for one in logits]).double().softmax(dim=-1)  # [N,E]
+        shares = torch.bincount(p.topk(k, dim=-1).indices.flatten(), minlength=p.shape[1]) / (k * len(p))
+        losses.append(float(p.shape[1] * (shares * p.mean(dim=0)).sum()))
+    assert found["original"] == pytest.approx(sum(losses) / len(losses), abs=2e-3)
+    assert found["ssmoe"] != found["original"]  # deeper layers see other states
+    x = [torch.randn(9, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    assert float(trainer.balance_loss([one * 0 for one in x], 4)) == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_weights(olmoe, data, tmp_path, environment):
+    whole = finetune(olmoe, data, tmp_path / "whole", settings(**GALORE), progress=False)
+    code = f"""
+import os, signal, sys
+sys.path[:0] = {[str(Path(__file__).parent), *(place for place in sys.path if "tests" in place)]!r}
+from test_finetune import GALORE, settings
+from ssmoe_embed.training import finetune, trainer
+kill = trainer.EverySteps(3, lambda step: os.kill(os.getpid(), signal.SIGKILL))
+own = trainer.RoutedTrainer.train
+trainer.RoutedTrainer.train = lambda self, **k: (self.add_callback(kill), own(self, **k))[1]
+finetune({str(olmoe)!r}, {str(data)!r}, {str(tmp_path / "killed")!r}, settings(**GALORE), progress=False)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert (tmp_path / "killed.checkpoints" / "checkpoint-2").is_dir()
+    assert not (tmp_path / "killed").exists()
+    found = finetune(olmoe, data, tmp_path / "killed", settings(**GALORE), progress=False)
+    assert found.steps == whole.steps == 6
+    assert losses(found) == losses(whole)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"optimizer": "lora"}, {"decouple": DecouplingSettings(q=2, refresh_every=3), "save_every": 4}],
+    ids=["adamw", "lora", "decoupled"],
+)
+def test_an_interrupted_run_goes_on_to_the_same_weights(changes, olmoe, data, tmp_path, monkeypatch):
+    finetune(olmoe, data, tmp_path / "whole", settings(**changes), progress=False)
+
+    def fail(step):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        train = trainer.RoutedTrainer.train
+        stop = trainer.EverySteps(5, fail)
+        patch.setattr(trainer.RoutedTrainer, "train", lambda self, **k: (self.add_callback(stop), train(self, **k))[1])
+        with pytest.raises(OSError, match="No space left"):
+            finetune(olmoe, data, tmp_path / "stopped", settings(**changes), progress=False)
+    (tmp_path / "stopped.checkpoints" / "checkpoint-5").mkdir()  # what a full disk leaves of a checkpoint
+    finetune(olmoe, data, tmp_path / "stopped", settings(**changes), progress=False)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+def test_checkpoints_of_another_run_are_not_gone_on_from(olmoe, data, tmp_path):
+    place = tmp_path / "tuned.checkpoints"
+    place.mkdir()
+    (place / "run.json").write_text(
+        json.dumps({"base": str(olmoe), "data": "0", "settings": settings(learning_rate=1.0).as_dict()}),
+        encoding="utf-8",
+    )
+    with pytest.raises(ValueError, match="checkpoints of another run, with other data, learning_rate"):
+        finetune(olmoe, data, tmp_path / "tuned", settings(), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (['{"prompt": "a", "completion": "b"}', '{"prompt": "a"}'], "line 2 has no text in 'completion'"),
+        (['{"prompt": "a", "completion": " "}'], "line 1 has an empty 'completion'"),
+        (['{"text": "a"}', '{"prompt": "a", "completion": "b"}'], "line 2 has .* train on one form"),
+        (["{"], "line 1 is not JSON"),
+        (['["a"]'], "is no JSON object"),
+        (['{"question": "a"}'], r"line 1 has the fields \['question'\]"),
+        (['{"messages": [{"role": "user", "content": "a"}]}'], "the last message is the user's"),
+        (
+            [json.dumps({"messages": CHAT})],
+            "no chat template",
+        ),
+        ([json.dumps({"text": "one more word " * 200})], r"1 of 1 examples .* longer than max_length=64"),
+        ([""], "holds no examples"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_before_anything_is_made(lines, said, olmoe, tmp_path):
+    file = tmp_path / "data.jsonl"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
+        finetune(olmoe, file, tmp_path / "tuned", settings(max_length=64), progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"max_length": 100_000}, "above the model's context"),
+        ({"refresh_routers": 2}, "routing='original' has no spectral routers"),
+        ({"optimizer": "lora", "decouple": DecouplingSettings()}, "goes with neither"),
+        ({"optimizer": "sgd"}, "'adamw', 'adamw-8bit', 'galore', 'lora'"),
+        ({"optimizer": "galore", "galore": GaLoreSettings(rank=4000)}, "rank=4000 is not below"),
+        ({"decouple": DecouplingSettings(q=4000)}, "q=4000 is above the rank"),
+        ({"steps": 0}, "steps=0 is below 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_the_first_step(changes, said, olmoe, data, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        finetune(olmoe, data, tmp_path / "tuned", settings(**changes), progress=False)
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_the_output_is_not_replaced_unless_asked(olmoe, data, tmp_path):
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        finetune(olmoe, data, tmp_path, settings(), progress=False)
+
+
+def test_the_command_evaluates_on_the_way_and_what_it_writes_is_taken_by_the_others(ssmoe, olmoe, data, tmp_path):
+    out = tmp_path / "tuned"
+    steps = ("--steps", 4, "--batch-size", 4, "--learning-rate", 5e-3, "--top-c", TOP_C, "--quiet")
+    evaluated = ("--eval-every", 2, "--eval-tasks", "ssmoe_continuation", "--eval-limit", 3)
+    done = ssmoe("finetune", olmoe, "--data", data, "--output", out, "--routing", "ssmoe", *steps, *evaluated)
+    assert done.status == 0, done.err
+    assert "4 steps, loss" in done.out
+    rows = [json.loads(line) for line in (out / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["step"] for row in rows] == [0, 2, 4]
+    assert all(len(row) == 2 for row in rows)
+    dropped = ssmoe("drop", out, "--output", tmp_path / "dropped", "--by", "random", "--top-c", TOP_C, "--quiet")
+    assert dropped.status == 0, dropped.err
+    built = ssmoe("build", out, "--output", tmp_path / "built", "--top-c", TOP_C, "--calibration", "none", "--quiet")
+    assert built.status == 0, built.err
