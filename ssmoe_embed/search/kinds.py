@@ -44,21 +44,15 @@ class IndexKind(Choice):
         return IndexKind.HNSW if rows <= _HNSW_UP_TO else IndexKind.IVFPQ
 
 
+def _rungs(widths: dict[int, tuple[int, ...]]) -> Rungs:
+    """The rungs with the widths of each number of candidates per hit."""
+    return tuple((width, candidates) for candidates, found in widths.items() for width in found)
+
+
 class HNSW(FloatApproximate):
     """Hierarchical navigable small world graph over 8-bit codes; the width is `efSearch`."""
 
-    rungs: ClassVar[Rungs] = (
-        (24, 3),
-        (32, 3),
-        (48, 3),
-        (64, 4),
-        (96, 4),
-        (128, 4),
-        (192, 4),
-        (256, 4),
-        (512, 8),
-        (1024, 16),
-    )
+    rungs: ClassVar[Rungs] = _rungs({3: (24, 32, 48), 4: (64, 96, 128, 192, 256), 8: (512,), 16: (1024,)})
     _LINKS = 32
     _CONSTRUCTION = 60
 
@@ -77,19 +71,7 @@ class HNSW(FloatApproximate):
 class IVF(FloatApproximate):
     """Inverted lists of 8-bit codes; the width is `nprobe`."""
 
-    rungs: ClassVar[Rungs] = (
-        (4, 3),
-        (8, 3),
-        (12, 3),
-        (16, 3),
-        (24, 3),
-        (32, 3),
-        (48, 3),
-        (64, 4),
-        (128, 4),
-        (256, 4),
-        (512, 4),
-    )
+    rungs: ClassVar[Rungs] = _rungs({3: (4, 8, 12, 16, 24, 32, 48), 4: (64, 128, 256, 512)})
     _TRAINING_ROUNDS = 10
     _POINTS_A_LIST = 40
 
@@ -123,18 +105,7 @@ class IVF(FloatApproximate):
 class IVFPQ(IVF):
     """Inverted lists of product-quantised codes of at most 96 bytes; the width is `nprobe`."""
 
-    rungs: ClassVar[Rungs] = (
-        (8, 10),
-        (16, 10),
-        (16, 20),
-        (32, 20),
-        (32, 40),
-        (64, 40),
-        (64, 80),
-        (128, 80),
-        (256, 100),
-        (512, 200),
-    )
+    rungs: ClassVar[Rungs] = _rungs({10: (8, 16), 20: (16, 32), 40: (32, 64), 80: (64, 128), 100: (256,), 200: (512,)})
     _NUMBERS_A_BYTE = 4
     _MOST_BYTES = 96
     _CENTROIDS = 256

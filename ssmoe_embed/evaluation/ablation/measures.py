@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -209,14 +209,26 @@ def difference(
     Returns:
         The difference of the means and its 95 % interval.
     """
-    rng = np.random.default_rng(seed)
     tokens = np.array(first.tokens, dtype=np.float64)
     if any(one.tokens != first.tokens for one in second):
         raise ValueError("The two were measured on different documents; measure both again.")
     extra: NDArray[np.float64] = np.array([one.losses for one in second]) - np.array(first.losses)  # [S,B]
-    drawn = rng.multinomial(len(tokens), np.full(len(tokens), 1 / len(tokens)), size=resamples)  # [n,B]
-    seeds = rng.integers(len(extra), size=(resamples, len(extra)))  # [n,S]
-    each = drawn @ extra.T / (drawn @ tokens)[:, None]  # [n,S]
-    found = np.take_along_axis(each, seeds, axis=1).mean(axis=1)  # [n]
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Difference(float(extra.sum(axis=1).mean() / tokens.sum()), float(low), float(high))
+    return seeded_difference(len(tokens), lambda drawn: drawn @ extra.T / (drawn @ tokens)[:, None], resamples, seed)
+
+
+def seeded_difference(
+    count: int, differences: Callable[[NDArray[np.float64]], NDArray[np.float64]], resamples: int, seed: int = 0
+) -> Difference:
+    """A mean over seeds with its 95 % interval, by a bootstrap over `count` examples and over the seeds.
+
+    Args:
+        count: Examples.
+        differences: Maps how often each example counts `[n,B]` to the difference of each seed `[n,S]`.
+        resamples: Number of resamples.
+        seed: Of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    each = differences(rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64))
+    chosen = rng.integers(each.shape[1], size=each.shape)
+    low, high = np.quantile(np.take_along_axis(each, chosen, axis=1).mean(axis=1), [0.025, 0.975])
+    return Difference(float(differences(np.ones((1, count))).mean()), float(low), float(high))

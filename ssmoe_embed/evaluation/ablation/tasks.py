@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.embedding.calibration import Calibrations
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration
 from ssmoe_embed.evaluation.ablation.controls import controlled
-from ssmoe_embed.evaluation.ablation.measures import Difference
+from ssmoe_embed.evaluation.ablation.measures import Difference, seeded_difference
 from ssmoe_embed.evaluation.ablation.variants import SPECTRAL, Variant
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
@@ -124,13 +125,8 @@ class TaskRuns:
             ]
         except (KeyError, FileNotFoundError, ValueError):
             return None
-        rng = np.random.default_rng(0)
-        count = first[0]
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)  # [n,B]
-        base = first[1](drawn)  # [n]
-        each = np.stack([score(drawn) for _, score in rest], axis=1) - base[:, None]  # [n,S]
-        chosen = rng.integers(len(rest), size=each.shape)
-        low, high = np.quantile(np.take_along_axis(each, chosen, axis=1).mean(axis=1), [0.025, 0.975])
-        whole = np.ones(count)
-        value = np.mean([float(score(whole)) for _, score in rest]) - float(first[1](whole))
-        return Difference(float(value), float(low), float(high))
+
+        def above(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.stack([score(drawn) for _, score in rest], axis=1) - first[1](drawn)[:, None]  # [n,S]
+
+        return seeded_difference(first[0], above, RESAMPLES)
