@@ -91,8 +91,8 @@ def seen(pixels: np.ndarray, black: np.ndarray, rng: np.random.Generator, size: 
     grid = functional.affine_grid(theta, [B, 4, size, size], align_corners=False)
     picture = functional.grid_sample(picture, grid, align_corners=False)
     colour, alpha = picture[:, :3], picture[:, 3:]
-    tint = torch.from_numpy(rng.normal(1, 0.08, (B, 3, 1, 1)).astype(np.float32))
-    grey = torch.from_numpy((rng.random((B, 1, 1, 1)) < 0.1).astype(np.float32))
+    tint = torch.from_numpy(rng.normal(1, 0.05, (B, 3, 1, 1)).astype(np.float32))
+    grey = torch.from_numpy((rng.random((B, 1, 1, 1)) < 0.05).astype(np.float32))
     colour = torch.lerp(colour * tint, colour.mean(dim=1, keepdim=True).expand_as(colour), grey)
     ground = grounds(black, rng)
     shown = (colour + (1 - alpha) * ground).clamp(0, 1)
@@ -100,10 +100,10 @@ def seen(pixels: np.ndarray, black: np.ndarray, rng: np.random.Generator, size: 
 
 
 def grounds(black: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Colours `[B,3,1,1]` to draw on: half of them white, a few dark."""
+    """Colours `[B,3,1,1]` to draw on: most of them white, a few dark."""
     B = len(black)
     kind = rng.random((B, 1))
     light = rng.uniform(0.6, 1, (B, 3))
     any_colour = np.where(black[:, None], light, rng.uniform(0, 1, (B, 3)))
-    chosen = np.where(kind < 0.5, 1.0, np.where(kind < 0.75, light, any_colour))
+    chosen = np.where(kind < 0.75, 1.0, np.where(kind < 0.9, light, any_colour))
     return torch.from_numpy(chosen.astype(np.float32))[:, :, None, None]

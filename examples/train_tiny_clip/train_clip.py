@@ -3,10 +3,10 @@
     python examples/train_tiny_clip/train_clip.py --work build/clip
 
 1. `text`: the text tower learns the teacher's vectors of broad texts.
-2. `dense`: both towers learn pictures and texts, the text tower going on with 1.
+2. `vision`: the image tower learns to tell all concepts apart by the vectors that the text tower has of their texts.
 3. `expert1` to `expert3`: as CLIP-MoE does, the MLPs alone learn to tell apart what was near each other before, which gives
-   three more experts.
-4. `moe`: the four experts under routers, which learn first alone and then together with everything else.
+   three more experts of the image tower; those of the text tower are copies.
+4. `moe`: the four experts under routers, which learn first alone and then together with both towers.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ import checkpoint
 from ssmoe_embed.vision import ClipMoeModel
 
 SEED = 20261127
-STEPS = {"text": 150, "dense": 700, "expert1": 40, "expert2": 40, "expert3": 40, "moe": 200}
-RATES = {"text": 2e-3, "dense": 1e-3, "expert1": 3e-4, "expert2": 3e-4, "expert3": 3e-4, "moe": 4e-4}
-GATES_ALONE = 30
+STEPS = {"text": 150, "vision": 450, "expert1": 25, "expert2": 25, "expert3": 25, "moe": 80}
+RATES = {"text": 2e-3, "vision": 1e-3, "expert1": 5e-4, "expert2": 5e-4, "expert3": 5e-4, "moe": 5e-4}
+GATES_ALONE = 10
 """Steps of `moe` in which nothing but the routers learns."""
-TEXTS, IMAGES = 64, 160
+TEXTS, IMAGES = 64, 96
 """Of a batch."""
 SAVE_EVERY = 20
 CLUSTERS = 3
@@ -56,6 +56,8 @@ class Trainer:
         self.material: Material = read_material(work, self.tokenizer)
         self.concepts = np.array(sorted(self.material.pictures))
         self.groups = np.zeros(len(self.concepts), int)
+        self.said: list[Tensor] = []
+        self.meant = torch.empty(0)
 
     def run(self) -> None:
         """Every stage that is not finished."""
@@ -64,12 +66,15 @@ class Trainer:
         if not (self.work / "text.safetensors").exists():
             start_from_bag(model, self.material)
         self.stage("text", model, self.text_loss)
-        self.stage("dense", model, self.joint_loss)
+        self.said = self.all_texts(model)
+        self.meant = functional.normalize(torch.stack([texts.mean(dim=0) for texts in self.said]), dim=-1)
+        start_from_patches(model, self)
+        _train_only(model, ("vision_model.", "visual_projection.", "logit_scale"))
+        self.stage("vision", model, self.vision_loss)
         experts = [mlps(model)]
+        _train_only(model, (".mlp.",), tower="vision_model.")
         for number in (1, 2, 3):
             self.part(model)
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(".mlp." in name)
             self.stage(f"expert{number}", model, self.expert_loss)
             experts.append(mlps(model))
         moe = ClipMoeModel.from_clip(model, experts=4, seed=SEED).train()
@@ -97,7 +102,7 @@ class Trainer:
         for step in range(first, steps):
             rng = np.random.default_rng([SEED, sorted(STEPS).index(name), step])
             for group in optimizer.param_groups:
-                group["lr"] = rate * min(1, (step + 1) / 100) * (1 - step / steps)
+                group["lr"] = rate * min(1, (step + 1) / 25) * (1 - step / steps)
             with torch.autocast("cpu", torch.bfloat16):
                 value = loss(model, rng, step)
             optimizer.zero_grad()
@@ -106,7 +111,7 @@ class Trainer:
             optimizer.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(max=4.6052)
-            shown = value.item() if not shown else 0.98 * shown + 0.02 * value.item()
+            shown = value.item() if not shown else 0.9 * shown + 0.1 * value.item()
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
                 seconds = time.monotonic() - began
                 checkpoint.save(path, model, optimizer, {"step": step + 1, "seconds": seconds})
@@ -126,12 +131,33 @@ class Trainer:
         chosen = rng.choice(self.concepts, min(IMAGES, len(self.concepts)), replace=False)
         return self.pairs(model, rng, chosen) + self.text_loss(model, rng, step)
 
-    def expert_loss(self, model: Any, rng: np.random.Generator, step: int) -> Tensor:
-        """The same with concepts of one group only, which are those that were hard to tell apart."""
+    def vision_loss(self, model: Any, rng: np.random.Generator, _step: int) -> Tensor:
+        """Pictures of concepts, told apart from all others."""
+        return self.named(model, rng, self.concepts)
+
+    def expert_loss(self, model: Any, rng: np.random.Generator, _step: int) -> Tensor:
+        """The same within one group of concepts, which are those that were hard to tell apart."""
         group = self.groups[rng.integers(len(self.groups))]
-        members = self.concepts[self.groups == group]
-        chosen = rng.choice(members, min(IMAGES, len(members)), replace=False)
-        return self.pairs(model, rng, chosen) + self.text_loss(model, rng, step)
+        return self.named(model, rng, self.concepts[self.groups == group])
+
+    def named(self, model: Any, rng: np.random.Generator, among: np.ndarray) -> Tensor:
+        """Cross entropy of pictures over what is said of each of some concepts, and of where the teacher has them."""
+        places = rng.integers(0, len(among), IMAGES)
+        images = self.images(model, rng, among[places])
+        texts = self.meant[among]  # [C,D]
+        logits = model.logit_scale.exp() * images @ texts.T  # [B,C]
+        told = functional.cross_entropy(logits, torch.from_numpy(places), label_smoothing=0.05)
+        return told + 0.5 * self.far(images, among[places])
+
+    def images(self, model: Any, rng: np.random.Generator, concepts: np.ndarray) -> Tensor:
+        """Unit vectors of a picture of each of some concepts."""
+        rows = [int(rng.choice(self.material.pictures[concept])) for concept in concepts]
+        pixels = seen(self.material.pixels[rows], self.material.black[rows], rng)
+        return functional.normalize(model.get_image_features(pixels).pooler_output.float(), dim=-1)
+
+    def far(self, images: Tensor, concepts: np.ndarray) -> Tensor:
+        """How far pictures are from where the teacher has their concepts."""
+        return (1 - (images * self.material.anchors[concepts]).sum(dim=-1)).mean()
 
     def moe_loss(self, model: Any, rng: np.random.Generator, step: int, balance: Balance) -> Tensor:
         """The joint loss and even use of the experts."""
@@ -142,22 +168,24 @@ class Trainer:
     def pairs(self, model: Any, rng: np.random.Generator, chosen: np.ndarray) -> Tensor:
         """CLIP's loss over one picture and one text each, and pictures where the teacher has their concept."""
         material = self.material
-        rows = [int(rng.choice(material.pictures[concept])) for concept in chosen]
+        images = self.images(model, rng, chosen)
         places = [int(rng.integers(len(material.said[concept]))) for concept in chosen]
-        pixels = seen(material.pixels[rows], material.black[rows], rng)
-        images = functional.normalize(model.get_image_features(pixels).pooler_output.float(), dim=-1)
         texts = self.texts(model, [material.said[one][place] for one, place in zip(chosen, places, strict=True)])
         words = [material.texts[one][place] for one, place in zip(chosen, places, strict=True)]
         said = [set(material.texts[one]) for one in chosen]
         shared = torch.tensor([[word in known for word in words] for known in said]).fill_diagonal_(False)
-        near = (1 - (images * material.anchors[chosen]).sum(dim=-1)).mean()
-        return contrast(images, texts, model.logit_scale.exp(), shared) + 0.5 * near
+        return contrast(images, texts, model.logit_scale.exp(), shared) + 0.5 * self.far(images, chosen)
 
     def texts(self, model: Any, rows: list[list[int]]) -> Tensor:
         """Unit vectors of texts."""
         ids, mask = padded(rows, self.tokenizer.pad_token_id)
         vectors = model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
         return functional.normalize(vectors.float(), dim=-1)
+
+    @torch.no_grad()
+    def all_texts(self, model: Any) -> list[Tensor]:
+        """Unit vectors of all texts of every concept."""
+        return [self.texts(model, rows) for rows in self.material.said]
 
     @torch.no_grad()
     def part(self, model: Any) -> None:
@@ -171,16 +199,20 @@ class Trainer:
             model.get_image_features(seen(self.material.pixels[part], self.material.black[part], rng)).pooler_output
             for part in np.array_split(rows, 8)
         ]
-        texts = [
-            self.texts(model, [self.material.said[c][0] for c in part]) for part in np.array_split(self.concepts, 8)
-        ]
-        features = torch.cat([functional.normalize(torch.cat(images), dim=-1), torch.cat(texts)], dim=-1).numpy()
+        texts = torch.stack([self.said[concept][0] for concept in self.concepts])
+        features = torch.cat([functional.normalize(torch.cat(images), dim=-1), texts], dim=-1).numpy()
         made = np.zeros_like(self.groups)
         for group in np.unique(self.groups):
             inside = np.flatnonzero(self.groups == group)
             if len(inside) >= 16 * CLUSTERS:
                 made[inside] = KMeans(CLUSTERS, n_init=4, random_state=SEED).fit_predict(features[inside])
         self.groups = self.groups * CLUSTERS + made
+
+
+def _train_only(model: Any, parts: tuple[str, ...], tower: str = "") -> None:
+    """Let only parameters learn in whose name one of the parts is, and the tower."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(part in name for part in parts) and tower in name)
 
 
 def start_from_bag(model: Any, material: Material, steps: int = 800) -> None:
@@ -204,6 +236,22 @@ def start_from_bag(model: Any, material: Material, steps: int = 800) -> None:
     with torch.no_grad():
         vectors = table.weight
         model.text_model.embeddings.token_embedding.weight.copy_(vectors / vectors.norm(dim=1).mean() * 0.5)
+
+
+@torch.no_grad()
+def start_from_patches(model: Any, trainer: Trainer) -> None:
+    """Let patches enter the image tower by their principal directions, all about equally strong; a random turn after it."""
+    rng, material = np.random.default_rng(SEED), trainer.material
+    rows = [material.pictures[concept][0] for concept in trainer.concepts]
+    weight = model.vision_model.embeddings.patch_embedding.weight  # [H,3,p,p]
+    side = weight.shape[-1]
+    pixels = seen(material.pixels[rows], material.black[rows], rng)
+    patches = functional.unfold(pixels, side, stride=side).transpose(1, 2).flatten(0, 1)  # [n,3·p·p]
+    patches = patches[torch.from_numpy(rng.permutation(len(patches))[:8000])]
+    _, strengths, directions = torch.linalg.svd(patches - patches.mean(dim=0), full_matrices=False)
+    evened = directions / (strengths[:, None] / len(patches) ** 0.5 + 0.3)
+    turn = torch.linalg.qr(torch.from_numpy(rng.standard_normal((len(weight), len(evened))).astype(np.float32)))[0]
+    weight.copy_(0.3 * (turn @ evened).reshape(weight.shape))
 
 
 def mlps(model: Any) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 
 from ssmoe_embed.cli import options as opts
 from ssmoe_embed.cli.clusters import ClusterJob, on_ray, shards_at
+from ssmoe_embed.cli.images import images_of
 from ssmoe_embed.search.manifest import RECALL, Manifest
 from ssmoe_embed.search.reading.passages import WORDS
 from ssmoe_embed.search.reading.records import KINDS
@@ -72,6 +73,9 @@ def index(
     encoding: opts.TextEncoding = "utf-8",
     field: opts.TextField = "text",
     words: Annotated[int, typer.Option(min=1, help="Maximum number of words per passage.")] = WORDS,
+    images: Annotated[
+        bool, typer.Option("--images", help="Index images beside texts; a corpus of nothing but images needs it not.")
+    ] = False,
     list_skipped: Annotated[
         bool, typer.Option("--list-skipped", help="Name every file of a folder that is skipped, with the reason.")
     ] = False,
@@ -122,7 +126,8 @@ def index(
     clustered = on_ray(engine, workers)
     source: Corpus | ShardFolder | None = shards_at(corpus[0]) if corpus and len(corpus) == 1 else None
     if corpus and source is None:
-        source = read_documents(*corpus, on_error=on_error, field=field, words=words, encoding=encoding)
+        wanted, model = images_of(corpus, images, model, Manifest.exists(output))
+        source = read_documents(*corpus, on_error=on_error, field=field, words=words, encoding=encoding, images=wanted)
     settings = opts.given(method=method, prompt=prompt, alpha=alpha)
     if source is not None:
         made = _opened(output, source, model, settings, opts.given(kind=kind, dtype=dtype), device, quiet)

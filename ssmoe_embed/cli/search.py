@@ -15,6 +15,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ssmoe_embed.cli import options as opts
+from ssmoe_embed.cli.images import Images, Like, check_like, means_images, open_images
 from ssmoe_embed.cli.index import OwnModel, open_with_model
 from ssmoe_embed.common.tables import Table
 
@@ -99,9 +100,13 @@ def search(
     query: Annotated[str | None, typer.Argument(help="What you are looking for, in your own words.")] = None,
     corpus: Annotated[
         list[Path] | None,
-        typer.Option(help="File or folder to search, of the kinds that `ssmoe index` takes; may be repeated."),
+        typer.Option(
+            help="File or folder to search, of the kinds that `ssmoe index` takes, or emoji; may be repeated."
+        ),
     ] = None,
     index: Annotated[Path | None, typer.Option(help="Index to search, a folder that `ssmoe index` made.")] = None,
+    images: Images = None,
+    like: Like = None,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many documents to show.")] = _TOP,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     conditions: Annotated[
@@ -139,14 +144,17 @@ def search(
     """
     from ssmoe_embed.search import SemanticIndex, parse_filters, read_documents
 
-    if corpus and index is not None:
-        raise ValueError("--corpus and --index exclude each other; add the corpus to the index with `ssmoe index`.")
-    if query is None and not interactive:
-        raise ValueError("There is no query; say what you are looking for, or pass --interactive.")
+    if bool(corpus) + bool(images) + (index is not None) > 1:
+        raise ValueError(
+            "--corpus, --images and --index exclude each other; add a corpus or images to an index with `ssmoe index`."
+        )
     mode = _mode(hybrid, vectors_only, words_only)
+    check_like(like, query, interactive, mode, explain)
     filters = parse_filters(conditions or [])
     settings = opts.given(method=method, prompt=prompt, alpha=alpha)
-    if index is None:
+    if index is None and means_images(corpus, images, like):
+        opened = open_images(images, model, settings, device, batch_size, quiet)
+    elif index is None:
         source = read_documents(*corpus, field=field, encoding=encoding, on_error=on_error) if corpus else None
         quick = source is None and _is_bundled(model or opts.DEFAULT_MODEL, settings, device, explain)
         opened = _read(source, None if quick else model or opts.DEFAULT_MODEL, settings, device, batch_size, quiet)
@@ -160,6 +168,11 @@ def search(
         raise ValueError(
             f"The index in {index} holds no document yet; fill it with `ssmoe index CORPUS --output {index}`."
         )
+    if like is not None:
+        from ssmoe_embed.search.likeness import search_like
+
+        _print(search_like(opened, like, top, filters=filters), as_json=as_json)
+        return
     options = {"top": top, "filters": filters, "mode": mode, "snippets": opened.model is not None}
     for text in _queries(query) if interactive else [query or ""]:
         _search(opened, text, options, as_json=as_json, explain=explain)
@@ -225,7 +238,13 @@ def _read(
 def _search(index: SemanticIndex, query: str, options: dict[str, Any], *, as_json: bool, explain: bool) -> None:
     """Search an index and print what was found."""
     hits = index.search(query, **options)
-    explanations = [index.explain(query, hit.document.id) if explain else None for hit in hits]
+    explanations = [index.explain(query, hit.document.id) for hit in hits] if explain else None
+    _print(hits, explanations, as_json=as_json)
+
+
+def _print(hits: Sequence[Hit], made: Sequence[Explanation] | None = None, *, as_json: bool) -> None:
+    """Print what was found, for a person or a program."""
+    explanations: Sequence[Explanation | None] = [None] * len(hits) if made is None else made
     if as_json:
         for hit, explanation in zip(hits, explanations, strict=True):
             typer.echo(_json(hit, explanation))

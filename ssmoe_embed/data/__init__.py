@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zipfile
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,8 @@ __all__ = [
     "Document",
     "bundled_folder",
     "calibration_texts",
+    "emoji_concepts",
+    "emoji_pictures",
     "paper_table",
     "read_records",
     "search_corpus",
@@ -66,6 +69,21 @@ def search_corpus() -> list[Document]:
         Document(one["id"], one["text"], {"license": one["license"]}, one["title"], one["source"])
         for one in read_records("search/corpus.jsonl")
     ]
+
+
+def emoji_concepts() -> list[dict[str, Any]]:
+    """Emoji with a drawing: `key`, `emoji`, `label`, `tags`, `group`, `subgroup`, `held_out` and the `styles` that ship."""
+    return list(read_records("emoji/concepts.jsonl"))
+
+
+def emoji_pictures(style: str) -> Iterator[tuple[str, bytes]]:
+    """The drawings of one style, noto or twemoji, of 48 pixels: the key of each emoji with its WebP file."""
+    with (
+        resources.files(__name__).joinpath("emoji", f"{style}.zip").open("rb") as file,
+        zipfile.ZipFile(file) as packed,
+    ):
+        for name in packed.namelist():
+            yield name.removesuffix(".webp"), packed.read(name)
 
 
 def search_folder() -> Path:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -16,7 +17,8 @@ class Document:
     Attributes:
         id: Its unique name; adding another document of the same id replaces it.
         text: What is searched.
-        metadata: JSON values to filter by.
+        metadata: JSON values to filter by. Under `image` a picture's `path` and `sha256`: such a document is encoded as that
+            picture, and its text, words for it, is only searched by words.
         title: Stands before the text when it is encoded.
         source: Where it comes from, such as a file with its lines.
 
@@ -46,6 +48,12 @@ class Document:
             raise ValueError(f"The metadata of document {self.id!r} are not JSON values ({error}).") from None
 
     @property
+    def image(self) -> Path | None:
+        """The picture that the document is; None for a text."""
+        known = self.metadata.get("image")
+        return Path(known["path"]) if isinstance(known, Mapping) and "path" in known else None
+
+    @property
     def full_text(self) -> str:
         """Title and text together: what is encoded."""
         return f"{self.title}. {self.text}" if self.title else self.text
@@ -53,4 +61,5 @@ class Document:
     @property
     def content(self) -> bytes:
         """A hash of what is encoded: documents alike in it share a vector."""
-        return hashlib.sha256(self.full_text.encode()).digest()
+        encoded = self.full_text if self.image is None else f"\0image {self.metadata['image'].get('sha256')}"
+        return hashlib.sha256(encoded.encode()).digest()

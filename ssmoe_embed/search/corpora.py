@@ -13,13 +13,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from platformdirs import user_cache_path
 
-from ssmoe_embed.common.files import save_tensors
-from ssmoe_embed.data import search_corpus, search_folder
+from ssmoe_embed.common.files import atomic_file, save_tensors
+from ssmoe_embed.data import emoji_concepts, emoji_pictures, search_corpus, search_folder
 from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.errors import DamagedIndexError, WrongModelError
 from ssmoe_embed.search.fingerprint import model_identity
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 BUNDLED = "how-to answers of the package"
+EMOJI = "emoji"
+"""What the bundled corpus of pictures is called."""
 _PROBE = "Which of these two models made the vectors?"
 _TOLERANCE = 1e-4
 
@@ -59,6 +61,58 @@ def bundled_index(
             index.add_vectors(documents, vectors)
 
     return _kept("bundled", _digest(documents), model, fill, cache)
+
+
+def emoji_index(
+    model: SentenceTransformer, *, cache: Path | None = None, batch_size: int = 32, progress: bool = True
+) -> SemanticIndex:
+    """The index of the bundled emoji by a model: of their pictures, if it reads pictures, or else of their names and tags.
+
+    Args:
+        model: Any sentence-transformers model.
+        cache: Folder for indexes and pictures; by default in the user's cache.
+        batch_size: Batch size.
+        progress: Show a progress bar.
+    """
+    pictures = _unpacked_emoji(cache) if "image" in model.modalities else {}
+    known = [one for one in emoji_concepts() if not pictures or one["key"] in pictures]
+    documents = [_emoji_document(one, pictures.get(one["key"])) for one in known]
+
+    def fill(index: SemanticIndex) -> None:
+        if len(index) != len(documents):
+            index.add(documents, batch_size=batch_size, progress=progress)
+
+    return _kept(EMOJI, f"{_digest(documents)}{len(pictures)}", model, fill, cache)
+
+
+def _emoji_document(concept: dict[str, Any], picture: tuple[Path, str] | None) -> Document:
+    """An emoji as a document."""
+    metadata = {name: concept[name] for name in ("emoji", "group", "subgroup")}
+    if picture is not None:
+        metadata["image"] = {"path": str(picture[0]), "sha256": picture[1]}
+    title = f"{concept['emoji']} {concept['label']}"
+    return Document(concept["key"], ", ".join(concept["tags"]) or concept["label"], metadata, title, "Noto Emoji")
+
+
+def _unpacked_emoji(cache: Path | None) -> dict[str, tuple[Path, str]]:
+    """The bundled pictures as files with their hashes, by the emoji's key.
+
+    They lie in the cache, or, where that cannot be written to, in a folder for now.
+    """
+    folder = (cache or user_cache_path("ssmoe_embed")) / EMOJI
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="ssmoe-emoji-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    found = {}
+    for key, content in emoji_pictures("noto"):
+        path = folder / f"{key}.webp"
+        if not path.is_file() or path.stat().st_size != len(content):
+            with atomic_file(path) as file:
+                file.write(content)
+        found[key] = (path, hashlib.sha256(content).hexdigest())
+    return found
 
 
 def corpus_index(

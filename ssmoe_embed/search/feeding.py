@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice, zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.vectors import Array
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 def paired(documents: Iterable[Document], vectors: Iterable[Any]) -> Iterator[tuple[Document, Any]]:
@@ -22,6 +25,21 @@ def paired(documents: Iterable[Document], vectors: Iterable[Any]) -> Iterator[tu
                 "each document."
             )
         yield _checked(document), vector
+
+
+def encoded(model: SentenceTransformer, documents: Sequence[Document]) -> list[Any]:
+    """What a model reads of documents: their texts, or the paths of their pictures.
+
+    Raises:
+        ValueError: There is a picture, and the model reads texts only.
+    """
+    pictures = [document for document in documents if document.image is not None]
+    if pictures and "image" not in getattr(model, "modalities", ()):
+        raise ValueError(
+            f"{pictures[0].image} is an image, and this model reads texts only; take one that reads images, such as "
+            "ssmoe/tiny-clip."
+        )
+    return [document.image or document.full_text for document in documents]
 
 
 class Given:

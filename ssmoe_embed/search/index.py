@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.errors import DamagedIndexError
-from ssmoe_embed.search.feeding import Given, chunks, paired
+from ssmoe_embed.search.feeding import Given, chunks, encoded, paired
 from ssmoe_embed.search.fingerprint import check_model, describe, model_fingerprint
 from ssmoe_embed.search.generation import Generation
 from ssmoe_embed.search.hits import Explanation, Hit, explain, with_snippets
@@ -255,8 +255,8 @@ class SemanticIndex:
         model = self._model()
 
         def encode(documents: Sequence[Document]) -> Array:
-            texts = [document.full_text for document in documents]
-            return model.encode_document(texts, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
+            inputs = encoded(model, documents)
+            return model.encode_document(inputs, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
 
         return encode
 

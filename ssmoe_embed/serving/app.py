@@ -27,6 +27,7 @@ from ssmoe_embed.serving.batching import Batcher
 from ssmoe_embed.serving.maps import MapMaker
 from ssmoe_embed.serving.metrics import CONTENT_TYPE, Metrics, Timed
 from ssmoe_embed.serving.openai_format import answer, models, parse_request
+from ssmoe_embed.serving.pictures import like_answer, thumbnail
 from ssmoe_embed.serving.refusals import Guard, RequestError, ServerLimits, bad_value, client_gone
 from ssmoe_embed.serving.searching import check_query, document_json, explanation, one_document, search_answer
 
@@ -56,7 +57,7 @@ def page() -> Page:
         "script-src": _hash(script),
         "style-src": _hash(style),
         "connect-src": "'self'",
-        "img-src": "data:",
+        "img-src": "'self' data:",
         "base-uri": "'none'",
         "form-action": "'none'",
         "frame-ancestors": "'none'",
@@ -236,6 +237,19 @@ def _add_search(
             raise bad_value(f"top={top} is outside 1 to {limits.max_top}.", "top")
         made = maps.made if maps else None
         return await batcher.run(lambda: search_answer(corpus, made, q, top, filters, mode=mode, snippets=snippets))
+
+    @app.post("/api/like")
+    async def like(
+        request: Request, top: int = 10, filters: Annotated[Sequence[str], Query(alias="filter")] = ()
+    ) -> dict[str, Any]:
+        if not 1 <= top <= limits.max_top:
+            raise bad_value(f"top={top} is outside 1 to {limits.max_top}.", "top")
+        image = await _body(request, limits.max_body)
+        return await batcher.run(lambda: like_answer(corpus, image, top, filters))
+
+    @app.get("/api/image")
+    def image(id: str) -> Response:  # noqa: A002 (the name in the address)
+        return Response(thumbnail(corpus, id), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
 
     @app.get("/api/explain")
     async def explain(q: str, id: str) -> dict[str, Any]:  # noqa: A002 (the name in the address)

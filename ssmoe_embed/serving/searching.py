@@ -39,7 +39,8 @@ def document_json(document: Document) -> dict[str, Any]:
         "title": document.title or "",
         "text": document.text,
         "source": document.source or "",
-        "metadata": dict(document.metadata),
+        "metadata": {name: value for name, value in document.metadata.items() if name != "image"},
+        "image": document.image is not None,
     }
 
 
@@ -107,11 +108,11 @@ def search_answer(
         raise RequestError(400, str(error), code="search_refused") from error
     milliseconds = round((perf_counter() - begin) * 1000, 1)
     points = _points(index, made, found) if made is not None else [None] * len(found)
-    hits = [_hit_json(hit) | {"point": point} for hit, point in zip(found, points, strict=True)]
+    hits = [hit_json(hit) | {"point": point} for hit, point in zip(found, points, strict=True)]
     return {"query": query, "documents": len(index), "milliseconds": milliseconds, "hits": hits}
 
 
-def _hit_json(hit: Hit) -> dict[str, Any]:
+def hit_json(hit: Hit) -> dict[str, Any]:
     """A hit as JSON, the snippet in parts before, in and after the best sentence, without Markdown's marks."""
     known = {name: value for name, value in document_json(hit.document).items() if name != "text"}
     scores = {"score": hit.score, "similarity": hit.similarity, "words": hit.words, "weak": hit.weak}

@@ -14,8 +14,9 @@ from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.data.documents import Document
 from ssmoe_embed.search.reading.decoding import fault_of, is_binary, known_encoding, numbered, open_text
 from ssmoe_embed.search.reading.passages import BREADCRUMB, WORDS
+from ssmoe_embed.search.reading.pictures import read_picture
 from ssmoe_embed.search.reading.prose import read_html, read_markdown, read_pdf, read_plain_text, read_word
-from ssmoe_embed.search.reading.records import KINDS, FileKind, Moved, ReadOptions, Record
+from ssmoe_embed.search.reading.records import KINDS, FileKind, Images, Moved, ReadOptions, Record
 from ssmoe_embed.search.reading.tables import read_json_lines, read_lines, read_parquet, read_table
 
 _REPORTED = 20
@@ -30,6 +31,7 @@ _READERS: dict[FileKind, Callable[[Path, ReadOptions, Moved], Iterator[Record]]]
     FileKind.HTML: read_html,
     FileKind.WORD: read_word,
     FileKind.PDF: read_pdf,
+    FileKind.IMAGE: read_picture,
 }
 
 
@@ -85,7 +87,7 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Document]:
         self.position, self.skipped, self.reports, self.skipped_files = 0, 0, [], []
-        self.files, others = _files(self.paths)
+        self.files, others = _files(self.paths, self.options)
         self.skipped_files += others
         self.size = sum(file.path.stat().st_size for file in self.files)
         empty, done = True, 0
@@ -159,6 +161,7 @@ class _Maker:
         self._name = file.path.resolve().as_posix()  # not as it was given: the same name may be another file elsewhere
         self._above = file.path.stem if many and file.kind in {FileKind.MARKDOWN, FileKind.TEXT} else None
         self._passages = file.kind not in {FileKind.LINES, FileKind.JSON_LINES, FileKind.TABLE, FileKind.PARQUET}
+        self._passages &= file.kind is not FileKind.IMAGE
         self._numbers = self._digits = False
 
     def document(self, record: Record) -> Document | str:
@@ -220,6 +223,7 @@ def read_documents(
     field: str = "text",
     words: int = WORDS,
     encoding: str = "utf-8",
+    images: str = "no",
 ) -> Corpus:
     """Documents of files and folders, in memory one at a time.
 
@@ -228,6 +232,7 @@ def read_documents(
     - `.csv` and `.tsv` (with a line of names) and `.parquet`: a row is such an object.
     - `.md`: passages by headings and paragraphs, with path and lines; YAML front matter is metadata.
     - `.html`, `.docx`, `.pdf`: such passages too; needs the extra `documents`.
+    - `.png`, `.jpg`, `.webp` and such, where `images` says so: a picture, with its path.
     - A folder: all such files below it, `.txt` as passages. What cannot be read is skipped and told of.
 
     A document without id is named by its file's full path and its line.
@@ -238,6 +243,7 @@ def read_documents(
         field: Where a record holds its text.
         words: How many words a passage has at most.
         encoding: Of text files without a mark (BOM); one that is not in it is broken.
+        images: Whether pictures are documents, for a model that reads them: no, too, or only.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
@@ -249,14 +255,22 @@ def read_documents(
     if words < 1:
         raise ValueError(f"words={words} leaves nothing of a passage; choose at least 1.")
     chosen = tuple(Path(path).expanduser() for path in paths)
-    options = ReadOptions(field, known_encoding(encoding), words)
+    options = ReadOptions(field, known_encoding(encoding), words, Images.parse(images, "images").value)
     corpus = Corpus(chosen, OnError.parse(on_error, "on_error"), options)
-    corpus.files, _ = _files(chosen)
+    corpus.files, _ = _files(chosen, options)
     corpus.size = sum(file.path.stat().st_size for file in corpus.files)
     return corpus
 
 
-def _files(paths: tuple[Path, ...]) -> tuple[list[SourceFile], list[tuple[Path, str]]]:
+def only_images(*paths: str | Path) -> bool:
+    """Whether files and folders hold pictures, and nothing else that can be read."""
+    chosen = [Path(path).expanduser() for path in paths]
+    files = [file for path in chosen for file in (_below(path) if path.is_dir() else [path])]
+    kinds = {kind for file in files if (kind := FileKind.of(file)) is not None}
+    return kinds == {FileKind.IMAGE}
+
+
+def _files(paths: tuple[Path, ...], options: ReadOptions) -> tuple[list[SourceFile], list[tuple[Path, str]]]:
     """The files to read, each once, and those of folders that are of no kind that can be read.
 
     Raises:
@@ -270,10 +284,15 @@ def _files(paths: tuple[Path, ...]) -> tuple[list[SourceFile], list[tuple[Path, 
             raise FileNotFoundError(f"There is no corpus {path}.")
         for file in _below(path) if path.is_dir() else [path]:
             kind = FileKind.of(file, in_folder=path.is_dir())
-            if kind is not None:
+            unwanted = options.images == (Images.NO if kind is FileKind.IMAGE else Images.ONLY)
+            if kind is not None and unwanted and path.is_dir():
+                others.append((file, "an image" if kind is FileKind.IMAGE else "no image"))
+            elif kind is not None and not unwanted:
                 found.setdefault(file.resolve(), SourceFile(file, kind, path.is_dir()))
             elif path.is_dir():
                 others.append((file, "binary" if _is_binary(file) else "of another kind"))
+            elif kind is FileKind.IMAGE:
+                raise ValueError(f"{path} is an image; say so with --images, and take a model that reads images.")
             else:
                 raise ValueError(
                     f"{path} is of no known kind; a corpus is a folder or a file ending in {', '.join(KINDS)}."

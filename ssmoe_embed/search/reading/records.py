@@ -23,11 +23,13 @@ class ReadOptions:
         field: Where a record holds its text.
         encoding: Of text files without a mark (BOM).
         words: How many words a passage has at most.
+        images: Whether pictures are read.
     """
 
     field: str = "text"
     encoding: str = "utf-8"
     words: int = WORDS
+    images: str = "no"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,17 @@ class Record:
     given: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     fault: str | None = None
+
+
+class Images(Choice):
+    """Whether pictures are documents."""
+
+    NO = "no"
+    """They are skipped."""
+    TOO = "too"
+    """Beside texts."""
+    ONLY = "only"
+    """And texts are skipped."""
 
 
 class FileKind(Choice):
@@ -70,6 +83,8 @@ class FileKind(Choice):
     """Passages of a docx file."""
     PDF = "pdf"
     """Passages of the pages."""
+    IMAGE = "image"
+    """A picture, for a model that reads them."""
 
     @classmethod
     def of(cls, path: Path, *, in_folder: bool = False) -> FileKind | None:
@@ -79,13 +94,15 @@ class FileKind(Choice):
             path: The file.
             in_folder: A text file that was found in a folder is passages; one that was named itself, a text a line.
         """
+        if path.suffix.lower() in PICTURES:
+            return cls.IMAGE
         kind = KINDS.get(path.suffix.lower())
         return cls.TEXT if kind is cls.LINES and in_folder else kind
 
     @property
     def is_text(self) -> bool:
         """Whether it is characters, whose encoding matters."""
-        return self not in {FileKind.PARQUET, FileKind.HTML, FileKind.WORD, FileKind.PDF}
+        return self not in {FileKind.PARQUET, FileKind.HTML, FileKind.WORD, FileKind.PDF, FileKind.IMAGE}
 
     @property
     def missing(self) -> str | None:
@@ -113,4 +130,6 @@ KINDS = {
     ".docx": FileKind.WORD,
     ".pdf": FileKind.PDF,
 }
-"""The kind of file of each ending."""
+"""The kind of file of each ending, pictures left out."""
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp"})
+"""Endings of pictures."""

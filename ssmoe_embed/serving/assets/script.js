@@ -103,11 +103,21 @@ function card(hit, index) {
   title.type = "button";
   title.addEventListener("click", () => openDocument(hit.id));
   top.append(make("span", "rank", `${index + 1}`), title, make("span", "score", (hit.similarity ?? hit.words).toFixed(2)));
-  item.append(top, snippet(hit));
+  item.append(top);
+  if (hit.image) item.append(thumbnail(hit));
+  item.append(snippet(hit));
   if (hit.source) item.append(sourceLine(hit.source));
   for (const name of ["pointerenter", "focusin"]) item.addEventListener(name, () => approach(hit.id));
   for (const name of ["pointerleave", "focusout"]) item.addEventListener(name, () => approach(null));
   return item;
+}
+
+function thumbnail(entry) {
+  const image = make("img", "thumbnail");
+  image.src = `api/image?id=${encodeURIComponent(entry.id)}`;
+  image.alt = entry.title || entry.id;
+  image.loading = "lazy";
+  return image;
 }
 
 function sourceLine(source) {
@@ -137,6 +147,7 @@ async function openDocument(id) {
     actions.append(similar, close);
     const facts = Object.entries(entry.metadata).map(([name, value]) => `${name}: ${value}`).join(" · ");
     box.replaceChildren(make("strong", "", entry.title || entry.id), make("p", "text", entry.text));
+    if (entry.image) box.append(thumbnail(entry));
     if (entry.source) box.append(sourceLine(entry.source));
     if (facts) box.append(make("p", "source", facts));
     const reasons = make("div", "reasons");
