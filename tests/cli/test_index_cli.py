@@ -101,9 +101,9 @@ def test_what_a_hit_prints_finds_and_deletes_its_file(ssmoe, built, tmp_path):
     status, _, err = ssmoe(*command)
     assert status == 0
     assert "5 added" in err
-    assert "1 file skipped: 1 binary; --list-skipped names them" in err
+    assert "1 file skipped: 1 image; --list-skipped names them" in err
     _, _, err = ssmoe(*command, "--list-skipped")
-    assert f"{notes / 'photo.png'}: binary" in err
+    assert f"{notes / 'photo.png'}: image" in err
     _, out, _ = ssmoe("search", "soup", "--index", tmp_path / "i", "--json", "-k", 1)
     hit = json.loads(out)
     for condition in (f"source={hit['source']}", f"path={hit['metadata']['path']}", f"id={hit['id']}", "path=*soup*"):

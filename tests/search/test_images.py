@@ -59,10 +59,10 @@ def test_an_image_is_a_document_with_its_names_words_and_the_models_vector(index
 def test_what_is_no_image_is_skipped_and_told_of(folder):
     corpus = read_documents(folder, images="only")
     assert len(list(corpus)) == 3
-    assert sorted(reason.partition(":")[0] for _, reason in corpus.skipped_files) == ["no image", "unreadable"]
+    assert sorted(reason.partition(":")[0] for _, reason in corpus.skipped_files) == ["of another kind", "unreadable"]
     texts = read_documents(folder)
     assert [document.title for document in texts] == ["Notes"]
-    assert {reason for _, reason in texts.skipped_files} == {"an image"}
+    assert {reason for _, reason in texts.skipped_files} == {"image"}
     assert len(list(read_documents(folder, images="too"))) == 4
     with pytest.raises(ValueError, match="--images"):
         read_documents(folder / "IMG_7.jpg")

@@ -138,10 +138,10 @@ def test_what_cannot_be_read_in_a_folder_is_skipped_and_told_of(tmp_path):
         "blank.md": "empty",
         "latin.txt": "not in utf-8",
         "image.md": "binary",
-        "photo.png": "an image",
+        "photo.png": "image",
         "code.py": "of another kind",
     }
-    expected = "8 files skipped: 2 empty, 2 unreadable, 1 of another kind, 1 an image, 1 binary, 1 not in utf-8"
+    expected = "8 files skipped: 2 empty, 2 unreadable, 1 of another kind, 1 image, 1 binary, 1 not in utf-8"
     assert corpus.skipped_summary() == expected
     assert "caf\xe9" in {d.text for d in read_documents(tmp_path, encoding="latin-1")}
 

@@ -286,7 +286,7 @@ def _files(paths: tuple[Path, ...], options: ReadOptions) -> tuple[list[SourceFi
             kind = FileKind.of(file, in_folder=path.is_dir())
             unwanted = options.images == (Images.NO if kind is FileKind.IMAGE else Images.ONLY)
             if kind is not None and unwanted and path.is_dir():
-                others.append((file, "an image" if kind is FileKind.IMAGE else "no image"))
+                others.append((file, "image" if kind is FileKind.IMAGE else "of another kind"))
             elif kind is not None and not unwanted:
                 found.setdefault(file.resolve(), SourceFile(file, kind, path.is_dir()))
             elif path.is_dir():
