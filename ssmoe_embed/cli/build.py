@@ -40,6 +40,9 @@ def build(
     select: Annotated[str | None, typer.Option(help="router or average.  [default: router]")] = None,
     sign: Annotated[str | None, typer.Option(help="aligned, canonical or raw.  [default: aligned]")] = None,
     scale: Annotated[str | None, typer.Option(help="none or router.  [default: none]")] = None,
+    exclude_common: Annotated[
+        int | None, typer.Option(min=0, help="Rank of what experts share that is left out first.  [default: 0]")
+    ] = None,
     revision: opts.Revision = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's own.")
@@ -81,6 +84,7 @@ def build(
         select=select,
         sign=sign,
         scale=scale,
+        exclude_common=exclude_common,
     )
     sample: list[str] | None = None
     if calibration_texts is not None:

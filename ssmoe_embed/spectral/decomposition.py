@@ -7,7 +7,7 @@ reduced to tridiagonal form `T = QᵀGQ` and its eigenvectors stay factored as `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -235,3 +235,33 @@ def _transposed_times(left: Float64, X: torch.Tensor) -> Float64:
     for start in range(0, X.shape[1], BLOCK):
         out[:, start : start + BLOCK] = left.T @ X[:, start : start + BLOCK].to(torch.float64).numpy()
     return out
+
+
+def own_parts(
+    experts: Callable[[int], Sequence[torch.Tensor]], count: int, rank: int
+) -> Callable[[int], Sequence[torch.Tensor]]:
+    """What reads an expert's matrices `[I,H]` without the leading part, of that rank, of the mean of all experts'.
+
+    Args:
+        experts: Given an expert, what reads its matrices.
+        count: `E`.
+        rank: Of the common part; 0 for none.
+
+    Raises:
+        ValueError: The rank is above the matrices'.
+    """
+    if rank == 0:
+        return experts
+    sums = [matrix.double().cpu() for matrix in experts(0)]
+    for expert in range(1, count):
+        for total, matrix in zip(sums, experts(expert), strict=True):
+            total += matrix.cpu()
+    common = []
+    for total in sums:
+        if rank >= min(total.shape):
+            raise ValueError(f"exclude_common={rank} would leave nothing of matrices of shape {tuple(total.shape)}.")
+        left, values, right = torch.linalg.svd(total / count, full_matrices=False)
+        common.append(((left[:, :rank] * values[:rank]) @ right[:rank]).float())
+    return lambda expert: [
+        one.float() - shared.to(one.device) for one, shared in zip(experts(expert), common, strict=True)
+    ]

@@ -19,6 +19,7 @@ from ssmoe_embed.checkpoints.shards import Checkpoint
 from ssmoe_embed.common.files import load_tensors, save_tensors
 from ssmoe_embed.common.hub import HubKeywords, HubOptions
 from ssmoe_embed.families import MoEFamily, family_of, load_config
+from ssmoe_embed.spectral.decomposition import own_parts
 from ssmoe_embed.spectral.eigenvectors import spectral_embeddings
 from ssmoe_embed.spectral.settings import Scale, SpectralSettings
 
@@ -79,6 +80,7 @@ class SpectralRouters:
         sign: str = "aligned",
         scale: str = "none",
         *,
+        exclude_common: int = 0,
         family: MoEFamily | None = None,
         workers: int | None = None,
         progress: bool = True,
@@ -91,6 +93,7 @@ class SpectralRouters:
             select: `"router"` keeps those most similar to the expert's router row, `"average"` keeps all.
             sign: `"aligned"`, `"canonical"` or `"raw"`, see `Sign`.
             scale: `"none"` or `"router"`, see `Scale`.
+            exclude_common: Rank of the experts' common part that is taken off first, see `SpectralSettings`.
             family: The adapter that reads its experts; by default `family_of(model)`.
             workers: Experts worked on at once; by default one a core.
             progress: Show a progress bar.
@@ -99,7 +102,7 @@ class SpectralRouters:
             UnsupportedModelError: The model is dense or of a family without an adapter.
             ValueError: A setting has a value that is not allowed.
         """
-        settings = SpectralSettings(top_c, select, sign, scale)  # type: ignore[arg-type]  # parsed there
+        settings = SpectralSettings(top_c, select, sign, scale, exclude_common)  # type: ignore[arg-type]  # parsed there
         config: Any = model.config
         family = family_of(model) if family is None else family
         layers = {layer.index: layer for layer in family.layers(model)}
@@ -121,6 +124,7 @@ class SpectralRouters:
         sign: str = "aligned",
         scale: str = "none",
         *,
+        exclude_common: int = 0,
         workers: int | None = None,
         progress: bool = True,
         notes: Path | None = None,
@@ -134,6 +138,7 @@ class SpectralRouters:
             select: See `from_model`.
             sign: See `from_model`.
             scale: See `from_model`.
+            exclude_common: See `from_model`.
             workers: See `from_model`.
             progress: See `from_model`.
             notes: A folder in which finished layers are kept, for a run that goes on where one with the same arguments was
@@ -145,7 +150,7 @@ class SpectralRouters:
             FileNotFoundError: There is no safetensors checkpoint.
             ValueError: A setting has a value that is not allowed, or the checkpoint does not fit its configuration.
         """
-        settings = SpectralSettings(top_c, select, sign, scale)  # type: ignore[arg-type]  # parsed there
+        settings = SpectralSettings(top_c, select, sign, scale, exclude_common)  # type: ignore[arg-type]  # parsed there
         options = HubOptions(**hub)
         path_or_id = Path(path_or_id).expanduser() if str(path_or_id).startswith("~") else path_or_id
         config = load_config(path_or_id, **options.loading)
@@ -310,7 +315,8 @@ def _make(
                 weight = load_tensors(kept)[0]["weight"]
                 bar.update(len(router))
             else:
-                weight = spectral_embeddings(experts_of(index), router, settings, workers=workers, on_expert=bar.update)
+                experts = own_parts(experts_of(index), len(router), settings.exclude_common)
+                weight = spectral_embeddings(experts, router, settings, workers=workers, on_expert=bar.update)
                 if kept is not None:
                     save_tensors(kept, {"weight": weight}, {})
             weights[index] = _scaled(weight, router, settings.scale)

@@ -47,6 +47,7 @@ class SpectralKeywords(TypedDict, total=False):
     select: str
     sign: str
     scale: str
+    exclude_common: int
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class SpectralSettings:
         select: Which eigenvectors are kept.
         sign: How their sign is fixed.
         scale: How long the resulting rows are.
+        exclude_common: Rank of what a layer's experts share that is taken off each matrix first: the leading part of their
+            mean matrix; 0 for nothing. (Dominant directions of experts overlap: SD-MoE, https://arxiv.org/abs/2602.12556.)
 
     Raises:
         ValueError: A value is outside what its setting allows.
@@ -68,8 +71,11 @@ class SpectralSettings:
     select: Selection = Selection.ROUTER
     sign: Sign = Sign.ALIGNED
     scale: Scale = Scale.NONE
+    exclude_common: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.exclude_common, bool) or not isinstance(self.exclude_common, int) or self.exclude_common < 0:
+            raise ValueError(f"exclude_common={self.exclude_common!r} is no rank; choose a count, or 0 for nothing.")
         object.__setattr__(self, "select", Selection.parse(self.select, "select"))
         object.__setattr__(self, "sign", Sign.parse(self.sign, "sign"))
         object.__setattr__(self, "scale", Scale.parse(self.scale, "scale"))

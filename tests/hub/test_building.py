@@ -105,7 +105,7 @@ def test_a_calibration_that_was_not_built_is_fitted_when_it_is_loaded(built, tex
 
 def test_a_built_model_keeps_the_settings_it_was_built_with(olmoe, texts, tmp_path):
     settings = {"method": "moee", "alpha": 0.7, "combination": "sum", "calibration": "whiten", "prompt": "prompteol"}
-    spectral = {"select": "average", "sign": "canonical", "scale": "router", "top_c": 0.25}
+    spectral = {"select": "average", "sign": "canonical", "scale": "router", "top_c": 0.25, "exclude_common": 2}
     folder = build(olmoe, tmp_path / "out", texts, **(settings | spectral))
     module = ssmoe_embed.load(folder, progress=False)[0]
     assert {name: module.settings.as_dict()[name] for name in settings} == settings

@@ -79,6 +79,27 @@ def test_it_equals_the_formulas_in_every_family(family, model_folder):
     assert_close(ours.weights, expected)
 
 
+@torch.no_grad()
+def test_what_experts_share_is_left_out_on_request(olmoe):
+    model, rank = AutoModel.from_pretrained(olmoe).eval(), 3
+    found = SpectralRouters.from_model(model, top_c=TOP_C, exclude_common=rank, progress=False)
+    streamed = SpectralRouters.from_checkpoint(olmoe, top_c=TOP_C, exclude_common=rank, progress=False)
+    plain = SpectralRouters.from_model(model, top_c=TOP_C, progress=False)
+    for layer in model.layers:
+        experts = layer.mlp.experts
+        size = experts.down_proj.shape[2]
+        for matrices in (experts.gate_up_proj[:, :size], experts.gate_up_proj[:, size:], experts.down_proj):
+            left, values, right = torch.linalg.svd(matrices.double().mean(dim=0), full_matrices=False)
+            matrices -= (left[:, :rank] @ values[:rank].diag() @ right[:rank]).float()
+    own = SpectralRouters.from_model(model, top_c=TOP_C, progress=False)
+    assert_close(found.weights, own.weights)
+    assert_close(streamed.weights, own.weights)
+    assert not torch.allclose(found.weights[0], plain.weights[0], atol=1e-2)
+    assert found.settings.exclude_common == rank
+    with pytest.raises(ValueError, match="exclude_common=500 would leave nothing of matrices of shape"):
+        SpectralRouters.from_model(model, exclude_common=500, progress=False)
+
+
 def test_a_fraction_is_a_share_of_the_eigenvectors(model):
     quarter = SpectralRouters.from_model(model, top_c=0.25, progress=False)  # of m = min(24, 32)
     assert_close(quarter.weights, SpectralRouters.from_model(model, top_c=6, progress=False).weights, atol=0)
