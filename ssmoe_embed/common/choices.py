@@ -20,10 +20,6 @@ class Choice(str, Enum):
     def parse(cls: type[ChoiceT], value: object, setting: str) -> ChoiceT:
         """Return the member named `value`.
 
-        Args:
-            value: A member or its string.
-            setting: The setting's name, for the error message.
-
         Raises:
             ValueError: `value` names no member; the message lists the allowed values.
         """

@@ -80,11 +80,6 @@ class ShardFolder:
 
         Memory is that of one shard.
 
-        Args:
-            rows: All of them.
-            size: How many a shard holds.
-            digest: Stands for the model and its settings.
-
         Returns:
             All shards in order, and those still to be encoded.
         """
@@ -117,12 +112,7 @@ class ShardFolder:
         (self.path / _INPUTS / name).unlink()
 
     def complete(self, shards: Sequence[Shard], made_by: Mapping[str, Any]) -> None:
-        """Say that these shards are all there is, and remove what is left of earlier work.
-
-        Args:
-            shards: In order.
-            made_by: What made the vectors, as JSON values.
-        """
+        """Say that these shards are all there is, and remove what is left of earlier work."""
         content = {"made_by": made_by, "shards": [[shard.name, shard.documents] for shard in shards]}
         with atomic_file(self.path / _MANIFEST) as file:
             file.write(json.dumps(content).encode())

@@ -175,10 +175,6 @@ def _extra_level(weights: Iterable[str], modules: Iterable[str]) -> str:
 def base_of_adapter(place: str, hub: HubOptions) -> tuple[str, str | None] | None:
     """The base model that an adapter was trained on, and its revision; None if there is no adapter.
 
-    Args:
-        place: Folder or hub id.
-        hub: How its files are fetched.
-
     Raises:
         ValueError: The adapter does not say.
     """

@@ -74,13 +74,7 @@ class BaseModelSource:
 
     @classmethod
     def of(cls, base: str | Path, hub: HubOptions, **fields: Any) -> BaseModelSource:
-        """The source that a user names: a language model, or an adapter, whose base model is meant with it.
-
-        Args:
-            base: Folder or hub id.
-            hub: How its files are fetched.
-            **fields: The other fields.
-        """
+        """The source that a user names: a language model, or an adapter, whose base model is meant with it."""
         name = str(Path(base).expanduser())
         name = str(Path(name).resolve()) if Path(name).is_dir() else str(base)
         if Path(name).is_dir() and (Path(name) / CONFIG).is_file():
@@ -178,13 +172,7 @@ def dtype_name(dtype: str | torch.dtype) -> str:
 
 
 def spectral_routers(model: PreTrainedModel, source: BaseModelSource, **settings: Any) -> SpectralRouters:
-    """The spectral routers of a loaded model, from its checkpoint where the weights in memory are not the trained ones.
-
-    Args:
-        model: The model.
-        source: Where it came from.
-        **settings: See `SpectralRouters.from_model`.
-    """
+    """The spectral routers of a loaded model, from its checkpoint where the weights in memory are not the trained ones."""
     if source.adapter or getattr(model, "is_quantized", False) or any(weight.is_meta for weight in model.parameters()):
         return SpectralRouters.from_checkpoint(source.name_or_path, **source.hub.keywords, **settings)
     return SpectralRouters.from_model(model, **settings)

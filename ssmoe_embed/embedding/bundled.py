@@ -29,9 +29,6 @@ class BundledEncoder:
     def __init__(self, folder: Path | None = None) -> None:
         """Read the weights and the tokenizer.
 
-        Args:
-            folder: That of the bundled model.
-
         Raises:
             ValueError: It has other settings than this forward pass computes.
         """

@@ -108,10 +108,6 @@ def save_parts(parts: Parts, folder: Path) -> None:
 
     An adapter on it is written by itself.
 
-    Args:
-        parts: The module's parts.
-        folder: Where to.
-
     Raises:
         ValueError: The base model would have to be written and is in 4 bits, or its adapters are more than one active one.
     """

@@ -35,12 +35,7 @@ class TfidfEncoder(AbsEncoder):
     """
 
     def __init__(self, meta: ModelMeta, **settings: Any) -> None:
-        """Set up a baseline.
-
-        Args:
-            meta: Its record.
-            **settings: For `sklearn.feature_extraction.text.TfidfVectorizer`.
-        """
+        """Set up a baseline."""
         self.mteb_model_meta = meta
         self._settings = settings
         self._fitted: tuple[str, Any, Any] | None = None

@@ -91,21 +91,13 @@ def supported_types() -> list[str]:
 
 
 def load_config(name_or_path: str | Path, **kwargs: Any) -> Any:
-    """The configuration of a model, also of a supported family that transformers has no class for.
-
-    Args:
-        name_or_path: Folder or hub id.
-        **kwargs: For `AutoConfig.from_pretrained`.
-    """
+    """The configuration of a model, also of a supported family that transformers has no class for."""
     register_families()
     return AutoConfig.from_pretrained(name_or_path, **kwargs)
 
 
 def family_of(subject: Any) -> MoEFamily:
     """The adapter for a model.
-
-    Args:
-        subject: A transformers model, or its configuration.
 
     Raises:
         UnsupportedModelError: There is no adapter, for a dense model above all, or it refuses this model; the message says

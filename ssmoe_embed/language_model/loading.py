@@ -79,10 +79,6 @@ def load(
 def skeleton(base: str | Path, hub: HubOptions = _DEFAULT) -> PreTrainedModel:
     """The language model without weights, for what its configuration alone decides; tensors are on the device `meta`.
 
-    Args:
-        base: As for `load`.
-        hub: How its files are fetched.
-
     Raises:
         FileNotFoundError: There is no model of that name.
         UnsupportedModelError: The model is dense, or its family has no adapter.
@@ -94,12 +90,7 @@ def skeleton(base: str | Path, hub: HubOptions = _DEFAULT) -> PreTrainedModel:
 
 
 def load_tokenizer(base: str | Path, hub: HubOptions = _DEFAULT) -> PreTrainedTokenizerBase:
-    """The language model's tokenizer, with a padding token and padding on the left, as generation needs.
-
-    Args:
-        base: As for `load`.
-        hub: How its files are fetched.
-    """
+    """The language model's tokenizer, with a padding token and padding on the left, as generation needs."""
     tokenizer = AutoTokenizer.from_pretrained(base_of(base), padding_side="left", **hub.loading)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

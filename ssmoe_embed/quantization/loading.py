@@ -27,12 +27,6 @@ def load_quantized(
     Tensors are read by `pread`: with mapped files, which is what `from_pretrained` uses, the pages of the whole checkpoint
     count as the process's memory by the end.
 
-    Args:
-        name_or_path: Folder or hub id with safetensors.
-        settings: How to pack.
-        config: Its configuration.
-        **kwargs: For `AutoModel.from_pretrained`.
-
     Returns:
         The model and transformers' report on what was loaded.
 
@@ -137,10 +131,6 @@ def unpacked_mxfp4(config: PretrainedConfig, wish: Any) -> dict[str, Any]:
 
     With kernels, a GPU computes the routing inside them: the router module never runs, so it can be neither read nor
     re-routed.
-
-    Args:
-        config: The checkpoint's configuration.
-        wish: The user's `quantization_config`, if any.
 
     Raises:
         ValueError: The user asks for the kernels.

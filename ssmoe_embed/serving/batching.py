@@ -243,10 +243,6 @@ class Batcher:
 def encode_and_count(model: SentenceTransformer, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[int]]:
     """Vectors of texts, in one batch, and how many tokens the model read of each, as that batch's features tell.
 
-    Args:
-        model: Any sentence-transformers model for text.
-        texts: `n` texts.
-
     Returns:
         float32 `[n,D]`, and tokens of each text, template and special tokens included, those cut off not.
     """

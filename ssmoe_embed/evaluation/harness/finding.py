@@ -50,9 +50,6 @@ def require_harness() -> None:
 def find_tasks(names: Sequence[str]) -> list[str]:
     """The harness' names of tasks and of sets of tasks, each once, in order.
 
-    Args:
-        names: `paper`, `offline`, and names of the harness.
-
     Raises:
         ValueError: None are given.
     """

@@ -110,9 +110,6 @@ class GridFolder:
     def check_data(self, revisions: Mapping[str, str]) -> None:
         """Make sure that results of these tasks were measured on the same data.
 
-        Args:
-            revisions: By task, see `TaskResult.data`.
-
         Raises:
             ValueError: Some were measured on others.
         """

@@ -249,14 +249,7 @@ def _without_git() -> Iterator[None]:
 
 
 def wrapped(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, *, progress: bool) -> Any:
-    """The harness' own wrapper of a model.
-
-    Args:
-        model: The model, under whatever routing it has.
-        tokenizer: Its tokenizer.
-        batch_size: Batch size, in requests.
-        progress: Show the harness' progress bars.
-    """
+    """The harness' own wrapper of a model."""
     from lm_eval.models.huggingface import HFLM
 
     found = HFLM(

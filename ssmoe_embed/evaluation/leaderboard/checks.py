@@ -91,11 +91,6 @@ def _deviating(results: ResultFolder) -> list[str]:
 def check_reproducible(model: str, revision: str, meta: dict[str, Any]) -> None:
     """Make sure that others can run the very model.
 
-    Args:
-        model: Its name.
-        revision: Its revision.
-        meta: mteb's record of it.
-
     Raises:
         ValueError: It is not on the hub at a commit, or was not run as it is.
     """

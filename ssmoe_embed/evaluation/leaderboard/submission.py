@@ -193,11 +193,7 @@ def load_ssmoe(model_name: str, revision: str | None = None, device: str | None 
 
 
 def model_code(meta_json: str) -> str:
-    """The Python file, from the `model_meta.json` beside the results.
-
-    Args:
-        meta_json: The content of that file.
-    """
+    """The Python file, from the `model_meta.json` beside the results."""
     meta = _meta(meta_json).model_copy(update={"loader": load_ssmoe, "experiment_kwargs": None})
     return _FILE.format(variable=variable_name(str(meta.name)), record=meta.to_python())
 

@@ -19,13 +19,7 @@ _COLUMNS = 3
 
 
 def write_report(result: SweepResult, folder: Path, *, with_paper: bool = False) -> list[Path]:
-    """Write `sweep.md`, `sweep.csv` and `sweep.png`, each atomically.
-
-    Args:
-        result: What was measured.
-        folder: Where to.
-        with_paper: Compare with the paper's table 6.
-    """
+    """Write `sweep.md`, `sweep.csv` and `sweep.png`, each atomically."""
     shown = report(result, with_paper=with_paper).markdown()
     picture = plot(result, with_paper=with_paper)
     return write_files(folder, {"sweep.md": shown, "sweep.csv": scores_csv(result), "sweep.png": picture})
