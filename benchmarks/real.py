@@ -20,33 +20,26 @@ from typing import Any
 
 import mteb
 import torch
-from measuring import machine
 from mteb.abstasks import AbsTask
+from real_report import EMBEDDING, EVERY, INSPECTION, VARIED, report
 
 from ssmoe_embed.common.files import atomic_file, write_files
-from ssmoe_embed.common.tables import Report, Table
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore, read_json
-from ssmoe_embed.evaluation.results.summary import summary
-from ssmoe_embed.evaluation.significance import comparison
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
 from ssmoe_embed.hub.building import build
+from ssmoe_embed.hub.loading import load
 
 FIRST = ("BIOSSES", "STSBenchmark")
 OTHERS = ("EmotionClassification", "SICK-R", "STS12", "STS15", "STS14")
 BASELINES = ("tfidf-words", "minilm")
-COMPARED = ("moee", "ssmoe", "ssmoe-hidden", "ev", "router", "paper")
-"""Methods that are compared with the hidden state."""
-SIGNALS = ("router", "ev")
 REASONING = ("arc_easy", "arc_challenge", "boolq", "hellaswag", "openbookqa", "piqa", "winogrande")
 TOP_C = 0.05
-_EVERY = 5
-"""Every so many-th development pair is used."""
 _CALIBRATION = (300, 120)
 """Texts that features are standardised on, and the characters of the longest."""
 
@@ -80,7 +73,7 @@ class Place:
     @property
     def results(self) -> Path:
         """Results on test data."""
-        return self.work / "embedding"
+        return self.work / EMBEDDING
 
     def chosen(self) -> dict[str, dict[str, Any]]:
         """Settings by method that were best on development data."""
@@ -115,7 +108,7 @@ def development(place: Place) -> None:
     thin = place.work / "development" / "STSBenchmark.validation.jsonl.gz"
     if not thin.is_file():
         with gzip.open(place.tasks / "STSBenchmark" / "validation.jsonl.gz", "rt", encoding="utf-8") as lines:
-            kept = [line for number, line in enumerate(lines) if number % _EVERY == 0]
+            kept = [line for number, line in enumerate(lines) if number % EVERY == 0]
         with atomic_file(thin) as file:
             file.write(gzip.compress("".join(kept).encode(), mtime=0))
     task = use_local(mteb.get_task("STSBenchmark", eval_splits=["validation"]), LocalData(thin.parent))
@@ -130,7 +123,8 @@ def development(place: Place) -> None:
     write_files(place.work, {"settings.json": json.dumps(chosen, indent=1, sort_keys=True) + "\n"})
 
 
-VARIED = ("calibration", "combination", "routing_weight")
+_INSPECTED = 120
+"""Texts that are read for it."""
 
 
 def candidates() -> list[Run]:
@@ -216,11 +210,23 @@ def reasoning(place: Place) -> None:
         run_grid(place.moe, [*GRID, GridCell.parse("ev")], [task], place.work / "grid", options)
 
 
+def inspection(place: Place) -> None:
+    """What `ssmoe inspect` says of routers and experts."""
+    from ssmoe_embed.evaluation.inspection.inspection import InspectionOptions, inspect_model
+    from ssmoe_embed.evaluation.texts import shipped_sample
+
+    if not (place.work / INSPECTION).is_file():
+        model = load(place.model, calibration="none")
+        found = inspect_model("moe", model, shipped_sample(_INSPECTED), InspectionOptions(clusters=4, progress=True))
+        write_files(place.work, {INSPECTION: json.dumps(found.as_dict(), indent=1) + "\n"})
+
+
 STAGES: dict[str, Callable[[Place], None]] = {
     "models": models,
     "dev": development,
     "first": first_tasks,
     "beside": comparisons,
+    "inspect": inspection,
     "corrupted": corrupted_texts,
     "others": other_tasks,
     "none": without_prompt,
@@ -239,57 +245,6 @@ def _raise(failures: Sequence[Any]) -> None:
         raise SystemExit("\n".join(map(str, failures)))
 
 
-def report(place: Place) -> Report:
-    """Everything that is measured so far."""
-    parts: list[str | Table] = [f"{machine('torch', 'transformers', 'mteb')}. Points of 100."]
-    dev = ResultFolder(place.work / "dev").scores()
-    if dev:
-        parts += [
-            f"## Development: every {_EVERY}th pair of STSBenchmark's development set, PromptEOL",
-            Table(
-                ("method", "settings", "score"),
-                tuple(
-                    (one.method, one.settings_text, f"{100 * one.score:.1f}")
-                    for one in sorted(dev, key=lambda one: -one.score)
-                ),
-                texts=2,
-            ),
-        ]
-    folder = ResultFolder(place.results)
-    scores = folder.scores()
-    if scores:
-        parts += list(summary(scores, folder.rates()).parts)
-        parts += _differences(folder, place)
-    return Report("A real language model on real tasks", tuple(parts))
-
-
-def _differences(folder: ResultFolder, place: Place) -> list[str | Table]:
-    """Every method compared with the hidden state, by bootstrap."""
-    found: list[str | Table] = ["## Compared with the hidden state (`smoe`), paired bootstrap"]
-    names = {score.task for score in folder.scores() if score.local_data}
-    rows = []
-    for method in [one for one in COMPARED if any(score.method == one for score in folder.scores())]:
-        lines = comparison.compare_methods(
-            folder, method, "smoe", tasks=place.tasks_of(sorted(names)), may_differ=VARIED
-        )
-        for line in lines:
-            if line.bootstrap is None:
-                continue
-            one = line.bootstrap
-            interval = f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
-            rows.append(
-                (
-                    method,
-                    line.setup,
-                    line.task,
-                    f"{100 * one.difference:+.1f}",
-                    interval,
-                    comparison.p_text(one.p_value),
-                )
-            )
-    return [*found, Table(("method", "setup", "task", "difference", "95 % interval", "p"), tuple(rows), texts=3)]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -298,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dense", type=Path, default=Path("build/real/moe-all"), help="the same with all experts")
     parser.add_argument("--tasks", type=Path, default=Path("build/real/tasks"), help="the tasks' data")
     parser.add_argument("--work", type=Path, default=Path("build/real/measured"), help="results")
+    parser.add_argument("--split", type=Path, help="what examples/split_dense measured (.json), for the report")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="Markdown file to write")
@@ -309,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name} …", flush=True)
             STAGES[name](place)
         return
-    text = report(place).markdown()
+    text = report(place.work, place.tasks_of, options.split).markdown()
     print(text, end="")
     if options.output:
         write_files(options.output.parent, {options.output.name: text})

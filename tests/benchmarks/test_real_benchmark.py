@@ -22,9 +22,10 @@ def real(monkeypatch):
 
     monkeypatch.setattr(real, "_CALIBRATION", (24, 40))
     monkeypatch.setattr(real, "TOP_C", 2)
+    monkeypatch.setattr(real, "_INSPECTED", 24)
     monkeypatch.setattr(real, "BASELINES", ("tfidf-words",))
     yield real
-    for name in {"real", "measuring"} & (set(sys.modules) - before):
+    for name in {"real", "real_report", "measuring"} & (set(sys.modules) - before):
         del sys.modules[name]
 
 
@@ -45,7 +46,7 @@ def tasks(tmp_path):
 
 def test_settings_come_from_development_data_and_interrupted_work_goes_on(real, olmoe, tasks, tmp_path, capsys):
     places = ["--moe", str(olmoe), "--dense", str(olmoe), "--tasks", str(tasks), "--work", str(tmp_path / "work")]
-    stages = ["models", "dev", "first", "beside"]
+    stages = ["models", "dev", "first", "beside", "inspect"]
     real.main(["measure", *places, "--stages", *stages])
     dev = real.ResultFolder(tmp_path / "work" / "dev").scores()
     chosen = json.loads((tmp_path / "work" / "settings.json").read_text(encoding="utf-8"))
@@ -67,4 +68,5 @@ def test_settings_come_from_development_data_and_interrupted_work_goes_on(real, 
     shown = (tmp_path / "real.md").read_text(encoding="utf-8")
     assert capsys.readouterr().out == shown
     assert "local-" in shown
+    assert "length of a row" in shown
     assert "ssmoe-hidden" in shown.split("## Compared")[1]
