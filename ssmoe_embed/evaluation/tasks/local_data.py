@@ -143,6 +143,8 @@ def _read_folder(folder: Path, configuration: str | None) -> Any:
     splits = [one for one in sorted(folder.iterdir()) if (one / "state.json").is_file()]
     if splits:
         return datasets.DatasetDict({one.name: datasets.load_from_disk(str(one)) for one in splits})
+    if configuration not in datasets.get_dataset_config_names(str(folder)):
+        configuration = None  # the folder holds this one alone
     return datasets.load_dataset(str(folder), configuration)
 
 

@@ -13,10 +13,12 @@ from ssmoe_embed import reroute
 from ssmoe_embed.evaluation.harness import finding
 from ssmoe_embed.evaluation.harness.finding import OFFLINE_TASKS, PAPER_TASKS, find_tasks, load_tasks
 from ssmoe_embed.evaluation.harness.grid import GRID, GridCell, GridOptions, check_grid
+from ssmoe_embed.evaluation.harness.report import report
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult
 from ssmoe_embed.evaluation.harness.running import run_grid
 from ssmoe_embed.evaluation.harness.tasks import local_data
 from ssmoe_embed.evaluation.paper import language_models as comparison
+from ssmoe_embed.evaluation.tasks.local_data import LocalData
 from ssmoe_embed.language_model import RoutingSettings, expert_overlap, load, load_tokenizer, perplexity
 from ssmoe_embed.language_model.routings import policy_of
 
@@ -288,3 +290,33 @@ def test_examples_are_read_whatever_ends_of_lines_their_texts_hold(tmp_path):
     blank = {field.name: 0 for field in fields(TaskResult)}
     folder.write(TaskResult(**blank | {"cell": "original", "task": "t"}), examples)
     assert list(folder.correct("original", "t").values()) == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.slow  # the harness takes long to find its own tasks; test_local_data checks what is handed to them
+def test_the_harness_own_task_runs_on_local_data_and_the_result_says_so(olmoe, tmp_path):
+    file = tmp_path / "data" / "arc_easy" / "test.jsonl"
+    file.parent.mkdir(parents=True)
+    rows = [
+        {
+            "id": str(number),
+            "question": f"which word is number {number}",
+            "choices": {"text": ["one", "two", "three"], "label": ["A", "B", "C"]},
+            "answerKey": "ABC"[number % 3],
+        }
+        for number in range(6)
+    ]
+    for split in ("test", "train", "validation"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        file.with_name(f"{split}.jsonl").write_text(text, encoding="utf-8")
+    options = GridOptions(num_fewshot=0, data=LocalData(tmp_path / "data"), progress=False)
+
+    def run():
+        return run_grid(olmoe, [GridCell.parse("original")], ["arc_easy"], tmp_path / "out", options)
+
+    [result] = run().results()
+    assert result.examples == 6
+    assert result.data.startswith("local-")
+    assert result.data in report(GridFolder(tmp_path / "out")).markdown()
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"arc_easy on local-.*choose another --output"):
+        run()

@@ -122,6 +122,10 @@ def test_the_harness_asks_for_a_configuration_of_a_data_set(tmp_path):
     with harness_data(LocalData(tmp_path), "arc_easy") as revisions:
         found = datasets.load_dataset(path="allenai/ai2_arc", name="ARC-Easy")
     assert found["test"][0] == {"question": "?"}
+    _jsonl(tmp_path / "arc_easy" / "test.jsonl", [{"question": "of the task"}])
+    with harness_data(LocalData(tmp_path), "arc_easy"):
+        found = datasets.load_dataset(path="allenai/ai2_arc", name="ARC-Easy")
+    assert found["test"][0] == {"question": "of the task"}
     assert [one[:6] for one in revisions] == ["local-"]
     with harness_data(None, "arc_easy") as revisions:
         assert datasets.load_dataset.__module__ == "datasets.load"
