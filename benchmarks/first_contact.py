@@ -5,8 +5,9 @@
 The questions are in `questions.jsonl`: the fusion was chosen on the 48 for development, and the 24 held out were looked at
 afterwards only, as were the questions of the offline task HowtoSearch, whose words are chosen to be unlike the answers'.
 Those in `own_words.jsonl` were written when all this was fixed; they are for choosing a bundled model: 40, drawn by hash,
-while it is trained, and 60 when it is finished. Reciprocal ranks (Cormack et al. 2009) of the same two rankings are computed here, to compare with. Nonsense and questions
-about other subjects are asked too: `weak` is how many of the best hits are called a weak match.
+while it is trained, and 60 when it is finished. Reciprocal ranks (Cormack et al. 2009) of the same two rankings are
+computed here, to compare with. Nonsense and questions about other subjects are asked too: `weak` is how many of the best
+hits are called a weak match.
 """
 
 from __future__ import annotations
