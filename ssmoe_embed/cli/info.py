@@ -32,7 +32,8 @@ def info(
         "device": str(encoder.device),
         "calibrations": "\n".join(module.calibrations.factors) or "none",
     }
-    shown = [(name, str(value)) for name, value in rows.items()]
+    lines = {name: str(value).split("\n") for name, value in rows.items()}
+    shown = [(name if place == 0 else "", line) for name, found in lines.items() for place, line in enumerate(found)]
     Console().print(Table(("setting", "value"), tuple(shown), title=model, texts=2).rich())
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 _WIDTH = 100
-_BAR = 24
+_BAR = 12
 _LONGEST = 500
 """Characters shown of a document without snippet."""
 _MARKS = re.compile(r"`+|\*\*")
