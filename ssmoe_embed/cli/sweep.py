@@ -80,7 +80,7 @@ def sweep(
         axes,
         tasks or ["offline"],
         output,
-        corruption=runs[0].corruption,
+        corruption=runs[0].on_texts,
         settings=parse_settings(settings or []),
         options=EvaluationOptions(batch_size=batch_size, overwrite=overwrite, progress=not quiet),
         trust_remote_code=trust_remote_code,

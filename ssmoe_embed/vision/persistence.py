@@ -121,6 +121,11 @@ def chosen_routing(saved: VisionRouting | None, changes: dict[str, Any]) -> Visi
     return VisionRouting(**(vars(base) | changes))
 
 
+def method_of(routing: VisionRouting | None) -> str:
+    """The name of a routing: smoe by the learned routers, paper as released, ssmoe any other."""
+    return "smoe" if routing is None else "paper" if routing == PAPER else "ssmoe"
+
+
 def _saved(cls: type[Module], name: str, subfolder: str, hub: HubOptions) -> VisionRouting | None:
     """The routing that a folder says; a folder that says nothing of it is routed by its learned routers."""
     try:

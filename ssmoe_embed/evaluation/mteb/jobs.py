@@ -25,6 +25,7 @@ from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.passes import SharedPass
 from ssmoe_embed.evaluation.results.folder import ResultFolder, read_json
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN, Corruption
+from ssmoe_embed.evaluation.vision.corruption import ImageCorruption
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class Job:
 
     task: AbsTask
     meta: ModelMeta
-    corruption: Corruption | None
+    corruption: Corruption | ImageCorruption | None
     group: Group
     settings: EmbeddingSettings | None = None
     baseline: Any = None
@@ -90,6 +91,7 @@ class Job:
         """What mteb evaluates."""
         if shared is None or self.settings is None or self.group.model is None:
             return self.baseline
+        assert not isinstance(self.corruption, ImageCorruption)
         return MethodEncoder(shared, self.group.model.model, self.settings, self.meta, self.corruption)
 
 

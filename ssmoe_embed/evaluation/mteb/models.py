@@ -152,7 +152,7 @@ def load_encoder(
     evaluated = EvaluatedModel.of(model, name, revision=commit, **loading)
     run = Run(corruption=None if corruption is None else Corruption.parse(corruption))
     shared = SharedPass(model, [evaluated.own])
-    return MethodEncoder(shared, model, evaluated.own, evaluated.meta(run), run.corruption)
+    return MethodEncoder(shared, model, evaluated.own, evaluated.meta(run), run.on_texts)
 
 
 def model_name(name: str) -> str:

@@ -30,6 +30,7 @@ from ssmoe_embed.evaluation.mteb.runs import OF_THE_TASK, Run
 from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.evaluation.tasks.finding import expanded, find_tasks
+from ssmoe_embed.evaluation.vision.encoder import VisionEncoder, is_vision_model, routed_view
 from ssmoe_embed.spectral.settings import SpectralSettings
 
 
@@ -143,7 +144,7 @@ def evaluate(
     report = EvaluationReport(folder)
     evaluation = _Evaluation(report, expanded(asked), options, after_task)
     for baseline in baselines:
-        evaluation.baseline(baseline, list(dict.fromkeys(run.corruption for run in runs)))
+        evaluation.baseline(baseline, list(dict.fromkeys(run.on_texts for run in runs)))
     for model in models:
         for layer, alike in _by_layer(runs):
             evaluation.model(model, layer, alike, loading)
@@ -169,6 +170,9 @@ class _Evaluation:
         if isinstance(named, EvaluatedModel):
             self._loaded(named, runs)
             return
+        if is_vision_model(named):
+            self._vision(str(named), runs, loading)
+            return
         loaded = None
         with self._failing(model_name(str(named))):
             keywords = {"progress": self.options.progress, **loading}
@@ -177,6 +181,18 @@ class _Evaluation:
             self._loaded(loaded, runs)
         del loaded
         gc.collect()  # before the next model is loaded
+
+    def _vision(self, named: str, runs: Sequence[Run], loading: dict[str, Any]) -> None:
+        """Evaluate a model of images and texts on all tasks."""
+        from ssmoe_embed.hub.loading import load
+
+        jobs: list[Job] = []
+        with self._failing(named):
+            model = load(named, progress=self.options.progress, **loading)
+            for run in runs:
+                made = VisionEncoder(routed_view(model, run.method, run.overrides), named, run.noise)
+                jobs += [Job(task, made.mteb_model_meta, run.noise, Group(), baseline=made) for task in self.tasks]
+        self._run(sorted(jobs, key=lambda job: self.tasks.index(job.task)))
 
     def baseline(self, named: Any, corruptions: Sequence[Corruption | None]) -> None:
         """Evaluate one baseline on all tasks."""
@@ -228,7 +244,7 @@ class _Evaluation:
             Job(
                 task,
                 meta,
-                run.corruption,
+                run.on_texts,
                 groups[run.corruption_name, settings.forward],
                 settings,
                 predictions=self._keeps_predictions(task),

@@ -12,6 +12,9 @@ from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.embedding.prompts import ENSEMBLES, TEMPLATES
 from ssmoe_embed.embedding.settings import PRESETS, EmbeddingSettings
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN, Corruption, ladder
+from ssmoe_embed.evaluation.vision.corruption import LADDER as IMAGE_LADDER
+from ssmoe_embed.evaluation.vision.corruption import ImageCorruption, names_image_corruption
+from ssmoe_embed.evaluation.vision.corruption import ladder as image_ladder
 from ssmoe_embed.spectral.settings import SpectralSettings
 
 _NO_CORRUPTION = ("none", CLEAN)
@@ -33,8 +36,30 @@ class Run:
 
     method: str | None = None
     prompt: str | None = None
-    corruption: Corruption | None = None
+    corruption: Corruption | ImageCorruption | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def on_texts(self) -> Corruption | None:
+        """What is done to texts, if anything.
+
+        Raises:
+            ValueError: It is images that are to be corrupted.
+        """
+        if isinstance(self.corruption, ImageCorruption):
+            raise ValueError(f"{self.corruption.name} corrupts images; for texts choose replace@0.1, ladder, ….")
+        return self.corruption
+
+    @property
+    def noise(self) -> ImageCorruption | None:
+        """What is done to images, if anything.
+
+        Raises:
+            ValueError: It is texts that are to be corrupted.
+        """
+        if isinstance(self.corruption, Corruption):
+            raise ValueError(f"{self.corruption.name} corrupts texts; for images choose gaussian@0.1, image-ladder, ….")
+        return self.corruption
 
     @property
     def corruption_name(self) -> str:
@@ -111,15 +136,19 @@ def grid(
     return [run for position, run in enumerate(runs) if run not in runs[:position]]
 
 
-def _corruptions(named: Iterable[str | Corruption | None], train_corrupt: bool) -> list[Corruption | None]:
-    found: list[Corruption | None] = []
+def _corruptions(
+    named: Iterable[str | Corruption | None], train_corrupt: bool
+) -> list[Corruption | ImageCorruption | None]:
+    found: list[Corruption | ImageCorruption | None] = []
     for one in named:
         if one == _LADDER:
             found += [None, *ladder(train_split=train_corrupt)]
         elif one is None or one in _NO_CORRUPTION:
             found.append(None)
-        elif isinstance(one, Corruption):
+        elif isinstance(one, Corruption | ImageCorruption):
             found.append(one)
+        elif names_image_corruption(one):
+            found += [None, *image_ladder()] if one == IMAGE_LADDER else [ImageCorruption.parse(one)]
         else:
             suffix = "" if train_corrupt or "train_split=" in one else ",train_split=False"
             found.append(Corruption.parse(one + suffix))

@@ -17,6 +17,10 @@ PAPER = "paper"
 """The 19 tasks of the paper, as `MTEB(eng, v1)` defines them."""
 OFFLINE = "offline"
 """The tasks whose data come with this package."""
+OFFLINE_VISION = "offline-vision"
+"""The image tasks whose data come with this package."""
+PAPER_VISION = "paper-vision"
+"""The paper's image tasks."""
 _PAPER_BENCHMARK = "MTEB(eng, v1)"
 
 
@@ -36,7 +40,9 @@ def find_tasks(names: Iterable[str | AbsTask]) -> list[AbsTask]:
         for task in _named(name) if isinstance(name, str) else [name]:
             found.setdefault(task.metadata.name, task)
     if not found:
-        raise ValueError(f"No task was named; choose {PAPER}, {OFFLINE}, a benchmark or tasks of mteb.")
+        raise ValueError(
+            f"No task was named; choose {PAPER}, {OFFLINE}, {PAPER_VISION}, {OFFLINE_VISION}, a benchmark or tasks of mteb."
+        )
     return list(found.values())
 
 
@@ -58,11 +64,17 @@ def _named(name: str) -> Sequence[AbsTask]:
 
     from ssmoe_embed.evaluation.tasks.offline import offline_task, offline_tasks
 
+    if name in (OFFLINE_VISION, PAPER_VISION):
+        from ssmoe_embed.evaluation.vision.suites import vision_tasks
+
+        return vision_tasks(paper=name == PAPER_VISION)
     if name == OFFLINE:
         return offline_tasks()
     if name == PAPER:
         return _paper_tasks()
-    own = offline_task(name)
+    from ssmoe_embed.evaluation.vision.suites import vision_task
+
+    own = offline_task(name) or vision_task(name)
     if own is not None:
         return [own]
     try:
@@ -88,8 +100,8 @@ def _unknown(name: str) -> str:
     near = [spelled[one] for one in get_close_matches(name.casefold(), spelled, n=3, cutoff=0.6)]
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return (
-        f"The task {name!r} is not known.{hint} Choose {PAPER}, {OFFLINE}, a benchmark such as 'MTEB(eng, v2)' (in quotes), "
-        "or the name of a task of mteb."
+        f"The task {name!r} is not known.{hint} Choose {PAPER}, {OFFLINE}, {PAPER_VISION}, {OFFLINE_VISION}, a benchmark "
+        "such as 'MTEB(eng, v2)' (in quotes), or the name of a task of mteb."
     )
 
 
@@ -101,4 +113,11 @@ def _all_names() -> tuple[str, ...]:
     from ssmoe_embed.evaluation.tasks.offline import offline_tasks
 
     tasks = [task.metadata.name for task in (*offline_tasks(), *mteb.get_tasks(exclude_superseded=False))]
-    return (*tasks, PAPER, OFFLINE, *(benchmark.name for benchmark in mteb.get_benchmarks()))
+    return (
+        *tasks,
+        PAPER,
+        OFFLINE,
+        PAPER_VISION,
+        OFFLINE_VISION,
+        *(benchmark.name for benchmark in mteb.get_benchmarks()),
+    )

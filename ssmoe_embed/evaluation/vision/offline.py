@@ -1,0 +1,171 @@
+"""The image tasks whose data come with the package: emoji by their names, in a style and of concepts that were held out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any
+
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
+from mteb.abstasks import AbsTask, AbsTaskRetrieval
+from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
+from PIL import Image
+
+from ssmoe_embed.data import emoji_concepts, emoji_pictures
+
+SPLIT = "test"
+NAMED = "a picture of {}"
+_ABOUT: dict[str, Any] = {
+    "reference": "https://github.com/jdecked/twemoji",
+    "date": ("2014-01-01", "2026-11-27"),
+    "domains": ["Web"],
+    "license": "cc-by-4.0",
+    "annotations_creators": "derived",
+    "dialect": [],
+    "sample_creation": "found",
+    "bibtex_citation": "",
+    "eval_splits": [SPLIT],
+    "eval_langs": ["eng-Latn"],
+    "modalities": ["text", "image"],
+}
+
+
+def _metadata(name: str, kind: str, category: str, score: str, description: str) -> TaskMetadata:
+    digest = hashlib.sha256(b"".join(content for _, content in emoji_pictures("twemoji"))).hexdigest()[:40]
+    return TaskMetadata(
+        name=name,
+        type=kind,
+        category=category,
+        main_score=score,
+        description=description,
+        dataset={"path": "ssmoe_embed/data/emoji/twemoji.zip", "revision": digest},
+        task_subtypes=[],
+        **_ABOUT,
+    )
+
+
+def _shown(*, held_out: bool) -> list[tuple[str, Image.Image]]:
+    """Names and Twemoji's drawings of the concepts that the bundled model was trained on, or of the others."""
+    pictures = dict(emoji_pictures("twemoji"))
+    chosen = [one for one in emoji_concepts() if one["held_out"] == held_out and one["key"] in pictures]
+    return [(one["label"], _on_white(pictures[one["key"]])) for one in chosen]
+
+
+def _on_white(content: bytes) -> Image.Image:
+    from ssmoe_embed.vision.reading import read_image
+
+    return read_image(content)
+
+
+def _png(image: Image.Image) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+class _EmojiZeroShot(AbsTaskZeroShotClassification):
+    """Whose name a picture is."""
+
+    data_loaded: bool = False
+    held_out = False
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Read what ships."""
+        del num_proc, kwargs
+        if self.data_loaded:
+            return
+        shown = _shown(held_out=self.held_out)
+        self._names = [name for name, _ in shown]
+        rows = {"image": [_png(image) for _, image in shown], "label": list(range(len(shown)))}
+        features = Features({"image": ImageFeature(), "label": Value("int64")})
+        self.dataset = {SPLIT: Dataset.from_dict(rows, features=features)}
+        self.data_loaded = True
+
+    def get_candidate_labels(self) -> list[str]:
+        """The names, as they are asked for."""
+        return [NAMED.format(name) for name in self._names]
+
+
+class EmojiStyleZeroShot(_EmojiZeroShot):
+    """Twemoji's drawings of emoji whose other drawings the bundled model saw."""
+
+    metadata = _metadata(
+        "EmojiStyleZeroShot",
+        "ZeroShotClassification",
+        "i2t",
+        "accuracy",
+        "Which emoji a drawing of Twemoji's is. ssmoe/tiny-clip saw these emoji, in other styles.",
+    )
+
+
+class EmojiConceptZeroShot(_EmojiZeroShot):
+    """Twemoji's drawings of emoji that the bundled model never saw."""
+
+    held_out = True
+    metadata = _metadata(
+        "EmojiConceptZeroShot",
+        "ZeroShotClassification",
+        "i2t",
+        "accuracy",
+        "Which emoji a drawing of Twemoji's is. ssmoe/tiny-clip saw neither these emoji nor their names.",
+    )
+
+
+class _EmojiRetrieval(AbsTaskRetrieval):
+    """Pictures by names, or names by pictures, of held-out emoji."""
+
+    data_loaded: bool = False
+    by_text = True
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Read what ships."""
+        del num_proc, kwargs
+        if self.data_loaded:
+            return
+        shown = _shown(held_out=True)
+        ids = [hashlib.sha256(name.encode()).hexdigest()[:16] for name, _ in shown]  # so ties are broken by chance
+        texts = Dataset.from_dict({"id": [f"t{one}" for one in ids], "text": [NAMED.format(name) for name, _ in shown]})
+        features = Features({"id": Value("string"), "image": ImageFeature()})
+        rows = {"id": [f"i{one}" for one in ids], "image": [_png(image) for _, image in shown]}
+        images = Dataset.from_dict(rows, features=features)
+        queries, corpus = (texts, images) if self.by_text else (images, texts)
+        own, other = ("t", "i") if self.by_text else ("i", "t")
+        relevant = {f"{own}{one}": {f"{other}{one}": 1} for one in ids}
+        split = {"corpus": corpus, "queries": queries, "relevant_docs": relevant, "top_ranked": None}
+        self.dataset = {"default": {SPLIT: split}}
+        self.data_loaded = True
+
+
+class EmojiT2IRetrieval(_EmojiRetrieval):
+    """A held-out emoji's picture by its name."""
+
+    metadata = _metadata(
+        "EmojiT2IRetrieval",
+        "Any2AnyRetrieval",
+        "t2i",
+        "hit_rate_at_5",
+        "Twemoji's drawing of an emoji by its name; ssmoe/tiny-clip saw none of these emoji.",
+    )
+
+
+class EmojiI2TRetrieval(_EmojiRetrieval):
+    """A held-out emoji's name by its picture."""
+
+    by_text = False
+    metadata = _metadata(
+        "EmojiI2TRetrieval",
+        "Any2AnyRetrieval",
+        "i2t",
+        "hit_rate_at_5",
+        "The name of an emoji by Twemoji's drawing of it; ssmoe/tiny-clip saw none of these emoji.",
+    )
+
+
+OFFLINE_VISION: tuple[type[AbsTask], ...] = (
+    EmojiStyleZeroShot,
+    EmojiConceptZeroShot,
+    EmojiT2IRetrieval,
+    EmojiI2TRetrieval,
+)
