@@ -65,8 +65,8 @@ class VisionRouting:
         spectral = SpectralSettings(self.top_c, self.select, self.sign, self.scale)
         layout = ProjectionLayout.parse(self.layout, "layout")
         parsed = {"towers": towers, "layout": layout} | vars(mix) | vars(spectral)
-        for name, value in parsed.items():
-            object.__setattr__(self, name, value)
+        for name in parsed.keys() & self.__dataclass_fields__.keys():
+            object.__setattr__(self, name, parsed[name])
 
     def makes_routers_as(self, other: VisionRouting) -> bool:
         """Whether the spectral routers of another routing serve this one."""
