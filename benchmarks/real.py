@@ -21,7 +21,7 @@ from typing import Any
 import mteb
 import torch
 from mteb.abstasks import AbsTask
-from real_report import EMBEDDING, EVERY, INSPECTION, VARIED, report
+from real_report import EMBEDDING, EVERY, INSPECTION, VARIED, development_task, report
 
 from ssmoe_embed.common.files import atomic_file, write_files
 from ssmoe_embed.data import calibration_texts
@@ -111,7 +111,7 @@ def development(place: Place) -> None:
             kept = [line for number, line in enumerate(lines) if number % EVERY == 0]
         with atomic_file(thin) as file:
             file.write(gzip.compress("".join(kept).encode(), mtime=0))
-    task = use_local(mteb.get_task("STSBenchmark", eval_splits=["validation"]), LocalData(thin.parent))
+    task = development_task(place.work)
     measured(place.model, [task], candidates(), place.work / "dev")
     best: dict[str, TaskScore] = {}
     for score in ResultFolder(place.work / "dev").scores():

@@ -8,12 +8,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import mteb
 from measuring import machine
 
 from ssmoe_embed.common.tables import Report, Table
 from ssmoe_embed.evaluation.results.folder import ResultFolder, read_json
 from ssmoe_embed.evaluation.results.summary import summary
 from ssmoe_embed.evaluation.significance import comparison
+from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -23,6 +25,8 @@ COMPARED = ("moee", "ssmoe", "ssmoe-hidden", "ev", "router", "paper")
 EVERY = 5
 """Every so many-th development pair is used."""
 EMBEDDING, INSPECTION = "embedding", "inspection.json"
+_PAIRS = (("ev", "router"), ("moee", "smoe"), ("ssmoe-hidden", "smoe"), ("ssmoe", "smoe"), ("ssmoe", "moee"))
+_RESAMPLES = 2000
 VARIED = ("calibration", "combination", "routing_weight")
 """Settings that are chosen for each method on development data."""
 
@@ -51,6 +55,7 @@ def report(work: Path, tasks_of: Callable[[Iterable[str]], list[AbsTask]], split
                 texts=2,
             ),
         ]
+        parts += _developed(work)
     if (work / INSPECTION).is_file():
         parts += _inspected(read_json(work / INSPECTION))
     folder = ResultFolder(work / EMBEDDING)
@@ -59,6 +64,34 @@ def report(work: Path, tasks_of: Callable[[Iterable[str]], list[AbsTask]], split
         parts += list(summary(scores, folder.rates()).parts)
         parts += _differences(folder, tasks_of)
     return Report("A real language model on real tasks", tuple(parts))
+
+
+def development_task(work: Path) -> AbsTask:
+    """STSBenchmark on the development pairs that are used."""
+    return use_local(mteb.get_task("STSBenchmark", eval_splits=["validation"]), LocalData(work / "development"))
+
+
+def _developed(work: Path) -> list[str | Table]:
+    """Differences on development pairs, under the same settings on both sides."""
+    folder, task = ResultFolder(work / "dev"), development_task(work)
+    there = {score.method for score in folder.scores()}
+    rows = []
+    for one, other in _PAIRS:
+        if {one, other} <= there:
+            lines = comparison.compare_methods(folder, one, other, tasks=[task], resamples=_RESAMPLES)
+            rows += [
+                (f"{one} − {other}", line.first.settings_text or "standardize", *_difference(line)) for line in lines
+            ]
+    return [Table(("", "settings", "difference", "95 % interval", "p"), tuple(rows), texts=2)] if rows else []
+
+
+def _difference(line: comparison.MethodDifference) -> tuple[str | None, ...]:
+    """Difference, interval and p-value."""
+    found = line.bootstrap
+    if found is None:
+        return None, line.reason, None
+    interval = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    return f"{100 * found.difference:+.1f}", interval, comparison.p_text(found.p_value)
 
 
 def _divided(rows: Sequence[dict[str, Any]]) -> list[str | Table]:
@@ -140,19 +173,5 @@ def _differences(folder: ResultFolder, tasks_of: Callable[[Iterable[str]], list[
     rows = []
     for method in [one for one in COMPARED if any(score.method == one for score in folder.scores())]:
         lines = comparison.compare_methods(folder, method, "smoe", tasks=tasks_of(sorted(names)), may_differ=VARIED)
-        for line in lines:
-            if line.bootstrap is None:
-                continue
-            one = line.bootstrap
-            interval = f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
-            rows.append(
-                (
-                    method,
-                    line.setup,
-                    line.task,
-                    f"{100 * one.difference:+.1f}",
-                    interval,
-                    comparison.p_text(one.p_value),
-                )
-            )
+        rows += [(method, line.setup, line.task, *_difference(line)) for line in lines]
     return [*found, Table(("method", "setup", "task", "difference", "95 % interval", "p"), tuple(rows), texts=3)]
