@@ -36,7 +36,7 @@ import checkpoint
 from ssmoe_embed.vision import ClipMoeModel
 
 SEED = 20261127
-STEPS = {"text": 150, "vision": 420, "aligned": 160, "expert1": 15, "expert2": 15, "expert3": 15, "moe": 40}
+STEPS = {"text": 150, "vision": 420, "aligned": 160, "expert1": 15, "expert2": 15, "expert3": 15, "moe": 60}
 RATES = {"text": 2e-3, "vision": 1e-3, "aligned": 7e-4, "expert1": 5e-4, "expert2": 5e-4, "expert3": 5e-4, "moe": 4e-4}
 GATES_ALONE = 10
 """Steps of `moe` in which nothing but the routers learns."""

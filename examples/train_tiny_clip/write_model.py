@@ -12,7 +12,10 @@ import torch
 from model import make_processor
 from transformers import CLIPProcessor, CLIPTokenizer
 
+from ssmoe_embed import EmbeddingModel, SSMoEVision
+from ssmoe_embed.embedding.persistence import write_json
 from ssmoe_embed.vision import ClipMoeModel
+from ssmoe_embed.vision.persistence import CONFIG
 
 
 def main() -> None:
@@ -22,9 +25,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     model = ClipMoeModel.from_pretrained(options.work / "trained", dtype=torch.bfloat16)
-    model.save_pretrained(options.output)
     tokenizer = CLIPTokenizer.from_pretrained(options.work / "tokenizer")
-    CLIPProcessor(make_processor(), tokenizer).save_pretrained(options.output)
+    module = SSMoEVision(model, CLIPProcessor(make_processor(), tokenizer))
+    EmbeddingModel(modules=[module], device="cpu").save(str(options.output))
+    write_json(options.output / CONFIG, module.get_config_dict() | {"dtype": "float32"})  # faster on a CPU
+    card = options.output / "README.md"
+    text = card.read_text(encoding="utf-8").replace("sentence_transformers_model_id", "ssmoe/tiny-clip")
+    own = Path(__file__).with_name("CARD.md").read_text(encoding="utf-8")
+    card.write_text(text + "\n" + own, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,10 @@ def load_vision(
     given = dict(model_kwargs or {})
     check_device_map(given.get("device_map"))
     hub = HubOptions.taken_from(options)
-    saved = _saved(cls, model_name_or_path, subfolder, hub)
+    config = _config(cls, model_name_or_path, subfolder, hub)
+    saved = _routing(config)
+    if config.get("dtype"):
+        given.setdefault("dtype", config["dtype"])
     routing = chosen_routing(saved, dict(config_kwargs or {}))
     if given.pop("load_in_4bit", False):
         given["quantization_config"] = BitsAndBytesConfig(
@@ -126,13 +129,17 @@ def method_of(routing: VisionRouting | None) -> str:
     return "smoe" if routing is None else "paper" if routing == PAPER else "ssmoe"
 
 
-def _saved(cls: type[Module], name: str, subfolder: str, hub: HubOptions) -> VisionRouting | None:
-    """The routing that a folder says; a folder that says nothing of it is routed by its learned routers."""
+def _config(cls: type[Module], name: str, subfolder: str, hub: HubOptions) -> dict[str, Any]:
+    """What a folder says beside its model: its routing, and the dtype to load it in where that is not its weights' own."""
     try:
-        config = cls.load_config(name, subfolder=subfolder, config_filename=CONFIG, **_files(hub))
+        return cls.load_config(name, subfolder=subfolder, config_filename=CONFIG, **_files(hub)) or {}
     except json.JSONDecodeError as error:
         raise ValueError(f"{CONFIG} of {name} is broken ({error}); copy or download it again.") from None
-    routing = config.get("routing") if config else None
+
+
+def _routing(config: Mapping[str, Any]) -> VisionRouting | None:
+    """The routing of a saved configuration; one that says nothing of it is routed by its learned routers."""
+    routing = config.get("routing")
     return None if routing is None else VisionRouting(**routing | {"towers": tuple(routing["towers"])})
 
 
