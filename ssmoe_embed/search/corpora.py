@@ -66,7 +66,7 @@ def bundled_index(
 def emoji_index(
     model: SentenceTransformer, *, cache: Path | None = None, batch_size: int = 32, progress: bool = True
 ) -> SemanticIndex:
-    """The index of the bundled emoji by a model: of their pictures, if it reads pictures, or else of their names and tags.
+    """The index of the bundled emoji: of their pictures with tags, for a model that reads pictures, or else of names and tags.
 
     Args:
         model: Any sentence-transformers model.
@@ -82,14 +82,14 @@ def emoji_index(
         if len(index) != len(documents):
             index.add(documents, batch_size=batch_size, progress=progress)
 
-    return _kept(EMOJI, f"{_digest(documents)}{len(pictures)}", model, fill, cache)
+    return _kept(EMOJI, f"{_digest(documents)} named {len(pictures)}", model, fill, cache)
 
 
 def _emoji_document(concept: dict[str, Any], picture: tuple[Path, str] | None) -> Document:
     """An emoji as a document."""
     metadata = {name: concept[name] for name in ("emoji", "group", "subgroup")}
     if picture is not None:
-        metadata["image"] = {"path": str(picture[0]), "sha256": picture[1]}
+        metadata["image"] = {"path": str(picture[0]), "sha256": picture[1], "named": True}
     title = f"{concept['emoji']} {concept['label']}"
     return Document(concept["key"], ", ".join(concept["tags"]) or concept["label"], metadata, title, "Noto Emoji")
 

@@ -39,7 +39,15 @@ def encoded(model: SentenceTransformer, documents: Sequence[Document]) -> list[A
             f"{pictures[0].image} is an image, and this model reads texts only; take one that reads images, such as "
             "ssmoe/tiny-clip."
         )
-    return [document.image or document.full_text for document in documents]
+    return [_input(document) for document in documents]
+
+
+def _input(document: Document) -> Any:
+    """What a model reads of one document: its text, its picture, or both where its metadata ask for it."""
+    if document.image is None:
+        return document.full_text
+    named = document.metadata["image"].get("named", False)
+    return {"image": document.image, "text": document.text} if named else document.image
 
 
 class Given:
