@@ -66,7 +66,7 @@ def bundled_index(
 def emoji_index(
     model: SentenceTransformer, *, cache: Path | None = None, batch_size: int = 32, progress: bool = True
 ) -> SemanticIndex:
-    """The index of the bundled emoji: of their pictures with tags, for a model that reads pictures, or else of names and tags.
+    """The index of the bundled emoji: pictures with tags for a model that reads pictures, or else names and tags.
 
     Args:
         model: Any sentence-transformers model.
