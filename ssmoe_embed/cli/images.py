@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssmoe_embed.data import BUNDLED_CLIP
+from ssmoe_embed.data import BUNDLED, BUNDLED_CLIP
 
 if TYPE_CHECKING:
     from ssmoe_embed.search import SemanticIndex
@@ -31,19 +31,21 @@ def _means_emoji(corpus: list[Path] | None) -> bool:
 
 def open_images(
     images: list[Path] | None,
+    like: Path | None,
     model: str | None,
     settings: dict[str, Any],
     device: str | None,
     batch_size: int,
     quiet: bool,
 ) -> SemanticIndex:
-    """An index in the cache of images, or of the bundled emoji."""
+    """An index in the cache of images, or of the bundled emoji: for words by their names and tags, which says more."""
     from ssmoe_embed.hub.loading import load
     from ssmoe_embed.search import read_documents
     from ssmoe_embed.search.corpora import corpus_index, emoji_index
 
     source = read_documents(*images, images="only") if images else None
-    encoder = load(model or BUNDLED_CLIP, device=device, progress=not quiet, **settings)
+    own = BUNDLED if source is None and like is None else BUNDLED_CLIP
+    encoder = load(model or own, device=device, progress=not quiet, **settings)
     if source is None:
         return emoji_index(encoder, batch_size=batch_size, progress=not quiet)
     made = corpus_index(encoder, source, batch_size=batch_size, progress=not quiet)

@@ -153,7 +153,7 @@ def search(
     filters = parse_filters(conditions or [])
     settings = opts.given(method=method, prompt=prompt, alpha=alpha)
     if index is None and means_images(corpus, images, like):
-        opened = open_images(images, model, settings, device, batch_size, quiet)
+        opened = open_images(images, like, model, settings, device, batch_size, quiet)
     elif index is None:
         source = read_documents(*corpus, field=field, encoding=encoding, on_error=on_error) if corpus else None
         quick = source is None and _is_bundled(model or opts.DEFAULT_MODEL, settings, device, explain)
