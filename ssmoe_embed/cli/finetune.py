@@ -73,6 +73,14 @@ def finetune(
     from ssmoe_embed.training import DecouplingSettings, FinetuneSettings, GaLoreSettings
     from ssmoe_embed.training import finetune as train
 
+    unused = {
+        "--rank": rank is not None and optimizer not in ("galore", "lora"),
+        "--update-gap": update_gap is not None and optimizer != "galore",
+        "--galore-scale": galore_scale is not None and optimizer != "galore",
+    }
+    if any(unused.values()):
+        named = ", ".join(name for name, is_unused in unused.items() if is_unused)
+        raise ValueError(f"--optimizer {optimizer} makes no use of {named}; leave it out, or choose another optimizer.")
     routing_settings: dict[str, Any] = opts.given(alpha=alpha, top_c=top_c)
     galore = opts.given(
         rank=rank if optimizer == "galore" else None, update_gap=update_gap, scale=galore_scale, seed=seed

@@ -13,22 +13,23 @@ _RUN = "run.json"
 
 
 def claim(work: Path, run: dict[str, Any]) -> None:
-    """Make sure that checkpoints are of this run, and say so in the folder.
+    """Make sure that checkpoints are of this run, and say so in the folder; what a run left before its first one is removed.
 
     Raises:
         ValueError: They are of another.
     """
     file = work / _RUN
     if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        other = sorted(_differences(before, run))
-        if other:
+        other = sorted(_differences(json.loads(file.read_text(encoding="utf-8")), run))
+        if not other:
+            return
+        if last_checkpoint(work) is not None:
             raise ValueError(
                 f"{work} holds checkpoints of another run, with other {', '.join(other)}; choose another output, or remove "
                 "that folder."
             )
-    else:
-        write_files(work, {_RUN: json.dumps(run, indent=2) + "\n"})
+        shutil.rmtree(work)
+    write_files(work, {_RUN: json.dumps(run, indent=2) + "\n"})
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

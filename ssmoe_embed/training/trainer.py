@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model.routings import Routing, policy_of
 from ssmoe_embed.routing import Rerouting, reroute
 from ssmoe_embed.routing.sites import Recording, install_sites, recording
-from ssmoe_embed.spectral.routers import SpectralRouters, fingerprint
+from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.training.settings import FinetuneSettings, OptimizerName
 
 
@@ -54,9 +54,7 @@ class TrainedRouting:
         """The spectral routers, known as those of the learned routers as they are now."""
         if self.routers is None:
             return None
-        family = family_of(self.model)
-        marks = {layer.index: fingerprint(family.router_weight(layer.router)) for layer in family.layers(self.model)}
-        return replace(self.routers, fingerprints=marks, _placed={})
+        return self.routers.adopted_by(self.model)
 
     def _install(self) -> None:
         chosen = self.settings.routing

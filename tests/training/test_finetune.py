@@ -188,15 +188,25 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(changes, olmoe, data, tm
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
 
 
-def test_checkpoints_of_another_run_are_not_gone_on_from(olmoe, data, tmp_path):
+@pytest.mark.parametrize("trained", [True, False])
+def test_checkpoints_of_another_run_are_not_gone_on_from(trained, olmoe, data, tmp_path):
     place = tmp_path / "tuned.checkpoints"
-    place.mkdir()
-    (place / "run.json").write_text(
-        json.dumps({"base": str(olmoe), "data": "0", "settings": settings(learning_rate=1.0).as_dict()}),
-        encoding="utf-8",
-    )
-    with pytest.raises(ValueError, match="checkpoints of another run, with other data, learning_rate"):
-        finetune(olmoe, data, tmp_path / "tuned", settings(), progress=False)
+    (place / "checkpoint-2").mkdir(parents=True)
+    if trained:
+        (place / "checkpoint-2" / "trainer_state.json").write_text("{}", encoding="utf-8")
+    before = {"base": str(olmoe), "data": "0", "settings": settings(learning_rate=1.0).as_dict()}
+    (place / "run.json").write_text(json.dumps(before), encoding="utf-8")
+    if trained:
+        with pytest.raises(ValueError, match="checkpoints of another run, with other data, learning_rate"):
+            finetune(olmoe, data, tmp_path / "tuned", settings(steps=1), progress=False)
+    else:  # it failed before its first checkpoint, so its settings may be mended
+        assert finetune(olmoe, data, tmp_path / "tuned", settings(steps=1), progress=False).steps == 1
+
+
+def test_options_that_the_optimizer_does_not_use_are_refused(ssmoe, olmoe, data, tmp_path):
+    done = ssmoe("finetune", olmoe, "--data", data, "--output", tmp_path / "tuned", "--rank", 4, "--update-gap", 2)
+    assert done.status == 1
+    assert "--optimizer adamw makes no use of --rank, --update-gap" in done.err
 
 
 @pytest.mark.parametrize(
