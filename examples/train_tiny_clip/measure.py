@@ -230,13 +230,13 @@ def main() -> None:
     torch.set_num_threads(1)
     model: Any = SentenceTransformer(str(options.model), device="cpu", model_kwargs={"dtype": "float32"})
     judge = Judge(options.work, model)
-    clip = model[0].auto_model
+    clip = model[0].model
     rows = {name: judge.judge(routing) for name, routing in routings(clip)}
     use = expert_use(clip, lambda: (judge.images(judge.trials[0].rows), judge.texts(judge.trials[0].candidates)))
     rows["nearest training picture by its pixels"] = judge.nearest()
     rows["texts alone (every picture the average one)"] = judge.blind()
     torch.manual_seed(0)
-    model[0].auto_model = AutoModel.from_config(AutoConfig.from_pretrained(options.model)).eval()
+    model[0].model = AutoModel.from_config(AutoConfig.from_pretrained(options.model)).eval()
     rows["random weights"] = judge.judge()
     rows["chance"] = {trial.name: chance(trial) for trial in judge.trials}
     options.output.write_text(report(judge, rows, use), encoding="utf-8")
