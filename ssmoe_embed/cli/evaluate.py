@@ -42,7 +42,10 @@ def evaluate(
     ] = None,
     baselines: Annotated[
         list[str] | None,
-        typer.Option(help="Baselines to measure too: tfidf-words, tfidf-chars, bm25, minilm, chance, random-weights."),
+        typer.Option(
+            help="Baselines to measure too: tfidf-words, tfidf-chars, bm25, minilm, chance, random-weights; of each MODEL "
+            "mean, echo, metaeol, token-prepending, embed-filter, aligned-wva, idf-router."
+        ),
     ] = None,
     train_corrupt: Annotated[
         bool,

@@ -23,6 +23,7 @@ from ssmoe_embed.evaluation.mteb.cache import publish
 from ssmoe_embed.evaluation.mteb.encoders import MethodEncoder
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.passes import SharedPass
+from ssmoe_embed.evaluation.mteb.runs import OF_THE_TASK
 from ssmoe_embed.evaluation.results.folder import ResultFolder, read_json
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN, Corruption
 from ssmoe_embed.evaluation.vision.corruption import ImageCorruption
@@ -93,6 +94,14 @@ class Job:
             return self.baseline
         assert not isinstance(self.corruption, ImageCorruption)
         return MethodEncoder(shared, self.group.model.model, self.settings, self.meta, self.corruption)
+
+
+def instructed(settings: EmbeddingSettings, task: AbsTask) -> EmbeddingSettings:
+    """Settings with the task's own instruction, where that is asked for."""
+    if settings.instruction != OF_THE_TASK:
+        return settings
+    own = task.metadata.prompt or task.abstask_prompt
+    return settings.changed(instruction=own if isinstance(own, str) else str(own.get("query", "")))
 
 
 class StaleResultError(ValueError):

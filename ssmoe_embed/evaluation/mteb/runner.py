@@ -22,11 +22,13 @@ from mteb.models import ModelMeta
 from tqdm.auto import tqdm
 
 from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, EmbeddingSettings, ForwardSettings
+from ssmoe_embed.evaluation.baselines import does, load_baseline
+from ssmoe_embed.evaluation.baselines.of_model import MODEL_BASELINES, model_baselines
 from ssmoe_embed.evaluation.mteb.encoders import corrupted_baseline
-from ssmoe_embed.evaluation.mteb.jobs import Group, Job, check_comparable, do, unfinished
+from ssmoe_embed.evaluation.mteb.jobs import Group, Job, check_comparable, do, instructed, unfinished
 from ssmoe_embed.evaluation.mteb.models import ROUTERS, EvaluatedModel, SpectralVariants, model_name
 from ssmoe_embed.evaluation.mteb.passes import GIB
-from ssmoe_embed.evaluation.mteb.runs import OF_THE_TASK, Run
+from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.evaluation.tasks.finding import expanded, find_tasks
@@ -115,7 +117,8 @@ def evaluate(
         tasks: See `find_tasks`.
         runs: How each model is evaluated; see `grid`.
         output: The result folder; results that are there are kept, and what is complete is not measured again.
-        baselines: Names (see `ssmoe_embed.evaluation.baselines`) or mteb encoders, under the same corruptions.
+        baselines: Names (see `ssmoe_embed.evaluation.baselines`) or mteb encoders, under the same corruptions; those of
+            `MODEL_BASELINES` are measured of each model.
         options: How to run.
         after_task: Called when a task is done with all runs of a model.
         **loading: For `ssmoe_embed.load`: `device`, `model_kwargs`, ….
@@ -142,9 +145,15 @@ def evaluate(
     parts = [task for task in expanded(asked) if task not in asked]
     folder.record(asked, parts)
     report = EvaluationReport(folder)
-    evaluation = _Evaluation(report, expanded(asked), options, after_task)
+    of_models = [one for one in baselines if isinstance(one, str) and one in MODEL_BASELINES]
+    if of_models and not models:
+        raise ValueError(
+            f"{', '.join(of_models)}: what is read of a model cannot be measured without one; name a MODEL."
+        )
+    evaluation = _Evaluation(report, expanded(asked), options, after_task, of_models)
     for baseline in baselines:
-        evaluation.baseline(baseline, list(dict.fromkeys(run.on_texts for run in runs)))
+        if baseline not in of_models:
+            evaluation.baseline(baseline, list(dict.fromkeys(run.on_texts for run in runs)))
     for model in models:
         for layer, alike in _by_layer(runs):
             evaluation.model(model, layer, alike, loading)
@@ -160,8 +169,10 @@ class _Evaluation:
         tasks: list[AbsTask],
         options: EvaluationOptions,
         after_task: Callable[[EvaluationReport], None] | None,
+        of_models: Sequence[str],
     ) -> None:
         self.report, self.tasks, self.options, self.after_task = report, tasks, options, after_task
+        self.of_models = of_models
 
     def model(
         self, named: str | Path | EvaluatedModel, layer: int | None, runs: Sequence[Run], loading: dict[str, Any]
@@ -196,18 +207,17 @@ class _Evaluation:
 
     def baseline(self, named: Any, corruptions: Sequence[Corruption | None]) -> None:
         """Evaluate one baseline on all tasks."""
-        from ssmoe_embed.evaluation.baselines import does, load_baseline
+        self._run(self._beside(load_baseline(named) if isinstance(named, str) else named, corruptions))
 
-        encoder = load_baseline(named) if isinstance(named, str) else named
+    def _beside(self, encoder: Any, corruptions: Sequence[Corruption | None]) -> list[Job]:
+        """Every task that a baseline can do, under every corruption."""
         chosen = [(one, corrupted_baseline(encoder, one)) for one in corruptions]
-        self._run(
-            [
-                Job(task, made.mteb_model_meta, one, Group(), baseline=made, predictions=self._keeps_predictions(task))
-                for task in self.tasks
-                if does(encoder, task.metadata.type)
-                for one, made in chosen
-            ]
-        )
+        return [
+            Job(task, made.mteb_model_meta, one, Group(), baseline=made, predictions=self._keeps_predictions(task))
+            for task in self.tasks
+            if does(encoder, task.metadata.type)
+            for one, made in chosen
+        ]
 
     def _loaded(self, model: EvaluatedModel, runs: Sequence[Run]) -> None:
         """Evaluate a loaded model; a preset such as `paper` may need spectral routers of its own."""
@@ -219,6 +229,10 @@ class _Evaluation:
         ):
             with self._failing(f"{model.name}, {spectral}"):
                 jobs += self._jobs(variants.select(spectral), list(alike))
+        for name in self.of_models:
+            with self._failing(f"{model.name}, {name}"):
+                for encoder, corruptions in model_baselines(model, name, runs):
+                    jobs += self._beside(encoder, corruptions)
         self._run(sorted(jobs, key=lambda job: self.tasks.index(job.task)))
 
     def _jobs(self, model: EvaluatedModel, runs: Sequence[Run]) -> list[Job]:
@@ -229,7 +243,7 @@ class _Evaluation:
                 meta = model.meta(run, batch_size=self.options.batch_size)
                 metas.setdefault((run.corruption_name, meta.experiment_name), (run, meta))
         planned = [
-            (task, run, meta, _instructed(model.settings(run), task))
+            (task, run, meta, instructed(model.settings(run), task))
             for task in self.tasks
             for run, meta in metas.values()
         ]
@@ -315,14 +329,6 @@ class _Evaluation:
             self.report.failures.append(Failure(what, f"{advice}{type(error).__name__}: {first}"))
 
 
-def _instructed(settings: EmbeddingSettings, task: AbsTask) -> EmbeddingSettings:
-    """Settings with the task's own instruction, where that is asked for."""
-    if settings.instruction != OF_THE_TASK:
-        return settings
-    own = task.metadata.prompt or task.abstask_prompt
-    return settings.changed(instruction=own if isinstance(own, str) else str(own.get("query", "")))
-
-
 def _counted(jobs: Sequence[Job]) -> str:
     """Of which model jobs are, and how many: `ssmoe/tiny (2 runs)`."""
     return f"{jobs[0].meta.name} ({len(jobs)} {'run' if len(jobs) == 1 else 'runs'})"
@@ -336,6 +342,5 @@ _NO_DATA = (
 
 def _by_layer(runs: Sequence[Run]) -> Iterator[tuple[int | None, list[Run]]]:
     """Runs that read the same layer of a model, which is loaded up to that layer."""
-    layers = list(dict.fromkeys(run.overrides.get("hidden_layer") for run in runs))
-    for layer in layers:
+    for layer in dict.fromkeys(run.overrides.get("hidden_layer") for run in runs):
         yield layer, [run for run in runs if run.overrides.get("hidden_layer") == layer]

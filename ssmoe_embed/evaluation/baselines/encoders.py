@@ -1,4 +1,4 @@
-"""What a model is compared with: TF-IDF, BM25, all-MiniLM-L6-v2, chance and random weights."""
+"""Encoders of their own: TF-IDF, BM25, all-MiniLM-L6-v2, chance and random weights."""
 
 from __future__ import annotations
 

@@ -1,0 +1,159 @@
+"""Training-free baselines by name, as encoders of an evaluated model that mteb calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from mteb.models import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ScoringFunction
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from ssmoe_embed.common.choices import unknown
+from ssmoe_embed.embedding.calibration import BlockCalibration
+from ssmoe_embed.embedding.module import SSMoE
+from ssmoe_embed.embedding.settings import Calibration, ForwardSettings
+from ssmoe_embed.evaluation.baselines.pooled import (
+    Echo,
+    IdfRouter,
+    MeanPooling,
+    MetaEOL,
+    ModelBaseline,
+    TokenPrepending,
+    sample_texts,
+)
+from ssmoe_embed.evaluation.baselines.weights import AlignedWVA, EmbedFilter, unembedding_of
+from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
+from ssmoe_embed.evaluation.mteb.runs import Run, prompt_label
+from ssmoe_embed.evaluation.tasks.corruption import Corruption
+
+
+def _of_encoder(kind: Callable[..., ModelBaseline]) -> Callable[[SSMoE, ForwardSettings], ModelBaseline]:
+    return lambda module, forward: kind(module.encoder, forward)
+
+
+MODEL_BASELINES: dict[str, Callable[[SSMoE, ForwardSettings], ModelBaseline]] = {
+    "mean": _of_encoder(MeanPooling),
+    "echo": _of_encoder(Echo),
+    "metaeol": _of_encoder(MetaEOL),
+    "token-prepending": _of_encoder(TokenPrepending),
+    "embed-filter": lambda module, forward: EmbedFilter(
+        module.encoder, forward, lambda: unembedding_of(module.encoder, module.source)
+    ),
+    "aligned-wva": _of_encoder(AlignedWVA),
+    "idf-router": _of_encoder(IdfRouter),
+}
+"""What `evaluate` calls a baseline → what makes it of a model."""
+
+
+class ModelBaselineEncoder(AbsEncoder):
+    """A training-free baseline of a model of this package.
+
+    Vectors are compared as they are, which is how the papers do it, unless a run names a calibration; that is then fitted
+    on sample texts. A sentence-transformers prompt of the model is not used.
+    """
+
+    def __init__(self, model: EvaluatedModel, name: str, run: Run | None = None) -> None:
+        """Make one.
+
+        Args:
+            model: The model; its own template is taken where the baseline is not a template itself.
+            name: One of `MODEL_BASELINES`.
+            run: Template and settings to change; its method and corruption have no meaning here.
+
+        Raises:
+            ValueError: No baseline has that name, or a setting does not fit.
+        """
+        if name not in MODEL_BASELINES:
+            raise ValueError(unknown("baseline of a model", name, MODEL_BASELINES))
+        run = Run() if run is None else run
+        settings = Run("smoe", run.prompt, None, run.overrides).settings(model.own)
+        self.calibration = settings.calibration if "calibration" in run.overrides else Calibration.NONE
+        if self.calibration is Calibration.BATCH:
+            raise ValueError(
+                f"calibration='batch' makes a vector depend on its neighbours; {name} takes none, standardize or whiten."
+            )
+        self.baseline = MODEL_BASELINES[name](model.model[0], settings.forward)
+        self._factors: BlockCalibration | None = None
+        self.mteb_model_meta = self._meta(model, name, run)
+
+    def _meta(self, model: EvaluatedModel, name: str, run: Run) -> ModelMeta:
+        """The record of its results, which are kept under the model's name."""
+        prompt = self.baseline.forward.prompt
+        changed = Run("smoe", run.prompt, None, run.overrides).deviations(model.own)
+        kept: dict[str, Any] = {
+            key: value for key, value in changed.items() if key in ("max_seq_length", "hidden_layer", "instruction")
+        }
+        if self.calibration is not Calibration.NONE:
+            kept["calibration"] = str(self.calibration)
+        own = model.meta(Run("smoe", overrides={"calibration": "none"}))
+        return own.model_copy(
+            update={
+                "loader": None,
+                "loader_kwargs": {"method": name, "prompt": prompt},
+                "experiment_kwargs": {**kept, **model.loading, "method": name, "prompt": prompt_label(prompt)},
+                "embed_dim": None,
+                "similarity_fn_name": ScoringFunction.COSINE,
+            }
+        )
+
+    def encode(self, inputs: Any, *, batch_size: int = 32, **kwargs: Any) -> NDArray[np.float32]:
+        """See `mteb.models.abs_encoder.AbsEncoder.encode`; texts that occur several times are read once."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        found = self.vectors(texts, batch_size, progress=bool(kwargs.get("show_progress_bar", False)))
+        return found.numpy()
+
+    def vectors(self, texts: Sequence[str], batch_size: int = 32, *, progress: bool = False) -> torch.Tensor:
+        """The vectors of texts, float32 `[n,D]`.
+
+        Args:
+            texts: At least one.
+            batch_size: Texts per forward pass.
+            progress: Show a progress bar.
+        """
+        if self.calibration is not Calibration.NONE and self._factors is None:
+            sample = sorted(sample_texts(), key=len)
+            parts = [self._vectors(sample[start : start + batch_size]) for start in range(0, len(sample), batch_size)]
+            self._factors = BlockCalibration.fit(torch.cat(parts), self.calibration)
+        different = sorted(dict.fromkeys(texts), key=len, reverse=True)
+        starts = range(0, len(different), batch_size)
+        made = [
+            self._vectors(different[start : start + batch_size])
+            for start in tqdm(starts, desc="Reading", unit="batch", leave=False, disable=not progress)
+        ]
+        rows = dict(zip(different, torch.cat(made), strict=True))
+        found = torch.stack([rows[text] for text in texts])
+        return found if self._factors is None else self._factors.apply(found)
+
+    def _vectors(self, texts: Sequence[str]) -> torch.Tensor:
+        """Uncalibrated vectors on the CPU.
+
+        Raises:
+            ValueError: One is not finite.
+        """
+        found = self.baseline.features(texts).float().cpu()
+        if not bool(torch.isfinite(found).all()):
+            raise ValueError(
+                f"A vector is not finite in {self.baseline.encoder.model.dtype}; load the model in bfloat16 or float32."
+            )
+        return found
+
+
+def model_baselines(
+    model: EvaluatedModel, name: str, runs: Sequence[Run]
+) -> list[tuple[ModelBaselineEncoder, list[Corruption | None]]]:
+    """A baseline of a model under the templates and settings of some runs, each with the corruptions that it is to meet."""
+    made: dict[Run, ModelBaselineEncoder] = {}
+    found: dict[str | None, tuple[ModelBaselineEncoder, dict[Corruption | None, None]]] = {}
+    for run in runs:
+        plain = replace(run, method=None, corruption=None)
+        if plain not in made:
+            made[plain] = ModelBaselineEncoder(model, name, plain)
+        encoder = made[plain]
+        found.setdefault(encoder.mteb_model_meta.experiment_name, (encoder, {}))[1][run.on_texts] = None
+    return [(encoder, list(corruptions)) for encoder, corruptions in found.values()]
