@@ -34,6 +34,13 @@ def inspect(
     map_: Annotated[
         str, typer.Option("--map", help="Projection of the map: tsne, or umap (needs umap-learn).")
     ] = "tsne",
+    gradients: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT|FILE",
+            help="Measure how alike the experts' gradients are too: on this text, or on a file with one text per line.",
+        ),
+    ] = None,
     batch_size: opts.BatchSize = 32,
     device: opts.Device = None,
     dtype: opts.Dtype = None,
@@ -43,11 +50,13 @@ def inspect(
 ) -> None:
     """Diagnose the routers and experts of models, on one page.
 
-    Shows collapse of routers, lemma 3.1 of the paper, load, overlap of experts, and clusters of texts.
+    Shows collapse of routers, lemma 3.1 of the paper, load, overlap of experts, their alignment with routers, and clusters
+    of texts. Name two models, such as before and after fine-tuning, to compare them.
 
     Example: ssmoe inspect ssmoe/tiny --output report.html
     """
     from ssmoe_embed.common.lazy import require_package
+    from ssmoe_embed.evaluation.inspection.alignment import gradients_of, texts_for_gradients
     from ssmoe_embed.evaluation.inspection.clusters import Projection, check_count
     from ssmoe_embed.evaluation.inspection.inspection import InspectionOptions, inspect_model
     from ssmoe_embed.evaluation.inspection.report import check_output, write_report
@@ -71,12 +80,19 @@ def inspect(
     )
     sample = shipped_sample(max_texts) if text is None else file_sample(text, max_texts)
     check_count(clusters, len(sample.texts))
+    predicted = None if gradients is None else texts_for_gradients(gradients, max_texts)
     loading: dict[str, Any] = opts.given(
         device=device, model_kwargs=opts.given(dtype=dtype, device_map=device_map) or None
     )
     found = []
     for name in models:
+        aligned = None
+        if predicted is not None:
+            keywords = opts.given(
+                device_map=device_map or device, dtype=dtype, trust_remote_code=trust_remote_code or None
+            )
+            aligned = gradients_of(name, predicted, directions, progress=not quiet, **keywords)
         model = load(name, calibration="none", trust_remote_code=trust_remote_code, progress=not quiet, **loading)
-        found.append(inspect_model(name, model, sample, options))
+        found.append(inspect_model(name, model, sample, options, gradients=aligned))
         del model  # before the next one is loaded
     typer.echo(", ".join(map(str, write_report(found, output, projection=options.projection))), err=True)

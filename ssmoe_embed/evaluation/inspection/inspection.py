@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 from ssmoe_embed.evaluation.inspection.activations import Activations, LayerActivations, collect
+from ssmoe_embed.evaluation.inspection.alignment import GateAlignment, GradientAlignment, gate_alignment
 from ssmoe_embed.evaluation.inspection.clusters import Clusters, Projection, clusters
 from ssmoe_embed.evaluation.inspection.measures import (
     DIRECTIONS,
@@ -21,12 +22,13 @@ from ssmoe_embed.evaluation.inspection.measures import (
     SubspaceOverlap,
     collapse,
     covariance_bound,
+    dominant_bases,
     load,
-    subspace_overlaps,
+    subspace_overlap,
     top_tokens,
 )
 from ssmoe_embed.evaluation.texts import TextSample
-from ssmoe_embed.families import MoELayer, family_of
+from ssmoe_embed.families import family_of
 
 _MATRICES = ("gate", "up", "down")
 
@@ -67,6 +69,8 @@ class LayerInspection:
         loads: The load by routing: `original`, `ssmoe` (the mix) and `ev` (the spectral router alone).
         tokens: Tokens that most set each expert apart, under the original routing.
         overlaps: Overlap of the experts' dominant subspaces by kind of matrix.
+        gates: Alignment of the learned router's rows with those subspaces, likewise.
+        gradients: Alignment of the experts' gradients, likewise; empty where that was not asked for.
     """
 
     layer: int
@@ -77,6 +81,8 @@ class LayerInspection:
     loads: dict[str, Load]
     tokens: list[list[str]]
     overlaps: dict[str, SubspaceOverlap]
+    gates: dict[str, GateAlignment]
+    gradients: dict[str, GradientAlignment]
 
 
 @dataclass(frozen=True)
@@ -113,9 +119,21 @@ class Inspection:
 
 
 def inspect_model(
-    name: str, model: EmbeddingModel, sample: TextSample, options: InspectionOptions | None = None
+    name: str,
+    model: EmbeddingModel,
+    sample: TextSample,
+    options: InspectionOptions | None = None,
+    *,
+    gradients: Mapping[int, Sequence[GradientAlignment]] | None = None,
 ) -> Inspection:
     """Measure a model.
+
+    Args:
+        name: What it is called.
+        model: The model.
+        sample: The texts to read.
+        options: What to measure.
+        gradients: What `gradient_alignments` found of its language model.
 
     Raises:
         ValueError: The model is not one of this package's, has no MoE layer, or there are too few texts.
@@ -130,7 +148,7 @@ def inspect_model(
     }
     keywords: dict[str, Any] = {"batch_size": options.batch_size, "progress": options.progress}
     read = {routing: collect(module, sample.texts, chosen, **keywords) for routing, chosen in routings.items()}
-    layers = family_of(module.model).layers(module.model)
+    layers = len(family_of(module.model).layers(module.model))
     return Inspection(
         model=name,
         texts=len(sample.texts),
@@ -140,7 +158,7 @@ def inspect_model(
         alpha=options.alpha,
         spectral=module.routers.settings.as_dict() if module.routers else {},
         labels=sample.labels,
-        layers=tuple(_layer(module, layer, place, read, options) for place, layer in enumerate(layers)),
+        layers=tuple(_layer(module, place, read, options, gradients or {}) for place in range(layers)),
         clusters={str(method): _clusters(model, module, method, sample, options) for method in Method},
     )
 
@@ -167,24 +185,32 @@ def _settings(own: EmbeddingSettings, method: Method, **changes: Any) -> Embeddi
 
 
 def _layer(
-    module: SSMoE, layer: MoELayer, place: int, read: dict[str, Activations], options: InspectionOptions
+    module: SSMoE,
+    place: int,
+    read: dict[str, Activations],
+    options: InspectionOptions,
+    gradients: Mapping[int, Sequence[GradientAlignment]],
 ) -> LayerInspection:
-    """One layer, `place`-th among those with experts."""
+    """The `place`-th of the layers with experts."""
     family = family_of(module.model)
+    layer = family.layers(module.model)[place]
     E = family.expert_count(layer)
     seen: LayerActivations = read["original"].layers[place]
-    overlaps = subspace_overlaps(lambda expert: family.expert_matrices(layer.block, expert), E, options.directions)
+    bases = dominant_bases(lambda expert: family.expert_matrices(layer.block, expert), range(E), options.directions)
+    router = family.router_weight(layer.router)
     found = top_tokens(read["original"].tokens, seen.chosen, E, options.tokens)
-    names = _MATRICES if len(overlaps) == len(_MATRICES) else tuple(f"matrix {i}" for i in range(len(overlaps)))
+    names = _MATRICES if len(bases) == len(_MATRICES) else tuple(f"matrix {i}" for i in range(len(bases)))
     return LayerInspection(
         layer=layer.index,
         experts=E,
-        learned=collapse(family.router_weight(layer.router), seen.learned),
+        learned=collapse(router, seen.learned),
         spectral=collapse(module.routers.weights[layer.index], seen.spectral),  # type: ignore[union-attr]
         covariance=covariance_bound(seen.learned, seen.spectral, options.alpha),
         loads={routing: load(one.layers[place].chosen, E) for routing, one in read.items()},
         tokens=[_decoded(module, ids) for ids in found],
-        overlaps=dict(zip(names, overlaps, strict=True)),
+        overlaps=dict(zip(names, map(subspace_overlap, bases), strict=True)),
+        gates=dict(zip(names, (gate_alignment(router, one) for one in bases), strict=True)),
+        gradients=dict(zip(names, gradients.get(layer.index, ()), strict=False)),
     )
 
 

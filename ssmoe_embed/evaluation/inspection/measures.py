@@ -117,24 +117,25 @@ def dominant_directions(matrix: torch.Tensor, count: int) -> torch.Tensor:
     return (U.T @ W) / squares[-kept:].flip(0).clamp_min(torch.finfo(torch.float64).tiny).sqrt()[:, None]  # [k,H]
 
 
-def subspace_overlaps(
-    matrices: Callable[[int], Sequence[torch.Tensor]], experts: int, count: int = DIRECTIONS
-) -> list[SubspaceOverlap]:
-    """The overlap in one layer, for each kind of matrix; the matrices of one expert are alive at a time.
+def dominant_bases(
+    matrices: Callable[[int], Sequence[torch.Tensor]], experts: Sequence[int], count: int = DIRECTIONS
+) -> list[torch.Tensor]:
+    """The dominant directions of one layer's experts; the matrices of one expert are alive at a time.
 
     Args:
         matrices: Reads an expert's matrices `[I,H]`, given its index.
-        experts: `E`.
+        experts: The indices of the `E` experts.
         count: `k`.
+
+    Returns:
+        For each kind of matrix float32 `[E,k,H]`.
     """
-    bases: list[list[torch.Tensor]] = []
-    for expert in range(experts):
-        bases.append([dominant_directions(matrix, count).float() for matrix in matrices(expert)])
-    return [_overlap(torch.stack(kind)) for kind in zip(*bases, strict=True)]
+    bases = [[dominant_directions(matrix, count).float() for matrix in matrices(expert)] for expert in experts]
+    return [torch.stack(kind) for kind in zip(*bases, strict=True)]
 
 
-def _overlap(bases: torch.Tensor) -> SubspaceOverlap:
-    """The overlap of orthonormal bases `[E,k,H]`."""
+def subspace_overlap(bases: torch.Tensor) -> SubspaceOverlap:
+    """The overlap of the experts' orthonormal bases `[E,k,H]`."""
     E, k, H = bases.shape
     flat = bases.reshape(E * k, H)
     squares = (flat @ flat.T).square().reshape(E, k, E, k)  # squared cosines of single directions

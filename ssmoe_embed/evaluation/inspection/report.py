@@ -129,6 +129,33 @@ def overlap_figure(models: Sequence[Inspection]) -> bytes:
 
 
 @house_style
+def alignment_figure(models: Sequence[Inspection]) -> bytes:
+    """How router rows lie in the experts' dominant subspaces, and how gradients overlap, by layer; a row a model."""
+    figure, grid = new_figure(11.5, 3.1 * len(models) + 0.3, len(models), 3)
+    for (gates, specific, gradients), one in zip(grid, models, strict=True):
+        x = [layer.layer for layer in one.layers]
+        for colour, kind in zip(COLOURS, one.layers[0].gates, strict=False):
+            found = [layer.gates[kind] for layer in one.layers]
+            gates.plot(x, [each.own for each in found], "-o", color=colour, label=f"{kind}: own expert")
+            gates.plot(x, [each.others for each in found], "--s", color=colour, label=f"{kind}: others")
+            specific.plot(x, [each.specificity for each in found], "-o", color=colour, label=kind)
+            reached = [layer for layer in one.layers if kind in layer.gradients]
+            means = [layer.gradients[kind].overlap.mean for layer in reached]
+            gradients.plot([layer.layer for layer in reached], means, "-o", color=colour, label=kind)
+        chance = one.layers[0].gates[next(iter(one.layers[0].gates))].chance
+        for axes in (gates, gradients):
+            axes.axhline(chance, color=GREY, linestyle=":", label="chance")
+        specific.axhline(1, color=GREY, linestyle=":", label="rows that know no expert")
+        _layer_axes(gates, [one], f"{one.model}: rows in experts' subspaces")
+        _layer_axes(specific, [one], f"{one.model}: specificity, own by others")
+        _layer_axes(gradients, [one], f"{one.model}: overlap of gradients")
+        for axes in (gates, specific, gradients):
+            axes.set_ylim(bottom=0)
+            axes.legend(fontsize=7)
+    return svg(figure)
+
+
+@house_style
 def map_figure(models: Sequence[Inspection]) -> bytes:
     """A map of the texts for every representation, coloured by k-means cluster; a row a model."""
     methods = list(models[0].clusters)
@@ -216,6 +243,7 @@ def html(models: Sequence[Inspection], *, projection: Projection = Projection.TS
         "lemma": lemma_figure(models),
         "load": load_figure(models),
         "overlap": overlap_figure(models),
+        "alignment": alignment_figure(models),
         "map": map_figure(models),
     }
     return environment.get_template(_TEMPLATE).render(

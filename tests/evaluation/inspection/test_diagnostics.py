@@ -11,25 +11,33 @@ from having import having
 from scipy.linalg import subspace_angles
 from sklearn.cluster import KMeans
 from sklearn.metrics import davies_bouldin_score, silhouette_score
+from transformers import AutoModelForCausalLM
 
 import ssmoe_embed
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.evaluation.inspection.activations import collect
+from ssmoe_embed.evaluation.inspection.alignment import gate_alignment, gradient_alignments, gradients_of
 from ssmoe_embed.evaluation.inspection.clusters import clusters, standardised
 from ssmoe_embed.evaluation.inspection.inspection import InspectionOptions, inspect_model
 from ssmoe_embed.evaluation.inspection.measures import (
     collapse,
     covariance_bound,
+    dominant_bases,
     dominant_directions,
     load,
-    subspace_overlaps,
+    subspace_overlap,
     top_tokens,
 )
 from ssmoe_embed.evaluation.inspection.report import collapse_figure, write_report
 from ssmoe_embed.evaluation.texts import TextSample, file_sample, shipped_sample, spread
 from ssmoe_embed.families import family_of
+from ssmoe_embed.language_model import load_tokenizer
 
 OFF = ~np.eye(6, dtype=bool)
+PREDICTED = (
+    "The quick brown fox jumps over the lazy dog, and the dog does not care.",
+    "How do I undo the last commit?",
+)
 
 
 def logits(seed, rows=200, experts=6):
@@ -106,7 +114,7 @@ def test_overlap_is_the_mean_squared_cosine_of_the_principal_angles():
     experts = [
         [torch.randn(8, 20, generator=generator), torch.randn(30, 3, generator=generator) @ shared] for _ in range(4)
     ]
-    loose, tight = subspace_overlaps(lambda expert: experts[expert], 4, 3)
+    loose, tight = map(subspace_overlap, dominant_bases(lambda expert: experts[expert], range(4), 3))
     for place, found in enumerate((loose, tight)):
         bases = [np.linalg.svd(each[place].double().numpy())[2][:3].T for each in experts]
         for i in range(4):
@@ -116,6 +124,64 @@ def test_overlap_is_the_mean_squared_cosine_of_the_principal_angles():
     assert tight.mean == pytest.approx(1, abs=1e-4)  # the same three directions in all experts
     assert loose.mean < 0.5
     assert loose.chance == pytest.approx(3 / 20)
+
+
+def test_gates_align_with_an_expert_as_far_as_their_rows_lie_in_its_subspace():
+    generator = torch.Generator().manual_seed(3)
+    bases = torch.linalg.qr(torch.randn(5, 20, 3, generator=generator)).Q.mT  # [E,k,H]
+    rows = torch.randn(5, 20, generator=generator) + 8 * bases[:, 0]
+    found = gate_alignment(rows, bases)
+    for i in range(5):
+        for j in range(5):
+            [angle] = subspace_angles(rows[i, :, None].double().numpy(), bases[j].T.double().numpy())
+            assert found.pairs[i][j] == pytest.approx(np.cos(angle) ** 2, abs=1e-5)
+    pairs = np.array(found.pairs)
+    others = (pairs.sum(axis=1) - pairs.diagonal()) / 4
+    assert found.own == pytest.approx(pairs.diagonal().mean())
+    assert found.others == pytest.approx(others.mean())
+    assert found.specificity == pytest.approx((pairs.diagonal() / others).mean())
+    assert found.specificity > 2  # rows were drawn towards their own expert
+    assert found.chance == pytest.approx(3 / 20)
+    assert gate_alignment(bases[:, 1], bases).own == pytest.approx(1)
+    assert gate_alignment(rows[:1], bases[:1]).others == pytest.approx(3 / 20)  # one expert: chance alone
+
+
+def test_gradients_are_compared_as_autograd_gives_them_and_the_model_stays_as_it_was(olmoe, texts):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(olmoe), load_tokenizer(olmoe)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    found = gradient_alignments(model, tokenizer, ["a", *PREDICTED], 2)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
+    ids = [torch.tensor([tokenizer(text)["input_ids"]]) for text in PREDICTED]
+    losses = [model(input_ids=one, labels=one).loss * (one.shape[1] - 1) for one in ids]
+    loss = sum(losses) / sum(one.shape[1] - 1 for one in ids)
+    experts = model.model.layers[1].mlp.experts
+    fused, down = torch.autograd.grad(loss, [experts.gate_up_proj, experts.down_proj])
+    kinds = [*fused.chunk(2, dim=1), down.mT]  # [E,I,H] each
+    ranks = [np.linalg.matrix_rank(kind.double().numpy(), rtol=1e-5) for kind in kinds]
+    reached = [expert for expert in range(len(down)) if min(rank[expert] for rank in ranks) >= 2]
+    assert len(reached) > 2
+    for one, gradient in zip(found[1], kinds, strict=True):
+        assert one.experts == tuple(reached)
+        bases = [np.linalg.svd(gradient[expert].double().numpy())[2][:2].T for expert in reached]
+        flat = gradient[reached].flatten(1).double().numpy()
+        for i in range(len(reached)):
+            for j in range(len(reached)):
+                angles = subspace_angles(bases[i], bases[j])
+                assert one.overlap.pairs[i][j] == pytest.approx((np.cos(angles) ** 2).mean(), abs=1e-3)
+        unit = flat / np.linalg.norm(flat, axis=1)[:, None]
+        apart = np.abs(unit @ unit.T)[~np.eye(len(reached), dtype=bool)]
+        assert one.cosine == pytest.approx(apart.mean(), abs=1e-4)
+    with pytest.raises(ValueError, match="fewer than two tokens"):
+        gradient_alignments(model, tokenizer, [""])
+
+
+def test_experts_that_too_few_tokens_reached_are_left_out_of_the_gradients(olmoe):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(olmoe), load_tokenizer(olmoe)
+    [layer, *_] = gradient_alignments(model, tokenizer, ["one fox"], 1).values()
+    assert 1 < len(layer[0].experts) < 8
+    assert len(layer[0].overlap.pairs) == len(layer[0].experts)
+    assert not any(gradient_alignments(model, tokenizer, ["on"], 8).values())
 
 
 @pytest.mark.parametrize("shape", [(5, 12), (12, 5)])
@@ -208,14 +274,15 @@ KINDS = (
 def test_every_kind_of_family_can_be_inspected(family, model_folder, texts):
     model = ssmoe_embed.load(model_folder(family), calibration="none", top_c=3, progress=False)
     before, settings = model.encode(texts[:3]), model[0].settings
-    found = inspect_model(
-        "m", model, TextSample(tuple(texts[:20]), None, "texts"), InspectionOptions(clusters=2, directions=2)
-    )
+    gradients = gradients_of(str(model_folder(family)), PREDICTED, 2, dtype="float32")
+    sample, options = TextSample(tuple(texts[:20]), None, "texts"), InspectionOptions(clusters=2, directions=2)
+    found = inspect_model("m", model, sample, options, gradients=gradients)
     assert len(found.layers) == len(family_of(model[0].model).layers(model[0].model))
     assert set(found.clusters) == {"router", "smoe", "moee", "ev", "ssmoe", "ssmoe-hidden"}
     assert "\N{REPLACEMENT CHARACTER}" not in json.dumps([layer.tokens for layer in found.layers], ensure_ascii=False)
     for layer in found.layers:
         assert set(layer.loads) == {"original", "ssmoe", "ev"}
+        assert layer.gates.keys() == layer.overlaps.keys() == layer.gradients.keys()
         assert len(layer.tokens) == layer.experts
         assert 0 <= layer.covariance.holds <= 1
     assert model[0].settings == settings
@@ -231,7 +298,7 @@ def test_the_page_is_one_file_with_all_numbers_beside_it(olmoe, texts, tmp_path)
     assert "a&lt;b&gt;" in html
     assert "<b>" not in html
     assert re.findall(r'src="(?!data:image/svg\+xml;base64,)', html) == []
-    assert html.count("data:image/svg+xml;base64,") == 5
+    assert html.count("data:image/svg+xml;base64,") == 6
     assert json.loads(numbers.read_text(encoding="utf-8"))["models"][1] == json.loads(json.dumps(found.as_dict()))
     assert collapse_figure([found]) == collapse_figure([found])
 
@@ -241,8 +308,23 @@ def test_the_command_writes_page_and_numbers(ssmoe, olmoe, tmp_path, texts):
     lines = tmp_path / "texts.txt"
     lines.write_text("\n".join(texts), encoding="utf-8")
     options = ["--text", lines, "--clusters", "3", "--device", "cpu", "-q"]
-    assert ssmoe("inspect", olmoe, "--output", tmp_path / "r.html", *options).status == 0
-    assert [one["texts"] for one in json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["models"]] == [40]
+    ran = ssmoe(
+        "inspect",
+        olmoe,
+        olmoe,
+        "--gradients",
+        " ".join(PREDICTED),
+        "--directions",
+        2,
+        "--output",
+        tmp_path / "r.html",
+        *options,
+    )
+    assert ran.status == 0, ran.err
+    before, after = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["models"]
+    assert before["texts"] == 40
+    assert before["layers"] == after["layers"]
+    assert before["layers"][0]["gradients"]["down"]["experts"]
 
 
 @pytest.mark.parametrize(
@@ -251,6 +333,8 @@ def test_the_command_writes_page_and_numbers(ssmoe, olmoe, tmp_path, texts):
         (["--output", "report.pdf"], "end in .html"),
         (["--map", "pca"], "choose one of 'tsne', 'umap'"),
         (["--text", "nowhere.txt"], "no file nowhere.txt"),
+        (["--gradients", "nowhere.txt"], "no file nowhere.txt"),
+        (["--gradients", " "], "holds no text"),
         (["--alpha", "2"], "outside"),
         (["--clusters", "400"], "400 texts do not fall into 400 clusters"),
         (["--device", "gpu"], "device='gpu' names no device"),
