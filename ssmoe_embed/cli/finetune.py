@@ -35,6 +35,12 @@ def finetune(
         int | None,
         typer.Option(min=1, help="Train what experts share, of rank Q, apart from what is their own (SD-MoE)."),
     ] = None,
+    train_router: Annotated[
+        str | None,
+        typer.Option(
+            help="Train the routers alone: hyper, an embedding per layer behind a fixed network (HyperRouter)."
+        ),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-5,
     balance: Annotated[float, typer.Option(min=0, help="Weight of the load-balancing loss.")] = 0.0,
     steps: Annotated[
@@ -93,6 +99,7 @@ def finetune(
         optimizer=optimizer,  # type: ignore[arg-type]
         galore=GaLoreSettings(**galore),
         decouple=None if decouple is None else DecouplingSettings(q=decouple),
+        train_router=train_router,  # type: ignore[arg-type]
         learning_rate=learning_rate,
         balance=balance,
         steps=steps,

@@ -26,6 +26,7 @@ from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.training.checkpoints import claim, last_checkpoint, read_lines, step_of
 from ssmoe_embed.training.data import as_trl, check_lengths, data_digest, read_examples
 from ssmoe_embed.training.galore import GaLoreAdamW, galore_groups
+from ssmoe_embed.training.hyper_router import HyperRouters
 from ssmoe_embed.training.settings import FinetuneSettings, OptimizerName
 from ssmoe_embed.training.spectral_decoupling import Decoupling, decouple
 
@@ -139,6 +140,7 @@ class _Run:
         self.decoupling: Decoupling | None = None
         if settings.decouple is not None:
             self.decoupling = decouple(model, settings.decouple)
+        self.hyper = None if settings.train_router is None else HyperRouters(model, seed=settings.seed)
         self.optimizer = self._optimizer()
         self.routing = make_routing(model, settings, routers)
 
@@ -183,6 +185,8 @@ class _Run:
         routers = None
         if self.decoupling is not None:
             self.decoupling.merge()
+        if self.hyper is not None:
+            self.hyper.merge()
         if self.settings.optimizer is OptimizerName.LORA:
             self.model = self.model.merge_and_unload()
         self.routing.model = self.model

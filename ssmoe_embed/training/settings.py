@@ -28,6 +28,13 @@ class OptimizerName(Choice):
     """Adapters by peft on attention and fused experts; they are merged at the end."""
 
 
+class RouterTraining(Choice):
+    """What is trained instead of everything, where it is only the routers."""
+
+    HYPER = "hyper"
+    """An embedding per layer behind a fixed random network (HyperRouter), see `HyperRouters`."""
+
+
 @dataclass(frozen=True)
 class FinetuneSettings:
     """The settings of `finetune`.
@@ -42,6 +49,7 @@ class FinetuneSettings:
         galore: For `galore`.
         lora_rank: For `lora`.
         decouple: Train the experts' common and own parts apart, see `decouple`.
+        train_router: Train the routers alone, see `RouterTraining`; None trains what the optimizer says.
         learning_rate: Its peak; it warms up over `warmup` of the steps and falls as a cosine.
         warmup: Fraction of the steps.
         weight_decay: Decoupled.
@@ -72,6 +80,7 @@ class FinetuneSettings:
     galore: GaLoreSettings = field(default_factory=GaLoreSettings)
     lora_rank: int = 16
     decouple: DecouplingSettings | None = None
+    train_router: RouterTraining | None = None
     learning_rate: float = 2e-5
     warmup: float = 0.03
     weight_decay: float = 0.0
@@ -95,6 +104,13 @@ class FinetuneSettings:
         object.__setattr__(self, "template", InstructionTemplate.parse(self.template, "template"))
         object.__setattr__(self, "optimizer", OptimizerName.parse(self.optimizer, "optimizer"))
         object.__setattr__(self, "eval_tasks", tuple(self.eval_tasks))
+        if self.train_router is not None:
+            object.__setattr__(self, "train_router", RouterTraining.parse(self.train_router, "train_router"))
+            if self.optimizer is not OptimizerName.ADAMW or self.decouple or self.refresh_routers:
+                raise ValueError(
+                    "train_router leaves everything but the routers alone, so it goes with optimizer='adamw' only, and with "
+                    "neither decouple nor refresh_routers."
+                )
         if self.dtype not in _DTYPES:
             raise ValueError(unknown("dtype", self.dtype, _DTYPES))
         for name in ("batch_size", "accumulation", "max_length", "save_every", "lora_rank"):

@@ -16,6 +16,7 @@ from ssmoe_embed.language_model import RoutingSettings
 from ssmoe_embed.language_model.routings import ROUTERS_FILE
 from ssmoe_embed.training import DecouplingSettings, FinetuneSettings, GaLoreSettings, finetune, trainer
 from ssmoe_embed.training.finetuning import LOG, RECORD
+from ssmoe_embed.training.hyper_router import HyperRouters
 
 FIXED = {
     "routing_settings": RoutingSettings(top_c=TOP_C),
@@ -168,8 +169,13 @@ finetune({str(olmoe)!r}, {str(data)!r}, {str(tmp_path / "killed")!r}, settings(*
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"optimizer": "lora"}, {"decouple": DecouplingSettings(q=2, refresh_every=3), "save_every": 4}],
-    ids=["adamw", "lora", "decoupled"],
+    [
+        {},
+        {"optimizer": "lora"},
+        {"decouple": DecouplingSettings(q=2, refresh_every=3), "save_every": 4},
+        {"train_router": "hyper"},
+    ],
+    ids=["adamw", "lora", "decoupled", "hyper"],
 )
 def test_an_interrupted_run_goes_on_to_the_same_weights(changes, olmoe, data, tmp_path, monkeypatch):
     finetune(olmoe, data, tmp_path / "whole", settings(**changes), progress=False)
@@ -272,3 +278,63 @@ def test_the_command_evaluates_on_the_way_and_what_it_writes_is_taken_by_the_oth
     assert dropped.status == 0, dropped.err
     built = ssmoe("build", out, "--output", tmp_path / "built", "--top-c", TOP_C, "--calibration", "none", "--quiet")
     assert built.status == 0, built.err
+
+
+def test_a_hyper_router_trains_the_routers_alone_and_leaves_an_ordinary_checkpoint(olmoe, data, tmp_path):
+    chosen = settings(
+        steps=10,
+        batch_size=24,
+        learning_rate=0.05,
+        train_router="hyper",
+        routing="ssmoe",
+        balance=1e-3,
+        checkpointing=True,
+    )
+    found = finetune(olmoe, data, tmp_path / "tuned", chosen, progress=False)
+    assert losses(found)[-1] < losses(found)[0]
+    before, after = weights(olmoe), weights(tmp_path / "tuned")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.endswith("mlp.gate.weight")}
+    SpectralRouters.load(tmp_path / "tuned" / ROUTERS_FILE).check(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "tuned")
+    )
+
+
+def test_a_hyper_router_begins_at_the_router_and_is_what_its_equation_says(olmoe):
+    model, plain = AutoModelForCausalLM.from_pretrained(olmoe), AutoModelForCausalLM.from_pretrained(olmoe)
+    ids = torch.arange(3, 30)[None]
+    hyper = HyperRouters(model, seed=3)
+    assert torch.equal(model(ids).logits, plain(ids).logits)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trained == {f"model.layers.{i}.mlp.gate.hyper.embedding" for i in range(len(model.model.layers))}
+    model(ids, labels=ids).loss.backward()
+    gate = model.model.layers[1].mlp.gate
+    network = gate.hyper
+    assert float(network.embedding.grad.abs().sum()) > 0
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.gate.hyper.embedding += 0.1 * torch.randn(layer.mlp.gate.hyper.embedding.shape)
+    logits = model(ids).logits
+    e, start, first, second = (
+        one.detach().double() for one in (network.embedding, network.start, network.first, network.second)
+    )
+    moved = second @ ((first @ e).clamp_min(0) - (first @ start).clamp_min(0))
+    width = plain.model.layers[1].mlp.gate.weight.double().std() / (second @ (first @ start).clamp_min(0)).std()
+    expected = plain.model.layers[1].mlp.gate.weight.double() + width * moved.reshape(gate.weight.shape)
+    hyper.merge()
+    torch.testing.assert_close(gate.weight.double(), expected, rtol=0, atol=1e-5)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    torch.testing.assert_close(model(ids).logits, logits, rtol=0, atol=1e-6)
+
+
+def test_a_hyper_router_goes_with_nothing_that_trains_the_rest():
+    for other in (
+        {"optimizer": "lora"},
+        {"decouple": DecouplingSettings(q=2)},
+        {"routing": "ssmoe", "refresh_routers": 1},
+    ):
+        with pytest.raises(ValueError, match="train_router leaves everything but the routers alone"):
+            settings(train_router="hyper", **other)
+    with pytest.raises(ValueError, match="train_router='hypr' is not known"):
+        settings(train_router="hypr")
