@@ -43,6 +43,10 @@ def finetune(
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-5,
     balance: Annotated[float, typer.Option(min=0, help="Weight of the load-balancing loss.")] = 0.0,
+    similarity: Annotated[
+        float,
+        typer.Option(min=0, help="Weight of the loss of experts that answer the tokens they share alike (SimSMoE)."),
+    ] = 0.0,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps; by default one pass over the data.")
     ] = None,
@@ -102,6 +106,7 @@ def finetune(
         train_router=train_router,  # type: ignore[arg-type]
         learning_rate=learning_rate,
         balance=balance,
+        similarity=similarity,
         steps=steps,
         epochs=epochs,
         batch_size=batch_size,

@@ -163,7 +163,7 @@ class _Run:
         )
         if not self.progress:
             trainer.remove_callback(PrinterCallback)
-        trainer.balance = self.settings.balance
+        trainer.balance, trainer.similarity = self.settings.balance, self.settings.similarity
         trainer.top_k = int(getattr(self.model.config.get_text_config(), "num_experts_per_tok", 1) or 1)
         if self.settings.refresh_routers:
             trainer.add_callback(EverySteps(self.settings.refresh_routers, self._refresh))

@@ -70,6 +70,11 @@ class HyperRouters:
 class HyperNetwork(nn.Module):
     """`R + s·(g(e) - g(e₀))` of one layer; only `embedding`, which is `e [H]`, is trained and kept in checkpoints."""
 
+    first: torch.Tensor
+    second: torch.Tensor
+    start: torch.Tensor
+    router: torch.Tensor
+
     def __init__(self, router: torch.Tensor, generator: torch.Generator) -> None:
         """Draw the network.
 

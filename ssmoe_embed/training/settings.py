@@ -54,6 +54,8 @@ class FinetuneSettings:
         warmup: Fraction of the steps.
         weight_decay: Decoupled.
         balance: Weight of the load-balancing loss, computed of the learned routers' logits whatever the routing.
+        similarity: Weight of SimSMoE's loss, which grows with experts that answer the tokens they share alike, see
+            `similarity_loss`.
         steps: Optimizer steps; None for `epochs`.
         epochs: Passes over the data.
         batch_size: Examples per forward pass.
@@ -85,6 +87,7 @@ class FinetuneSettings:
     warmup: float = 0.03
     weight_decay: float = 0.0
     balance: float = 0.0
+    similarity: float = 0.0
     steps: int | None = None
     epochs: float = 1.0
     batch_size: int = 8
@@ -104,18 +107,12 @@ class FinetuneSettings:
         object.__setattr__(self, "template", InstructionTemplate.parse(self.template, "template"))
         object.__setattr__(self, "optimizer", OptimizerName.parse(self.optimizer, "optimizer"))
         object.__setattr__(self, "eval_tasks", tuple(self.eval_tasks))
-        if self.train_router is not None:
-            object.__setattr__(self, "train_router", RouterTraining.parse(self.train_router, "train_router"))
-            if self.optimizer is not OptimizerName.ADAMW or self.decouple or self.refresh_routers:
-                raise ValueError(
-                    "train_router leaves everything but the routers alone, so it goes with optimizer='adamw' only, and with "
-                    "neither decouple nor refresh_routers."
-                )
+        self._check_trained()
         if self.dtype not in _DTYPES:
             raise ValueError(unknown("dtype", self.dtype, _DTYPES))
         for name in ("batch_size", "accumulation", "max_length", "save_every", "lora_rank"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("refresh_routers", "eval_every", "balance", "weight_decay", "warmup"):
+        for name in ("refresh_routers", "eval_every", "balance", "similarity", "weight_decay", "warmup"):
             _at_least(name, getattr(self, name), 0)
         if self.steps is not None:
             _at_least("steps", self.steps, 1)
@@ -128,6 +125,20 @@ class FinetuneSettings:
         if self.optimizer is OptimizerName.LORA and (self.decouple or self.refresh_routers):
             raise ValueError(
                 "optimizer='lora' leaves the experts' own weights alone; it goes with neither decouple nor refresh_routers."
+            )
+
+    def _check_trained(self) -> None:
+        """Refuse what would train weights that other settings leave alone."""
+        if self.train_router is not None:
+            object.__setattr__(self, "train_router", RouterTraining.parse(self.train_router, "train_router"))
+            if self.optimizer is not OptimizerName.ADAMW or self.decouple or self.refresh_routers:
+                raise ValueError(
+                    "train_router leaves everything but the routers alone, so it goes with optimizer='adamw' only, and with "
+                    "neither decouple nor refresh_routers."
+                )
+        if self.similarity and (self.train_router or self.optimizer is OptimizerName.LORA):
+            raise ValueError(
+                "similarity is a loss of the experts' own weights, which optimizer='lora' and train_router leave alone."
             )
 
     def as_dict(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]  # its lazy module
 
 from ssmoe_embed.common.lazy import require_package
+from ssmoe_embed.evaluation.inspection.similarity import shared_inputs, similarity_loss
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model.routings import Routing, policy_of
 from ssmoe_embed.routing import Rerouting, reroute
@@ -75,6 +76,8 @@ class RoutedTrainer(SFTTrainer):
     """Weight of the loss."""
     top_k: int = 1
     """Experts per token."""
+    similarity: float = 0.0
+    """Weight of the loss of experts that answer alike."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write a checkpoint in the layout that the model has in memory.
@@ -90,7 +93,24 @@ class RoutedTrainer(SFTTrainer):
         self.processing_class.save_pretrained(folder)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss of a batch, balance included while training."""
+        """The loss of a batch, balance and similarity included while training."""
+        if self.similarity > 0 and self.model.training:
+            return self._with_similarity(model, inputs, *args, **kwargs)
+        return self._with_balance(model, inputs, *args, **kwargs)
+
+    def _with_similarity(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss, and what grows with experts that answer alike."""
+        with shared_inputs(family_of(self.model).layers(self.model)) as given:
+            result = self._with_balance(model, inputs, *args, **kwargs)
+        rows = _real_tokens(inputs)
+        alike = similarity_loss([one.of(rows.to(one.hidden.device)) for one in given.values()])
+        self._metrics["train"]["similarity"].append(float(alike.detach()))
+        loss, *rest = result if isinstance(result, tuple) else (result,)
+        loss = loss + self.similarity * alike.to(loss.device) / self.current_gradient_accumulation_steps
+        return (loss, *rest) if rest else loss
+
+    def _with_balance(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss, and the load's."""
         wanted = self.balance > 0 and self.model.training
         with recording(_real_tokens(inputs)) if wanted else nullcontext() as taken:
             result = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[no-untyped-call]

@@ -338,3 +338,17 @@ def test_a_hyper_router_goes_with_nothing_that_trains_the_rest():
             settings(train_router="hyper", **other)
     with pytest.raises(ValueError, match="train_router='hypr' is not known"):
         settings(train_router="hypr")
+
+
+def test_the_similarity_of_experts_is_logged_and_trained_against(olmoe, data, tmp_path):
+    found = {
+        weight: finetune(
+            olmoe, data, tmp_path / str(weight), settings(steps=8, batch_size=24, similarity=weight), progress=False
+        ).log
+        for weight in (1e-9, 10.0)
+    }
+    alike = {weight: [row["similarity"] for row in log if "similarity" in row] for weight, log in found.items()}
+    assert alike[1e-9][0] == alike[10.0][0] > 0
+    assert alike[10.0][-1] < alike[1e-9][-1]
+    with pytest.raises(ValueError, match="similarity is a loss of the experts' own weights"):
+        settings(similarity=1.0, optimizer="lora")
