@@ -18,7 +18,8 @@ def lm_eval(
         list[str] | None,
         typer.Option(
             help="original, ssmoe, ev, average-ev, random, hash; random-drop, router-drop, ssmoe-drop; or a routing with "
-            "any dropping, such as ev+router-drop; or grid: all that the paper compares.  [default: grid]"
+            "any dropping, such as ev+router-drop; others of docs/routers.md, such as usmoe:causal=true; or grid: all "
+            "that the paper compares.  [default: grid]"
         ),
     ] = None,
     keep: Annotated[float, typer.Option(help="Fraction of the experts to keep where some are dropped.")] = 0.75,

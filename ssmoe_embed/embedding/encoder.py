@@ -21,6 +21,7 @@ from ssmoe_embed.embedding.settings import EmbeddingSettings, ForwardSettings
 from ssmoe_embed.embedding.tokenization import TemplateTokenizer
 from ssmoe_embed.families import MoEFamily, MoELayer, family_of
 from ssmoe_embed.routing.mixing import mixed_scores, scores
+from ssmoe_embed.routing.named import policy_named
 from ssmoe_embed.routing.policies import RoutingPolicy, SpectralMix, SpectralRouting
 from ssmoe_embed.routing.sites import install_sites, keep_context_in_checkpoints, recording, routed
 from ssmoe_embed.routing.tokens import needs_tokens, noted
@@ -64,6 +65,7 @@ class Encoder:
     tokenizer: PreTrainedTokenizerBase
     routers: SpectralRouters | None = None
     _tokenizers: dict[tuple[str, str, int], TemplateTokenizer] = field(default_factory=dict, repr=False, compare=False)
+    _policies: dict[str, RoutingPolicy] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.routers is not None:
@@ -130,13 +132,15 @@ class Encoder:
         """Make sure that settings can be read by this model as it is.
 
         Raises:
-            ValueError: The template fills the limit, there is no router to read, or spectral routers are needed and there
-                are none.
+            ValueError: The template fills the limit, there is no router to read, spectral routers are needed and there
+                are none, or the routing does not fit the model.
         """
         self.template_tokenizer(settings.forward)
         self.check_layers(settings)
         if settings.needs_spectral_routers:
             self._spectral(f"method={str(settings.method)!r}")
+        if settings.routing is not None:
+            self.policy(settings.forward)
 
     def check_layers(self, settings: EmbeddingSettings) -> None:
         """Make sure that a method that reads routers finds some: the first layers of many families are dense.
@@ -156,6 +160,10 @@ class Encoder:
         Raises:
             ValueError: It needs spectral routers and there are none, or does not fit the model.
         """
+        if isinstance(forward.routing, str):
+            if forward.routing not in self._policies:
+                self._policies[forward.routing] = policy_named(forward.routing, self.model, self.tokenizer)
+            return self._policies[forward.routing]
         if not isinstance(forward.routing, SpectralMix):
             if forward.routing is not None:
                 forward.routing.check(self.model)

@@ -52,7 +52,7 @@ class Block:
     def is_spectral(self) -> bool:
         """Whether other spectral routers would make other features."""
         mixes = self.mix is not None and self.mix.alpha > 0
-        return self.forward.reroutes or mixes or self.signal is RoutingSignal.EV_LOGITS
+        return self.forward.mixes or mixes or self.signal is RoutingSignal.EV_LOGITS
 
 
 def blocks_of(settings: EmbeddingSettings) -> tuple[Block, ...]:

@@ -16,6 +16,7 @@ from ssmoe_embed.common.choices import Choice, unknown
 from ssmoe_embed.embedding.methods import LEARNED, REPRESENTATIONS, Method, Representation, RoutingSignal
 from ssmoe_embed.embedding.prompts import templates
 from ssmoe_embed.routing.mixing import Mix, checked_alpha
+from ssmoe_embed.routing.named import canonical
 from ssmoe_embed.routing.policies import RoutingPolicy, SpectralMix
 
 
@@ -52,23 +53,24 @@ class ForwardSettings:
     """One forward pass over a text; texts read under equal ones give the same, so they need to be read only once.
 
     Attributes:
-        routing: The mix of learned and spectral routers, or any other policy; None for the model's own routing.
+        routing: The mix of learned and spectral routers, a name (`routing/named.py`), or any other policy; None for the
+            model's own routing.
         hidden_layer: Whose output is the hidden state, an index into the model's `hidden_states`.
         prompt: See `EmbeddingSettings`.
         instruction: See `EmbeddingSettings`.
         max_seq_length: See `EmbeddingSettings`.
     """
 
-    routing: SpectralMix | RoutingPolicy | None = None
+    routing: SpectralMix | RoutingPolicy | str | None = None
     hidden_layer: int = -1
     prompt: str = "none"
     instruction: str = ""
     max_seq_length: int | None = 512
 
     @property
-    def reroutes(self) -> bool:
-        """Whether the pass is not routed as the model itself would."""
-        return self.routing is not None
+    def mixes(self) -> bool:
+        """Whether spectral routers have a share in its routing."""
+        return isinstance(self.routing, SpectralMix)
 
     @property
     def name(self) -> str:
@@ -137,8 +139,11 @@ class EmbeddingSettings:
         hidden_layer: Whose output is the hidden state: an index into the model's `hidden_states` (0 the embeddings, -1 the
             last layer, after the final norm). Layers after it are not run, so they give no routing signal either.
         max_seq_length: Tokens read of a text, template included; None for as many as the model takes.
+        routing: What routes the forward pass of a method that the mix does not: a name from `routing/named.py` with its
+            settings, such as `usmoe:rate=0.3`; None for the model's own routers.
 
     Raises:
+        FileNotFoundError: `routing` names a file that does not exist.
         ValueError: A value is not allowed; the message lists what is.
     """
 
@@ -153,6 +158,7 @@ class EmbeddingSettings:
     instruction: str = ""
     hidden_layer: int = -1
     max_seq_length: int | None = 512
+    routing: str | None = None
 
     def __post_init__(self) -> None:
         checked = {
@@ -165,9 +171,16 @@ class EmbeddingSettings:
         }
         if self.routing_signal is not None:
             checked["routing_signal"] = RoutingSignal.parse(self.routing_signal, "routing_signal")
+        if self.routing is not None:
+            checked["routing"] = canonical(self.routing)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         self._check_signal()
+        if self.routing is not None and self.representation.reroutes:
+            raise ValueError(
+                f"routing={self.routing!r} cannot be combined with method={str(self.method)!r}, which is routed by the mix "
+                "of learned and spectral routers; choose method='smoe', 'moee' or 'router'."
+            )
         templates(self.prompt, self.instruction)
         if isinstance(self.hidden_layer, bool) or not isinstance(self.hidden_layer, int):
             raise ValueError(f"hidden_layer={self.hidden_layer!r} is not a whole number; -1 is the last layer.")
@@ -220,7 +233,9 @@ class EmbeddingSettings:
     def forward(self) -> ForwardSettings:
         """The forward pass that they take."""
         return ForwardSettings(
-            routing=SpectralMix(self.alpha, self.mix) if self.representation.reroutes and self.alpha > 0 else None,
+            routing=SpectralMix(self.alpha, self.mix)
+            if self.representation.reroutes and self.alpha > 0
+            else self.routing,
             hidden_layer=self.hidden_layer,
             prompt=self.prompt,
             instruction=self.instruction,
@@ -249,7 +264,7 @@ class EmbeddingSettings:
     @property
     def needs_spectral_routers(self) -> bool:
         """Whether the vectors depend on them."""
-        return self.forward.reroutes or self.reads_spectral_routers
+        return self.forward.mixes or self.reads_spectral_routers
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""

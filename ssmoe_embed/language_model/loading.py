@@ -27,7 +27,7 @@ from ssmoe_embed.embedding.persistence import OWN_BASE
 from ssmoe_embed.families import family_of, load_config
 from ssmoe_embed.hub.names import local, unknown_model
 from ssmoe_embed.hub.recipes import RECIPES
-from ssmoe_embed.language_model.routings import Routing, RoutingSettings, policy_of
+from ssmoe_embed.language_model.routings import RoutingSettings, parse_routing, policy_of
 from ssmoe_embed.quantization.loading import forget_unpacking, unpacked_mxfp4
 from ssmoe_embed.routing import RoutingPolicy, reroute
 
@@ -49,7 +49,7 @@ def load(
 
     Args:
         base: Folder or hub id of the language model, or a recipe's name, whose base model is meant.
-        routing: A policy such as `SpectralRouting(routers, alpha=0.5)`; a name of `Routing`; None for the model's own.
+        routing: A policy such as `SpectralRouting(routers, alpha=0.5)`; a name, see `policy_of`; None for the model's own.
         settings: What a routing's name leaves open.
         dtype: Dtype of the weights; by default the checkpoint's own.
         progress: Show progress bars while weights are loaded and spectral routers are made.
@@ -63,7 +63,7 @@ def load(
             `device_map` names a device that is not there.
     """
     if isinstance(routing, str):
-        routing = Routing.parse(routing, "routing")  # before anything is loaded
+        routing = parse_routing(routing)  # before anything is loaded
     check_device_map(kwargs.get("device_map"))
     hub = HubOptions.taken_from(kwargs)
     with loading_bar(progress):

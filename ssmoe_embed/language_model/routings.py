@@ -8,9 +8,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ssmoe_embed.common.choices import Choice
+from ssmoe_embed.common.choices import Choice, unknown
 from ssmoe_embed.routing import HashRouting, Mix, RandomRouting, RoutingPolicy, SpectralRouting
 from ssmoe_embed.routing.mixing import checked_alpha
+from ssmoe_embed.routing.named import NAMED, canonical, check_causal, is_named, policy_named
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.spectral.settings import SpectralSettings
 
@@ -19,7 +20,7 @@ ROUTERS_FILE = "ssmoe_routers.safetensors"
 
 
 class Routing(Choice):
-    """How tokens find their experts."""
+    """How tokens find their experts; beside these there are those of `routing/named.py`."""
 
     ORIGINAL = "original"
     """As the model's own routers say."""
@@ -72,28 +73,50 @@ class RoutingSettings:
         return asdict(self) | {"mix": str(self.mix)}
 
 
+ROUTINGS = [*map(str, Routing), *(name for name in NAMED if name not in list(Routing))]
+"""The names of all routings."""
+
+
+def parse_routing(routing: str) -> str:
+    """A routing's name, with the settings that are written after it, see `routing/named.py`.
+
+    Raises:
+        FileNotFoundError: A file that it names does not exist.
+        ValueError: The name or a setting is not known, a value is not allowed, or later tokens would decide about earlier
+            ones.
+    """
+    if routing in list(Routing):
+        return Routing(routing)
+    if not is_named(routing):
+        raise ValueError(unknown("routing", routing, ROUTINGS))
+    check_causal(routing)
+    return canonical(routing)
+
+
 def policy_of(
-    routing: str | Routing,
+    routing: str,
     model: PreTrainedModel,
     settings: RoutingSettings | None = None,
     *,
     routers: SpectralRouters | None = None,
     progress: bool = True,
 ) -> RoutingPolicy | None:
-    """The policy that a routing's name stands for; None for the model's own.
+    """The policy that a routing's name means; None for the model's own.
 
     Args:
-        routing: The name.
+        routing: The name, see `parse_routing`.
         model: The model, from whose experts the spectral routers are made where they are needed and not given.
         settings: What the name leaves open.
         routers: Spectral routers to use.
         progress: Show a progress bar.
 
     Raises:
-        ValueError: The name is not known.
+        ValueError: The name is not known, or the routing does not fit the model.
     """
-    routing = Routing.parse(routing, "routing")
+    routing = parse_routing(routing)
     settings = settings or RoutingSettings()
+    if not isinstance(routing, Routing):
+        return policy_named(routing, model)
     if routing is Routing.ORIGINAL:
         return None
     if routing is Routing.RANDOM:

@@ -33,12 +33,14 @@ class Recording:
         rows: Indices among the `N = B·T` tokens, `[R]`.
         inputs: What was multiplied by each router's weight, `[R,H]`, by decoder layer index.
         logits: The learned router's logits, `[R,E]`, by decoder layer index.
+        pairs: Under a policy that decides at the experts, tokens and experts `[P]` of all pairs that were computed.
     """
 
     def __init__(self, rows: torch.Tensor) -> None:
         self.rows = rows
         self.inputs: dict[int, torch.Tensor] = {}
         self.logits: dict[int, torch.Tensor] = {}
+        self.pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def take(self, layer: int, hidden: torch.Tensor, logits: torch.Tensor) -> None:
         """Keep the rows of one layer's `hidden [N,H]` and `logits [N,E]`."""
@@ -54,6 +56,8 @@ class _Unset(Enum):
 
 _POLICY: ContextVar[RoutingPolicy | _Unset | None] = ContextVar("ssmoe_embed_policy", default=_Unset.UNSET)
 _RECORDING: ContextVar[Recording | None] = ContextVar("ssmoe_embed_recording", default=None)
+_LOGITS: ContextVar[torch.Tensor | None] = ContextVar("ssmoe_embed_logits", default=None)
+"""Of the router that ran last, on their way to a policy that decides at the experts."""
 
 
 @contextmanager
@@ -81,12 +85,16 @@ def install_sites(model: nn.Module, family: MoEFamily) -> list[RouterSite]:
     """The sites of a model's routers, put around those that have none yet."""
     sites = []
     for layer in family.layers(model):
-        site = vars(layer.router).get("forward")
-        if not isinstance(site, RouterSite):
-            site = RouterSite(layer, family)
-            layer.router.forward = site
+        site = site_of(layer, family)
+        layer.router.forward = site
         sites.append(site)
     return sites
+
+
+def site_of(layer: MoELayer, family: MoEFamily) -> RouterSite:
+    """The site around a layer's router, or one that is not put there."""
+    own = vars(layer.router).get("forward")
+    return own if isinstance(own, RouterSite) else RouterSite(layer, family)
 
 
 class RouterSite:
@@ -105,11 +113,35 @@ class RouterSite:
         """What the router answers, as the caller's context asks for it."""
         if torch.compiler.is_dynamo_compiling():
             return self._between_graphs(hidden, *args, **kwargs)
-        asked, taken = _POLICY.get(), _RECORDING.get()
-        policy = self.policy if isinstance(asked, _Unset) else asked
+        policy, taken = self.wanted(), _RECORDING.get()
         if policy is None and taken is None:
             return self._own(hidden, *args, **kwargs)
         return self.answer(policy, taken, hidden, *args, **kwargs)
+
+    def wanted(self) -> RoutingPolicy | None:
+        """The policy that the caller's context asks for, else the model's own."""
+        asked = _POLICY.get()
+        return self.policy if isinstance(asked, _Unset) else asked
+
+    @staticmethod
+    def taken_logits() -> torch.Tensor:
+        """What the router that ran last made of its tokens, `[N,E]`."""
+        logits = _LOGITS.get()
+        if logits is None:
+            raise ValueError("The experts were run without their router, so no policy can decide about them.")
+        _LOGITS.set(None)
+        return logits
+
+    def note_pairs(self, tokens: torch.Tensor, experts: torch.Tensor) -> None:
+        """Record the pairs `[P]` that were computed, if anybody asks."""
+        taken = _RECORDING.get()
+        if taken is not None:
+            taken.pairs[self.layer] = (tokens, experts)
+
+    def own_answer(self, hidden: torch.Tensor, **kwargs: Any) -> tuple[Any, torch.Tensor]:
+        """What the learned router answers, and its logits `[N,E]`, whatever the context asks for."""
+        taken = Recording(torch.arange(hidden[..., 0].numel()))
+        return self.answer(None, taken, hidden, **kwargs), taken.logits[self.layer]
 
     def answer(
         self, policy: RoutingPolicy | None, taken: Recording | None, hidden: torch.Tensor, *args: Any, **kwargs: Any
@@ -130,7 +162,11 @@ class RouterSite:
         def product(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:  # [N,H], [N,E] → [N,E]
             if taken is not None:
                 taken.take(self.layer, x, logits)
-            return logits if policy is None else policy.logits(self.layer, x, logits, self.family.score)
+            if policy is None:
+                return logits
+            if getattr(policy, "needs_experts", False):
+                _LOGITS.set(logits)
+            return policy.logits(self.layer, x, logits, self.family.score)
 
         result, times = intercepted(self._own, self._weight, product, hidden, *args, **kwargs)
         if times != 1:
@@ -224,9 +260,7 @@ def decision(layer: MoELayer, policy: RoutingPolicy, model: nn.Module, *args: An
         *args: What the router was called with.
         **kwargs: Likewise.
     """
-    own = vars(layer.router).get("forward")
-    site = own if isinstance(own, RouterSite) else RouterSite(layer, family_of(model))
-    return site.answer(policy, None, *args, **kwargs)
+    return site_of(layer, family_of(model)).answer(policy, None, *args, **kwargs)
 
 
 class Rerouting:

@@ -27,10 +27,16 @@ class Tokens:
     Attributes:
         ids: Token ids `[N]`.
         positions: How many tokens stand before each one in its own text, `[N]`; padding counts for none.
+        real: Which of them are no padding, `[N]`.
+        length: `T`, the tokens of each text, padding included.
+        continues: Whether earlier tokens of the texts are in a key-value cache.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
+    real: torch.Tensor
+    length: int
+    continues: bool = False
 
 
 _CURRENT: ContextVar[Tokens | None] = ContextVar("ssmoe_embed_tokens", default=None)
@@ -60,7 +66,8 @@ def needs_tokens(policy: object) -> bool:
 @contextmanager
 def noted(ids: torch.Tensor, mask: torch.Tensor) -> Iterator[None]:
     """Note the tokens `[B,T]`, of which `mask [B,T]` is 1 at the real ones, while the block runs a model."""
-    token = _CURRENT.set(Tokens(ids.reshape(-1), _positions(ids, mask, None, None).reshape(-1)))  # [B,T] → [N]
+    places = _positions(ids, mask, None, None).reshape(-1)  # [B,T] → [N]
+    token = _CURRENT.set(Tokens(ids.reshape(-1), places, mask.bool().reshape(-1), ids.shape[1]))
     try:
         yield
     finally:
@@ -88,8 +95,14 @@ class _Note:
         if not isinstance(ids, torch.Tensor) or ids.is_floating_point() or ids.ndim != 2:
             return  # an inner module that gets embeddings; the outer one has noted the ids
         cache = next((value for value in given.values() if isinstance(value, Cache)), None)  # its name has changed
-        positions = _positions(ids, given.get("attention_mask"), given.get("position_ids"), cache)
-        _CURRENT.set(Tokens(ids.reshape(-1), positions.to(ids.device).reshape(-1)))  # [B,T] → [N]
+        mask = given.get("attention_mask")
+        positions = _positions(ids, mask, given.get("position_ids"), cache).to(ids.device)
+        real = torch.ones_like(ids, dtype=torch.bool)
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+            real = mask[:, -ids.shape[1] :].bool()
+        continues = cache is not None and int(cache.get_seq_length()) > 0
+        flat = ids.reshape(-1), positions.reshape(-1), real.reshape(-1)  # [B,T] → [N]
+        _CURRENT.set(Tokens(*flat, ids.shape[1], continues))
 
 
 def patch_ids(pixels: torch.Tensor, size: int) -> torch.Tensor:

@@ -372,7 +372,7 @@ import numpy as np, torch, ssmoe_embed
 def main():
     torch.set_num_threads(1)
     model = ssmoe_embed.load(sys.argv[1], device="cpu", progress=False)
-    assert model[0].settings.forward.reroutes
+    assert model[0].settings.forward.mixes
     texts = [f"text number {n} " * (n % 7) for n in range(24)]
     pool = model.start_multi_process_pool(["cpu", "cpu"])
     try:

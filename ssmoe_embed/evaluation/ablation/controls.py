@@ -17,12 +17,9 @@ from torch import nn
 from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.families import MoEFamily, MoELayer, family_of
 from ssmoe_embed.routing import SpectralRouting
+from ssmoe_embed.routing.experts import alike, weighting_of, weights_and_choices
 from ssmoe_embed.routing.interception import intercepted
 from ssmoe_embed.routing.mixing import mixed_scores, scores
-
-_PROBES = 32
-_ALIKE = 0.03
-"""Relative spread up to which numbers count as equal in bfloat16."""
 
 
 class Control(Choice):
@@ -66,7 +63,7 @@ class _Controlled:
 
     def __init__(self, layer: MoELayer, family: MoEFamily, policy: SpectralRouting, control: Control) -> None:
         self.layer, self.family, self.policy, self.control = layer, family, policy, control
-        self._normalises: bool | None = None
+        self.normalises = weighting_of(layer, family).normalises
 
     def __call__(self, router: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         made: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -77,8 +74,6 @@ class _Controlled:
 
         forward = MethodType(type(router).forward, router)  # of the learned router, whatever is installed
         own_output, _ = intercepted(forward, lambda: self.family.router_weight(router), seen, *args, **kwargs)
-        if self._normalises is None:
-            self._normalises = _normalises(router, args[0].reshape(-1, args[0].shape[-1]), args[1:], kwargs)
         [(hidden, learned)] = made
         spectral = self.policy.routers.logits(self.layer.index, hidden)
         own = scores(learned, self.family.score)  # [N,E]
@@ -89,49 +84,17 @@ class _Controlled:
 
     def _reweighted(self, output: Any, *, before: torch.Tensor, after: torch.Tensor) -> Any:
         """A router's output with weights that follow `after` where they followed `before`; both `[N,E]`."""
-        place, weights, index = _parts(output)
+        place, weights, index = weights_and_choices(output)
         flat, chosen = weights.reshape(-1, weights.shape[-1]).float(), index.reshape(-1, index.shape[-1])  # [N,k]
         factor = flat / before.gather(1, chosen)  # [N,k]
-        if not _alike(factor, factor.mean(dim=1, keepdim=True)):
+        if not alike(factor, factor.mean(dim=1, keepdim=True)):
             raise ValueError(
                 "The weights of this family's experts are not in the proportion of their scores, so there is no telling "
                 "what another mix would weigh them; leave the variants weights-only and choice-only out."
             )
         made = factor * after.gather(1, chosen)
-        if self._normalises:
+        if self.normalises:
             made = made * flat.sum(dim=1, keepdim=True) / made.sum(dim=1, keepdim=True)
         return tuple(
             made.reshape(weights.shape).to(weights.dtype) if i == place else part for i, part in enumerate(output)
         )
-
-
-def _normalises(router: nn.Module, hidden: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether the weights of a token sum up to the same for any input, tried on random ones as large as `hidden [N,H]`."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(_PROBES, 1, hidden.shape[1], generator=generator)  # [B,1,H]: some routers want three dimensions
-    noise = (noise * torch.linspace(0.1, 4, _PROBES)[:, None, None]).to(hidden) * hidden.float().std().to(hidden)
-    try:
-        output = type(router).forward(router, noise, *args, **kwargs)
-    except (ValueError, RuntimeError):
-        output = type(router).forward(router, noise[:, 0], *args, **kwargs)
-    total = _parts(output)[1].reshape(_PROBES, -1).float().sum(dim=1)  # [B]
-    return _alike(total, total.mean())
-
-
-def _parts(output: Any) -> tuple[int, torch.Tensor, torch.Tensor]:
-    """Position of the weights in a router's output, the weights and the choices, both `[…,k]`."""
-    parts = [part if isinstance(part, torch.Tensor) else None for part in output] if isinstance(output, tuple) else []
-    index = next((part for part in parts if part is not None and not part.is_floating_point()), None)
-    for place, part in enumerate(parts):
-        fits = place > 0 and part is not None and part.is_floating_point()
-        if fits and part is not None and index is not None and part.shape == index.shape:
-            return place, part, index
-    raise ValueError(
-        "The routers of this family do not tell which experts they choose with which weights; leave the variants "
-        "weights-only and choice-only out."
-    )
-
-
-def _alike(values: torch.Tensor, centre: torch.Tensor) -> bool:
-    """Whether all values are equal to a centre, up to the rounding of bfloat16."""
-    return bool(((values - centre).abs() <= _ALIKE * centre.abs()).all())

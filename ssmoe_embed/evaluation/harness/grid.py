@@ -14,7 +14,7 @@ from ssmoe_embed.language_model.dropped import CALIBRATION_TOKENS
 from ssmoe_embed.language_model.dropping import DropBy, Limits
 from ssmoe_embed.language_model.loading import load_tokenizer, skeleton
 from ssmoe_embed.language_model.perplexity import calibration_ids, predicted_ids, read_text, text_digest
-from ssmoe_embed.language_model.routings import Routing, RoutingSettings
+from ssmoe_embed.language_model.routings import Routing, RoutingSettings, parse_routing
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class GridCell:
     """One model of the grid.
 
     Attributes:
-        routing: How its tokens find their experts.
+        routing: How its tokens find their experts, see `parse_routing`.
         drop: What decided which experts it lost; None if it has them all.
     """
 
-    routing: Routing
+    routing: str
     drop: DropBy | None = None
 
     @property
@@ -43,12 +43,12 @@ class GridCell:
         """
         if name in NAMED:
             return NAMED[name]
-        routing, _, drop = name.partition("+")
-        if not drop:
-            return cls(Routing.parse(routing, "routing"))
+        routing, _, drop = name.rpartition("+")
+        if not routing or ":" in drop:  # it has no dropping, or a setting has a +
+            return cls(parse_routing(name))
         if not drop.endswith("-drop"):
             raise ValueError(unknown("cell", name, [*NAMED, *(cell.name for cell in GRID)]))
-        return cls(Routing.parse(routing, "routing"), DropBy.parse(drop.removesuffix("-drop"), "drop"))
+        return cls(parse_routing(routing), DropBy.parse(drop.removesuffix("-drop"), "drop"))
 
 
 NAMED = {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from scipy.stats import binomtest
 
@@ -30,7 +31,8 @@ class TaskResult:
         examples: Test examples.
         metrics: Everything that the harness scored.
         weight_bytes: Memory of the cell's weights.
-        overlap: Experts in common with the model's own routing, see `Overlap`; None for the own routing.
+        overlap: Experts in common with the model's own routing, see `Overlap`; None for the own routing, and where the
+            number of experts differs from token to token.
         version: Of the harness.
         data: `local-` and a hash where the task's data came from a folder, else empty.
     """
@@ -144,11 +146,11 @@ class GridFolder:
 
     def has_perplexity(self, cell: str, digest: str) -> bool:
         """Whether that cell's perplexity of that text is there."""
-        return (self.path / _TEXTS / cell / f"{digest}.json").is_file()
+        return (self.path / _TEXTS / _folder(cell) / f"{digest}.json").is_file()
 
     def write_perplexity(self, result: TextResult) -> None:
         """Keep a perplexity."""
-        _write(self.path / _TEXTS / result.cell / f"{result.digest}.json", asdict(result))
+        _write(self.path / _TEXTS / _folder(result.cell) / f"{result.digest}.json", asdict(result))
 
     def correct(self, cell: str, task: str) -> dict[str, float]:
         """What each example scored, by a key that is the same in every cell."""
@@ -160,10 +162,15 @@ class GridFolder:
         return {f"{one['task']}:{one['doc_id']}:{one['doc_hash']}": one["score"] for one in examples}
 
     def _file(self, cell: str, task: str) -> Path:
-        return self.path / _CELLS / cell / f"{task}.json"
+        return self.path / _CELLS / _folder(cell) / f"{task}.json"
 
     def _samples(self, cell: str, task: str) -> Path:
-        return self.path / _CELLS / cell / f"{task}.examples.jsonl"
+        return self.path / _CELLS / _folder(cell) / f"{task}.examples.jsonl"
+
+
+def _folder(cell: str) -> str:
+    """A cell's name as that of a folder, on any system."""
+    return quote(cell, safe="+=,")
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

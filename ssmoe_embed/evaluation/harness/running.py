@@ -24,6 +24,7 @@ from ssmoe_embed.language_model.overlap import expert_overlap
 from ssmoe_embed.language_model.perplexity import perplexity, read_text, text_digest
 from ssmoe_embed.language_model.routings import Routing, policy_of, spectral_routers
 from ssmoe_embed.routing import RoutingPolicy, reroute
+from ssmoe_embed.routing.experts import needs_experts
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 
@@ -95,7 +96,7 @@ class _Runner:
         tokenizer = load_tokenizer(self.base, HubOptions.among(self.options.loading))
         dropped = self._dropped(model, tokenizer, cell)
         routers = self._routers(model, cell.routing) if dropped is None else dropped.routers
-        if dropped is not None and cell.routing is Routing.AVERAGE_EV:
+        if dropped is not None and cell.routing == Routing.AVERAGE_EV:
             routers = None  # those at hand are not the average ones
         settings, progress = self.options.settings, self.options.progress
         policy = policy_of(cell.routing, model, settings, routers=routers, progress=progress)
@@ -141,14 +142,14 @@ class _Runner:
             progress=options.progress,
         )
 
-    def _routers(self, model: PreTrainedModel, routing: Routing) -> SpectralRouters | None:
+    def _routers(self, model: PreTrainedModel, routing: str) -> SpectralRouters | None:
         """The whole model's spectral routers, made once for all cells."""
         if routing not in (Routing.SSMOE, Routing.EV, Routing.AVERAGE_EV):
             return None
-        kind = "average" if routing is Routing.AVERAGE_EV else "router"
+        kind = "average" if routing == Routing.AVERAGE_EV else "router"
         file = self.folder.path / f"routers_{kind}.safetensors"
         if not file.is_file():
-            settings = self.options.settings.spectral(routing)
+            settings = self.options.settings.spectral(Routing(routing))
             spectral_routers(model, settings, progress=self.options.progress).save(file)
         return SpectralRouters.load(file)
 
@@ -199,7 +200,7 @@ def _result(
         if sample["filter"] == answer_filter
     ]
     overlap = None
-    if subject.policy is not None and overlap_prompts:
+    if subject.policy is not None and overlap_prompts and not needs_experts(subject.policy):
         prompts = [_prompt(s) for of_task in outcome["samples"].values() for s in of_task[:overlap_prompts]]
         overlap = asdict(expert_overlap(subject.model, subject.tokenizer, prompts, subject.policy))
     result = TaskResult(

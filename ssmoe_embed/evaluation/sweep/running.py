@@ -189,7 +189,7 @@ def _check_axes(axes: Sequence[Axis], values: Sequence[Mapping[str, Any]], own: 
     chosen = [_run(one, None).settings(own).changed(alpha=0.5) for one in values]
     spectral = any(settings.needs_spectral_routers for settings in chosen)
     mixing = any(
-        settings.forward.reroutes or settings.representation.signal is RoutingSignal.WEIGHTS for settings in chosen
+        settings.forward.mixes or settings.representation.signal is RoutingSignal.WEIGHTS for settings in chosen
     )
     idle = [
         axis.setting

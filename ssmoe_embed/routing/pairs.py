@@ -1,0 +1,178 @@
+"""Routings that choose among all (token, expert) pairs of a text, so that tokens get different numbers of experts.
+
+USMoE, https://arxiv.org/abs/2503.22996: the best pairs of the whole matrix of tokens and experts, by a score to which both
+sides contribute. Expert Choice, https://arxiv.org/abs/2202.09368: each expert takes its best tokens. In both, padding takes
+no part and a text has a budget of its own, its tokens times k: its vector does not depend on its neighbours, unlike in the
+release of USMoE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ssmoe_embed.routing.experts import DecidesAtExperts, ExpertsCall
+from ssmoe_embed.routing.tokens import Tokens, current_tokens
+
+
+@dataclass(frozen=True)
+class _Paired(DecidesAtExperts):
+    """What both have in common.
+
+    Attributes:
+        causal: A token's pairs compete with those of the tokens before it only, for the budget of its text so far.
+
+    Raises:
+        ValueError: A value is not allowed.
+    """
+
+    causal: bool = False
+    by_score = True
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether texts and padding must be known."""
+        return True
+
+    def check(self, model: nn.Module) -> None:
+        """See `RoutingPolicy.check`."""
+        if _output_embeddings(model) is not None:
+            self.check_causal()
+        super().check(model)
+
+    def check_causal(self) -> None:
+        """Make sure that a language model may use it.
+
+        Raises:
+            ValueError: Later tokens of a text decide about earlier ones.
+        """
+        if self.needs_tokens and not self.causal:
+            raise ValueError(
+                f"{type(self).__name__} lets later tokens of a text decide about earlier ones, so a language model would "
+                "know what it is to predict. Set causal=true, by which each token competes with those before it only."
+            )
+
+    @staticmethod
+    def tokens(call: ExpertsCall) -> Tokens:
+        """The tokens that the experts are asked about.
+
+        Raises:
+            ValueError: They are not known, or the text's beginning is not among them.
+        """
+        tokens = current_tokens(len(call.hidden))
+        if tokens.continues:
+            raise ValueError(
+                "The beginning of these texts is in a key-value cache, and the scores of its pairs are not. Run whole "
+                "texts: generate(..., use_cache=False)."
+            )
+        return tokens
+
+
+@dataclass(frozen=True)
+class UnifiedRouting(_Paired):
+    """USMoE: the best pairs by `u = (1-rate)·softmax(r) + rate·(2/E)·sigmoid(r)`, which is their weight too.
+
+    Attributes:
+        rate: Share of the expert side, which compares tokens with each other; the authors' is 0.5.
+        budget: Pairs that are computed, as a share of the text's tokens times k; the authors' release has 1.
+        causal: See `_Paired`.
+        per_token: A control: the k best of each token, as ever, with these weights.
+    """
+
+    rate: float = 0.5
+    budget: float = 1.0
+    per_token: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate <= 1:
+            raise ValueError(f"rate={self.rate!r} is outside [0, 1]; the authors' is 0.5.")
+        if not 0 < self.budget <= 1:
+            raise ValueError(f"budget={self.budget!r} is outside (0, 1]; 1 computes as many pairs as the model itself.")
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether texts and padding must be known."""
+        return not self.per_token
+
+    def assign(self, call: ExpertsCall) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `ExpertsPolicy.assign`."""
+        z, E = call.logits.float(), call.logits.shape[-1]
+        u = (1 - self.rate) * z.softmax(dim=-1) + self.rate * (2 / E) * z.sigmoid()  # [N,E]
+        weights = u / u.sum(dim=-1, keepdim=True) if call.weighting.normalises else u
+        weights = call.weighting.scale * weights
+        if self.per_token:
+            return torch.zeros_like(u, dtype=torch.bool).scatter_(1, call.index, value=True), weights
+        tokens = self.tokens(call)
+        u, real = u.view(-1, tokens.length, E), tokens.real.view(-1, tokens.length)  # [N,E] → [B,T,E]
+        seen = tokens.positions.view_as(real) + 1 if self.causal else real.sum(dim=1, keepdim=True)  # [B,T] or [B,1]
+        budget = (self.budget * call.index.shape[1] * seen).floor().clamp_min(1)
+        kept = places(u, real, causal=self.causal) < budget[..., None]
+        return (kept & real[..., None]).view(-1, E), weights
+
+
+@dataclass(frozen=True)
+class ExpertChoice(_Paired):
+    """Each expert takes its best tokens of a text by their softmax, `T·k/E` of them, rounded, and at least one."""
+
+    def assign(self, call: ExpertsCall) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `ExpertsPolicy.assign`."""
+        p, E = call.logits.float().softmax(dim=-1), call.logits.shape[-1]  # [N,E]
+        tokens = self.tokens(call)
+        T = tokens.length
+        real = tokens.real.view(-1, T)
+        columns = p.view(-1, T, E).transpose(1, 2).reshape(-1, T, 1)  # [B·E,T,1]
+        rank = places(columns, real.repeat_interleave(E, dim=0), causal=self.causal)
+        rank = rank.view(-1, E, T).transpose(1, 2)  # [B,T,E]
+        seen = tokens.positions.view_as(real) + 1 if self.causal else real.sum(dim=1, keepdim=True)
+        capacity = (seen * call.index.shape[1] / E).round().clamp_min(1)
+        kept = ((rank < capacity[..., None]) & real[..., None]).reshape(-1, E)
+        weights = p * kept
+        if call.weighting.normalises:
+            weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny)
+        return kept, call.weighting.scale * weights
+
+
+def places(values: torch.Tensor, real: torch.Tensor, *, causal: bool) -> torch.Tensor:
+    """How many pairs of its text come before each pair: those of larger value, and of equal value if they stand first.
+
+    Args:
+        values: `[B,T,E]`.
+        real: Which tokens are no padding, `[B,T]`.
+        causal: Count only pairs of the token itself and of those before it.
+
+    Returns:
+        `[B,T,E]`, of no meaning at padding.
+    """
+    B, T, E = values.shape
+    values = values.masked_fill(~real[..., None], -torch.inf)
+    if not causal:
+        order = values.view(B, T * E).argsort(dim=-1, descending=True, stable=True)
+        return _inverse(order).view(B, T, E)
+    size, padded = 1, 1 << (T - 1).bit_length()
+    values = nn.functional.pad(values, (0, 0, 0, padded - T), value=-torch.inf)  # [B,T',E]
+    rank = _inverse(values.argsort(dim=-1, descending=True, stable=True))
+    while size < padded:  # each run of `size` tokens is compared with the run before it, as in a merge sort
+        runs = values.view(B, -1, 2, size * E)
+        earlier = runs[:, :, 0].sort(dim=-1).values
+        larger = size * E - torch.searchsorted(earlier, runs[:, :, 1].contiguous())
+        rank.view(B, -1, 2, size * E)[:, :, 1] += larger
+        size *= 2
+    return rank[:, :T]
+
+
+def _inverse(order: torch.Tensor) -> torch.Tensor:
+    """The place of each item in orders along the last dimension."""
+    return torch.empty_like(order).scatter_(
+        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    )
+
+
+def _output_embeddings(model: nn.Module) -> nn.Module | None:
+    """A language model's head; None without one."""
+    get = getattr(model, "get_output_embeddings", None)
+    try:
+        return None if get is None else get()
+    except NotImplementedError:
+        return None

@@ -1,0 +1,77 @@
+"""Routings by name: what may be written, what becomes of it, and that the documentation lists all of them."""
+
+from pathlib import Path
+
+import pytest
+
+from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.evaluation.harness.grid import GridCell
+from ssmoe_embed.evaluation.harness.results import GridFolder, TextResult
+from ssmoe_embed.language_model.routings import parse_routing
+from ssmoe_embed.routing.named import NAMED, canonical
+
+DOCS = Path(__file__).parents[2] / "docs" / "routers.md"
+
+
+def test_the_documentation_lists_every_routing_with_its_settings():
+    text = DOCS.read_text(encoding="utf-8")
+    for name, routing in NAMED.items():
+        row = (f"`{name}`", routing.what, routing.source, routing.cost, routing.refuses)
+        assert f"| {' | '.join(row)} |" in text
+        assert all(f"`{field}" in text for field in routing.kind.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("written", "short"),
+    [
+        ("usmoe", "usmoe"),
+        ("usmoe:causal=true,rate=0.30", "usmoe:causal=true,rate=0.3"),
+        ("usmoe:rate=0.5,causal=false", "usmoe"),
+        ("competition:response=norm", "competition:response=norm"),
+        ("random:seed=3", "random:seed=3"),
+    ],
+)
+def test_a_routing_has_one_shortest_form(written, short):
+    assert canonical(written) == short
+    assert canonical(short) == short
+    assert EmbeddingSettings(method="smoe", routing=written) == EmbeddingSettings(method="smoe", routing=short)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("usmeo", "usmoe"),
+        ("usmoe:rate=high", "is no number"),
+        ("usmoe:rate=2", "outside"),
+        ("usmoe:budget=0", "outside"),
+        ("usmoe:share=1", "setting='share'"),
+        ("usmoe:causal=1", "neither true nor false"),
+        ("competition:response=max", "softplus"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_what_can(written, said):
+    for read in (canonical, parse_routing, GridCell.parse):
+        with pytest.raises(ValueError, match=said):
+            read(written)
+
+
+def test_a_language_model_may_not_look_ahead_and_is_told_before_it_is_loaded():
+    with pytest.raises(ValueError, match="causal=true"):
+        GridCell.parse("usmoe")
+
+
+def test_a_method_that_is_routed_by_the_mix_takes_no_other_routing():
+    with pytest.raises(ValueError, match="choose method='smoe'"):
+        EmbeddingSettings(method="ssmoe", routing="usmoe")
+
+
+def test_a_grid_keeps_each_routing_apart_on_any_system(tmp_path):
+    folder = GridFolder(tmp_path)
+    cells = [GridCell.parse(name) for name in ("usmoe:causal=true+ssmoe-drop", "usmoe:causal=true", "ev")]
+    assert [cell.name for cell in cells] == ["usmoe:causal=true+ssmoe-drop", "usmoe:causal=true", "ev"]
+    assert [cell.drop for cell in cells] == ["ssmoe", None, None]
+    for cell in cells:
+        folder.write_perplexity(TextResult(cell.name, "a.txt", "12", 2.0, 0.7, 0.1, 10, 5, 2))
+    assert sorted(one.cell for one in folder.perplexities()) == sorted(cell.name for cell in cells)
+    assert all(folder.has_perplexity(cell.name, "12") for cell in cells)
+    assert not any(set(':<>"|?*\\') & set(path.name) for path in tmp_path.rglob("*"))
