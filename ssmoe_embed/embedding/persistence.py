@@ -49,7 +49,7 @@ class Parts:
             "base_license": self.source.license,
             "dtype": self.source.dtype,
             "quantization": self.source.quantization,
-        } | self.settings.as_dict()
+        } | self.settings.saved()
 
     def card(self, dimensions: int) -> str:
         """The model card, for vectors of that many dimensions."""

@@ -266,6 +266,10 @@ class EmbeddingSettings:
         """Whether the vectors depend on them."""
         return self.forward.mixes or self.reads_spectral_routers
 
+    def saved(self) -> dict[str, Any]:
+        """The settings as a model's configuration has them: without a routing that is not set."""
+        return {name: value for name, value in self.as_dict().items() if name != "routing" or value is not None}
+
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
         return {key: str(value) if isinstance(value, Choice) else value for key, value in asdict(self).items()}

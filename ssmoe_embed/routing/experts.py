@@ -91,7 +91,8 @@ def weights_and_choices(output: Any) -> tuple[int, torch.Tensor, torch.Tensor]:
             return place, part, index
     raise UnsupportedModelError(
         "The routers of this family do not tell which experts they choose with which weights, so these cannot be "
-        "weighed otherwise; choose a routing that replaces logits, such as ssmoe, hash or steer."
+        "weighed otherwise; choose a routing that replaces logits, such as ssmoe or hash; in an ablation, leave the "
+        "variants weights-only and choice-only out."
     )
 
 

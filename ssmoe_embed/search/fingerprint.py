@@ -151,7 +151,7 @@ def _own(module: SSMoE) -> Fingerprint:
     return {
         "base": _short(str(config["base_model_name_or_path"])),
         "revision": config["base_revision"],
-        "settings": json.loads(json.dumps(settings.as_dict())),
+        "settings": json.loads(json.dumps(settings.saved())),
     }
 
 
