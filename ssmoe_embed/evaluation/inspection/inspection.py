@@ -27,6 +27,7 @@ from ssmoe_embed.evaluation.inspection.measures import (
     subspace_overlap,
     top_tokens,
 )
+from ssmoe_embed.evaluation.inspection.similarity import ExpertSimilarity, expert_similarities
 from ssmoe_embed.evaluation.texts import TextSample
 from ssmoe_embed.families import family_of
 
@@ -71,6 +72,7 @@ class LayerInspection:
         overlaps: Overlap of the experts' dominant subspaces by kind of matrix.
         gates: Alignment of the learned router's rows with those subspaces, likewise.
         gradients: Alignment of the experts' gradients, likewise; empty where that was not asked for.
+        answers: How alike experts answer the tokens they share; None where single experts cannot be asked.
     """
 
     layer: int
@@ -83,6 +85,7 @@ class LayerInspection:
     overlaps: dict[str, SubspaceOverlap]
     gates: dict[str, GateAlignment]
     gradients: dict[str, GradientAlignment]
+    answers: ExpertSimilarity | None
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ def inspect_model(
     keywords: dict[str, Any] = {"batch_size": options.batch_size, "progress": options.progress}
     read = {routing: collect(module, sample.texts, chosen, **keywords) for routing, chosen in routings.items()}
     layers = len(family_of(module.model).layers(module.model))
+    alike = expert_similarities(module, sample.texts, options.batch_size)
     return Inspection(
         model=name,
         texts=len(sample.texts),
@@ -158,7 +162,9 @@ def inspect_model(
         alpha=options.alpha,
         spectral=module.routers.settings.as_dict() if module.routers else {},
         labels=sample.labels,
-        layers=tuple(_layer(module, place, read, options, gradients or {}) for place in range(layers)),
+        layers=tuple(
+            _layer(module, place, read, options, gradients=gradients or {}, alike=alike) for place in range(layers)
+        ),
         clusters={str(method): _clusters(model, module, method, sample, options) for method in Method},
     )
 
@@ -189,7 +195,9 @@ def _layer(
     place: int,
     read: dict[str, Activations],
     options: InspectionOptions,
+    *,
     gradients: Mapping[int, Sequence[GradientAlignment]],
+    alike: Mapping[int, ExpertSimilarity],
 ) -> LayerInspection:
     """The `place`-th of the layers with experts."""
     family = family_of(module.model)
@@ -211,6 +219,7 @@ def _layer(
         overlaps=dict(zip(names, map(subspace_overlap, bases), strict=True)),
         gates=dict(zip(names, (gate_alignment(router, one) for one in bases), strict=True)),
         gradients=dict(zip(names, gradients.get(layer.index, ()), strict=False)),
+        answers=alike.get(layer.index),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -29,6 +30,7 @@ from ssmoe_embed.evaluation.inspection.measures import (
     top_tokens,
 )
 from ssmoe_embed.evaluation.inspection.report import collapse_figure, write_report
+from ssmoe_embed.evaluation.inspection.similarity import ExpertSimilarity, PairSimilarity
 from ssmoe_embed.evaluation.texts import TextSample, file_sample, shipped_sample, spread
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model import load_tokenizer
@@ -285,6 +287,7 @@ def test_every_kind_of_family_can_be_inspected(family, model_folder, texts):
         assert layer.gates.keys() == layer.overlaps.keys() == layer.gradients.keys()
         assert len(layer.tokens) == layer.experts
         assert 0 <= layer.covariance.holds <= 1
+        assert layer.answers.pairs > 0
     assert model[0].settings == settings
     assert np.array_equal(model.encode(texts[:3]), before)
 
@@ -293,10 +296,14 @@ def test_the_page_is_one_file_with_all_numbers_beside_it(olmoe, texts, tmp_path)
     model = ssmoe_embed.load(olmoe, calibration="none", top_c=3, progress=False)
     sample = TextSample(tuple(texts[:20]), tuple("ab"[i % 2] for i in range(20)), "texts <of mine>")
     found = inspect_model("a<b>", model, sample, InspectionOptions(clusters=2, directions=2))
+    alike = ExpertSimilarity(0.1, 0.75, 3, (PairSimilarity(4, 7, 0.75, 99),))
+    found = replace(found, layers=(replace(found.layers[0], answers=alike), replace(found.layers[1], answers=None)))
     page, numbers = write_report([found, found], tmp_path / "page.html")
     html = page.read_text(encoding="utf-8")
     assert "a&lt;b&gt;" in html
     assert "<b>" not in html
+    assert "4–7 (0.750)" in html
+    assert html.count("cannot be asked one by one") == 2
     assert re.findall(r'src="(?!data:image/svg\+xml;base64,)', html) == []
     assert html.count("data:image/svg+xml;base64,") == 6
     assert json.loads(numbers.read_text(encoding="utf-8"))["models"][1] == json.loads(json.dumps(found.as_dict()))
