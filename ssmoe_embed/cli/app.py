@@ -31,6 +31,7 @@ from ssmoe_embed.cli.inspect import inspect
 from ssmoe_embed.cli.lm_eval import lm_eval
 from ssmoe_embed.cli.search import search
 from ssmoe_embed.cli.serve import serve
+from ssmoe_embed.cli.steer import steer
 from ssmoe_embed.cli.submit import submit
 from ssmoe_embed.cli.sweep import sweep
 
@@ -87,7 +88,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (search, index, encode, build, info, inspect, families, serve, drop):
+for command in (search, index, encode, build, info, inspect, families, serve, drop, steer):
     app.command(cls=IndexCommand if command is index else None)(command)
 for several in (evaluate, compare, sweep, submit, ablate, lm_eval, finetune):
     app.command(cls=ListCommand)(several)

@@ -92,13 +92,32 @@ def mixed_logits(learned: torch.Tensor, spectral: torch.Tensor, alpha: float, mi
     elif score is Score.SOFTMAX:
         mixed = r + _log_mixed_ratio(F.log_softmax(e, dim=-1) - F.log_softmax(r, dim=-1), alpha)
     elif score is Score.SQRTSOFTPLUS:
-        squared = mixed_scores(r, e, alpha, mix, score).square()
-        mixed = squared + torch.log(-torch.expm1(-squared))  # log(exp(p²) - 1), without overflow
+        mixed = logits_of(mixed_scores(r, e, alpha, mix, score), r, score)
     else:
         chosen = _log_mixed_ratio(F.logsigmoid(e) - F.logsigmoid(r), alpha)
         refused = _log_mixed_ratio(F.logsigmoid(-e) - F.logsigmoid(-r), alpha)
         mixed = r + chosen - refused
     return mixed.to(learned.dtype)
+
+
+def logits_of(wanted: torch.Tensor, learned: torch.Tensor, score: Score) -> torch.Tensor:
+    """Logits that have given scores.
+
+    Args:
+        wanted: The scores, float32 `[…,E]`; with a softmax they add up to 1.
+        learned: The learned logits `[…,E]`, whose offset is kept where the score does not see it.
+        score: The family's score function.
+
+    Returns:
+        float32 `[…,E]`.
+    """
+    if score is Score.SQRTSOFTPLUS:
+        squared = wanted.square()
+        return squared + torch.log(-torch.expm1(-squared))  # log(exp(p²) - 1), without overflow
+    wanted = wanted.clamp_min(torch.finfo(wanted.dtype).tiny)
+    if score is Score.SOFTMAX:
+        return wanted.log() + learned.float().logsumexp(dim=-1, keepdim=True)
+    return torch.logit(wanted, eps=torch.finfo(wanted.dtype).eps)
 
 
 def _log_mixed_ratio(log_ratio: torch.Tensor, alpha: float) -> torch.Tensor:

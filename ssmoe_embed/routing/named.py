@@ -76,6 +76,24 @@ NAMED = {
         cost="(E+k)/k times the experts' work",
         refuses="experts weighed by more than scores (PhiMoE, Gemma 4) or not told tokens, experts and weights (Llama 4)",
     ),
+    "steer": NamedRouting(
+        "steering.SteeringSettings",
+        "The learned routers, with the experts favoured that a domain's texts use: `ssmoe steer` scores them.",
+        "[DSMoE](https://arxiv.org/abs/2604.05267)",
+        refuses="a table of another model",
+    ),
+    "codebook": NamedRouting(
+        "codebook.CodebookSettings",
+        "The learned router's choice for the nearest of a layer's typical inputs.",
+        "[VQMoE](https://arxiv.org/abs/2411.19402), a reading",
+        cost="`codes`/E times the router's work; k-means when it is made",
+    ),
+    "smoothed": NamedRouting(
+        "smoothed.SmoothedSettings",
+        "The mean of the router's scores over noisy copies of its input.",
+        "[S2MoE](https://arxiv.org/abs/2503.23007), a reading",
+        cost="`copies` more scores per expert",
+    ),
 }
 """Every such routing."""
 

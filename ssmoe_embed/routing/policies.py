@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
 
-from ssmoe_embed.families import Score
+from ssmoe_embed.families import Score, family_of
 from ssmoe_embed.routing.mixing import Mix, checked_alpha, mixed_logits
-from ssmoe_embed.spectral.routers import SpectralRouters
+from ssmoe_embed.spectral.routers import SpectralRouters, fingerprint, same_router
 
 
 class RoutingPolicy(Protocol):
@@ -85,3 +86,27 @@ class SpectralRouting:
         if self.alpha == 0:
             return logits  # without the product that has no share in them
         return mixed_logits(logits, self.routers.logits(layer, hidden), self.alpha, self.mix, score)
+
+
+def fingerprints_of(model: nn.Module) -> dict[int, torch.Tensor]:
+    """What identifies each of a model's learned routers, `[E]` by layer; they are left out whose weights are elsewhere."""
+    family = family_of(model)
+    weights = {layer.index: family.router_weight(layer.router) for layer in family.layers(model)}
+    return {index: fingerprint(weight) for index, weight in weights.items() if not weight.is_meta}
+
+
+def check_made_for(model: nn.Module, fingerprints: Mapping[int, torch.Tensor], what: str) -> None:
+    """Make sure that something was made for this model.
+
+    Args:
+        model: The model.
+        fingerprints: Of the routers that it was made for, see `fingerprints_of`.
+        what: What it is.
+
+    Raises:
+        ValueError: It was made for another.
+    """
+    for index, found in fingerprints_of(model).items():
+        known = fingerprints.get(index)
+        if known is None or known.shape != found.shape or not same_router(found, known):
+            raise ValueError(f"{what} was made for another model: the routers of layer {index} differ. Make it anew.")

@@ -1,0 +1,162 @@
+"""Which pairs of layer and expert are a domain's, told from its texts, for `steer`.
+
+Source: DSMoE, https://arxiv.org/abs/2604.05267: a token is important if the loss depends much on its embedding and it is
+neither stop word nor punctuation; an expert is the domain's if it is used often, and more by important tokens than by the
+others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ssmoe_embed.common.choices import Choice
+from ssmoe_embed.families import family_of
+from ssmoe_embed.language_model.overlap import chosen_experts
+from ssmoe_embed.language_model.perplexity import token_ids
+from ssmoe_embed.routing.policies import fingerprints_of
+from ssmoe_embed.routing.steering import SteeringTable
+
+_LONGEST = 512
+_PERCENTILE = 15
+"""Tokens of a text whose saliency is not above that percentile are not important; the authors' value."""
+
+
+class SteerBy(Choice):
+    """What tells a domain's experts."""
+
+    SALIENCY = "saliency"
+    """Important tokens, as published: needs a backward pass."""
+    FREQUENCY = "frequency"
+    """How much more often they are chosen than on a background corpus: our variant without gradients."""
+
+
+def steering_table(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    by: str | SteerBy = SteerBy.SALIENCY,
+    *,
+    background: Sequence[str] = (),
+    progress: bool = True,
+) -> SteeringTable:
+    """Score the pairs of layer and expert of a model on a domain's texts; of each, the first 512 tokens are read.
+
+    Args:
+        model: A causal language model under its own routing.
+        tokenizer: Its tokenizer.
+        texts: Of the domain.
+        by: What tells a domain's experts.
+        background: Other texts, for `frequency`.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: There are too few texts.
+    """
+    by = SteerBy.parse(by, "by")
+    if not texts or (by is SteerBy.FREQUENCY and not background):
+        raise ValueError(f"There is no text of the {'background' if texts else 'domain'} to score experts on.")
+    notes = {"by": str(by), "texts": len(texts), "background": len(background) if by is SteerBy.FREQUENCY else None}
+    if by is SteerBy.SALIENCY:
+        counts, differences = _counts(model, tokenizer, texts, salient=True, progress=progress)
+        total = sum(float(count.sum()) for count in counts.values())
+        scores = {layer: differences[layer] * counts[layer] / total for layer in counts}
+    else:
+        domain, other = (
+            _shares(_counts(model, tokenizer, some, salient=False, progress=progress)[0])
+            for some in (texts, background)
+        )
+        scores = {layer: domain[layer] * (domain[layer] / other[layer]).log() for layer in domain}
+    return SteeringTable({i: one.float() for i, one in scores.items()}, fingerprints_of(model), notes)
+
+
+def _shares(counts: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+    """Each expert's share of its layer's choices `[E]`, as if each had one more, by layer."""
+    return {layer: (count + 1) / (count + 1).sum() for layer, count in counts.items()}
+
+
+def _counts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, salient: bool, progress: bool
+) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+    """How often experts are chosen, and how much more often by important tokens than by others; float64 `[E]` by layer."""
+    counts: dict[int, torch.Tensor] = {}
+    differences: dict[int, torch.Tensor] = {}
+    for text in tqdm(texts, desc="Scoring experts", unit="text", disable=not progress):
+        ids = token_ids(tokenizer, text)[:_LONGEST]
+        if len(ids) < 2:
+            continue  # there is nothing to predict
+        with _choices(model) as chosen:
+            if salient:
+                signs = 2.0 * important(ids, saliency(model, ids), tokenizer).double() - 1  # [T]
+            else:
+                signs = torch.zeros(len(ids), dtype=torch.float64)
+                with torch.no_grad():
+                    model(input_ids=ids[None].to(model.device), use_cache=False)
+        for layer, mask in chosen.items():
+            counts[layer] = counts.get(layer, 0) + mask.sum(dim=0)
+            differences[layer] = differences.get(layer, 0) + signs @ mask
+    if not counts:
+        raise ValueError("None of the texts has two tokens, so there is nothing to score experts on.")
+    return counts, differences
+
+
+def saliency(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """`‖∂loss/∂e ⊙ e‖` at each token's embedding `e`, for the loss of predicting the text `[T]`, `[T]`."""
+    taken: list[torch.Tensor] = []
+
+    def take(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        taken.append(output.detach().requires_grad_())
+        return taken[0]
+
+    handle = model.get_input_embeddings().register_forward_hook(take)
+    try:
+        with torch.enable_grad():
+            ids = ids.to(model.device)
+            logits = model(input_ids=ids[None], use_cache=False).logits[0].float()  # [T,V]
+            [gradient] = torch.autograd.grad(F.cross_entropy(logits[:-1], ids[1:]), taken[0])
+    finally:
+        handle.remove()
+    return (gradient * taken[0]).detach()[0].float().norm(dim=-1).cpu()
+
+
+def important(ids: torch.Tensor, saliencies: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """Which tokens of a text `[T]` are important, `[T]`."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    words = [str(tokenizer.decode([token])).strip().lower() for token in ids.tolist()]
+    special = set(tokenizer.all_special_ids)
+    telling = [
+        token not in special and word not in ENGLISH_STOP_WORDS and any(map(str.isalnum, word))
+        for token, word in zip(ids.tolist(), words, strict=True)
+    ]
+    return torch.from_numpy(saliencies.numpy() > np.percentile(saliencies.numpy(), _PERCENTILE)) & torch.tensor(telling)
+
+
+@contextmanager
+def _choices(model: PreTrainedModel) -> Any:
+    """The experts that the tokens of one forward pass are sent to, float64 `[T,E]` by layer."""
+    family, found = family_of(model), {}
+
+    def hook(layer: int, experts: int) -> Any:
+        def take(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            found[layer] = chosen_experts(output, experts).double().cpu()
+
+        return take
+
+    handles = [
+        layer.router.register_forward_hook(hook(layer.index, family.expert_count(layer)))
+        for layer in family.layers(model)
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
