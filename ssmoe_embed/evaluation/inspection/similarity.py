@@ -155,7 +155,7 @@ def shared_inputs(layers: Sequence[MoELayer]) -> Iterator[dict[int, SharedInput]
 def similarity(given: SharedInput) -> ExpertSimilarity:
     """Measure one layer on the tokens of one forward pass."""
     answers, places = {}, {}
-    for expert in given.index.unique().tolist():  # each answers all its tokens once
+    for expert in torch.unique(given.index).tolist():  # each answers all its tokens once
         own = (given.index == expert).any(dim=1)  # [N]
         places[expert] = own.cumsum(dim=0) - 1
         answers[expert] = given.answers(expert, own.nonzero()[:, 0])
