@@ -9,6 +9,7 @@ import typer
 
 from ssmoe_embed.cli.options import BatchSize, Device, Dtype, Quiet, ResultFolderTo, TrustRemoteCode, given
 
+_CORRUPT = "replace@0.2"
 _TASKS = [
     "WordNetParaphrasePairClassification",
     "WordRelatednessSTS",
@@ -36,8 +37,9 @@ def ablate(
     other_text: Annotated[Path | None, typer.Option(help="Text file of another kind; by default verses.")] = None,
     documents: Annotated[int, typer.Option(min=16, help="Documents of each kind that are read.")] = 200,
     corrupt: Annotated[
-        str, typer.Option(help="Corruption under which the choice of experts is compared.")
-    ] = "replace@0.2",
+        str,
+        typer.Option(help="Corruption under which the choice of experts is compared; of a CLIP-MoE noise, if any."),
+    ] = _CORRUPT,
     seeds: Annotated[int, typer.Option(min=1, help="Random draws per random variant.")] = 5,
     task_seeds: Annotated[int, typer.Option(min=1, help="How many of these draws are measured on tasks.")] = 3,
     calibration_texts: Annotated[int, typer.Option(min=16, help="Texts that each variant is calibrated on.")] = 512,
@@ -52,13 +54,25 @@ def ablate(
 
     Compares the spectral router with random, permuted and other rows, and the choice of experts with their weights.
 
-    Writes ablation.md, ablation.csv and ablation.png. Run again, the same command resumes where it stopped.
+    Writes ablation.md, ablation.csv and ablation.png. Run again, the same command resumes where it stopped. A CLIP-MoE is
+    measured on emoji, both towers at once, without a picture.
 
     Example: ssmoe ablate ssmoe/tiny --seeds 5 --output ablation
     """
     from ssmoe_embed.common.lazy import require_mteb, require_package
     from ssmoe_embed.evaluation.ablation.variants import find_variants
+    from ssmoe_embed.evaluation.vision.encoder import is_vision_model
 
+    if is_vision_model(model):
+        if tasks or text or other_text or (alpha is not None and len(alpha) != 1):
+            raise ValueError(
+                f"{model} is a model of images and texts, measured on the package's emoji at one --alpha; leave out "
+                "--tasks, --text and --other-text."
+            )
+        sizes = {"seeds": seeds, "count": documents, "batch_size": batch_size, "progress": not quiet}
+        loading = given(device=device, model_kwargs=given(dtype=dtype) or None)
+        _towers(model, variant, output, corrupt, sizes | {"alpha": (alpha or [0.5])[0]}, loading)
+        return
     variants = find_variants(variant)
     require_mteb()
     require_package("matplotlib", "ssmoe-embed[plots]")
@@ -87,7 +101,7 @@ def ablate(
     texts = corpora(text, other_text, documents)
     if options.tasks:
         find_tasks(options.tasks)  # so that an unknown one is told before a model is loaded
-    loading: dict[str, Any] = given(device=device, model_kwargs=given(dtype=dtype) or None)
+    loading = given(device=device, model_kwargs=given(dtype=dtype) or None)
     loaded = EvaluatedModel.load(model, trust_remote_code=trust_remote_code, progress=not quiet, **loading)
     result = run(model, loaded, variants, texts, output, options=options)
     written = write_report(result, output)
@@ -95,3 +109,22 @@ def ablate(
     typer.echo(", ".join(map(str, written)), err=True)
     if result.notes:
         raise typer.Exit(1)
+
+
+def _towers(
+    name: str, variant: list[str] | None, output: Path, corrupt: str, sizes: dict[str, Any], loading: dict[str, Any]
+) -> None:
+    """The same of a CLIP-MoE."""
+    from ssmoe_embed.evaluation.vision.ablation import ablate_towers, find_vision_variants, write_vision_report
+    from ssmoe_embed.evaluation.vision.corruption import ImageCorruption
+    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.routing.mixing import checked_alpha
+
+    variants, alpha = find_vision_variants(variant), checked_alpha(sizes["alpha"])
+    noise = None if corrupt == _CORRUPT else ImageCorruption.parse(corrupt)
+    model = load(name, progress=sizes["progress"], **loading)
+    found = ablate_towers(model, variants, corruption=noise, **sizes)
+    images = "clean images" if noise is None else f"images with {noise.name}"
+    written = write_vision_report(found, output, f"{name} taken apart, α = {alpha:g}, {images}")
+    typer.echo(written[0].read_text(encoding="utf-8"))
+    typer.echo(", ".join(map(str, written)), err=True)

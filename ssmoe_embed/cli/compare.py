@@ -81,6 +81,8 @@ def compare(
     if with_ == PAPER:
         if tasks:
             raise ValueError("--tasks is for comparing two methods; the comparison with the paper shows all its tasks.")
+        if _images(folder, output, {"model": model, "corrupt": corrupt}, stands_for, dataset_dir, (resamples, seed)):
+            return
         _with_paper(folder, output, {"model": model, "stands_for": stands_for, "methods": methods, "corrupt": corrupt})
         return
     if stands_for is not None:
@@ -122,6 +124,36 @@ def _language_models(results: Path, output: Path | None, *, with_paper: bool, st
     folder = GridFolder(results)
     numbers = comparison.compare_with_paper(folder, stands_for)
     _show([comparison.report(folder, numbers)], comparison.numbers_csv(numbers), output)
+
+
+def _images(
+    folder: ResultFolder,
+    output: Path | None,
+    options: dict[str, Any],
+    stands_for: str | None,
+    dataset_dir: Path | None,
+    drawing: tuple[int, int],
+) -> bool:
+    """Compare with the paper's tables of images, if any of their tasks was measured."""
+    from ssmoe_embed.evaluation.paper import images
+
+    if stands_for not in (None, images.MODEL):
+        return False
+    scores = [one for one in folder.scores() if one.task in images.IMAGE_TASKS]
+    if not scores:
+        return False
+    from ssmoe_embed.common.lazy import require_mteb
+
+    require_mteb()
+    from ssmoe_embed.evaluation.tasks.finding import find_tasks
+
+    names = sorted({one.task for one in scores})
+    found = _local_tasks(folder, names, dataset_dir) if dataset_dir is not None else find_tasks(names)
+    tasks: dict[str, object] = {task.metadata.name: task for task in found}
+    lines = images.compare_images(folder, images.bootstrap_of(folder, tasks, *drawing), **options)
+    model = options["model"] or scores[0].model
+    _show([images.report(lines, model)], images.pairs_csv(lines, model), output)
+    return True
 
 
 def _with_paper(folder: ResultFolder, output: Path | None, options: dict[str, Any]) -> None:

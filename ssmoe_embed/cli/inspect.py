@@ -27,7 +27,13 @@ def inspect(
         Path | None,
         typer.Option(help="Text file, one text per line; by default a sample in the package."),
     ] = None,
-    max_texts: Annotated[int, typer.Option(min=16, help="Texts to read, spread evenly over the file.")] = 400,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images for a CLIP-MoE; by default emoji, and their names as its texts."),
+    ] = None,
+    max_texts: Annotated[
+        int, typer.Option(min=16, help="Texts, and images, to read, spread evenly over the file or folder.")
+    ] = 400,
     alpha: Annotated[float, typer.Option(help="Share of the spectral router, 0 to 1.")] = 0.5,
     clusters: Annotated[int, typer.Option(min=2, help="Number of k-means clusters.")] = 8,
     directions: Annotated[int, typer.Option(min=1, help="Dominant directions compared per expert matrix.")] = 8,
@@ -51,7 +57,7 @@ def inspect(
     """Diagnose the routers and experts of models, on one page.
 
     Shows collapse of routers, lemma 3.1 of the paper, load, overlap of experts, their alignment with routers, and clusters
-    of texts. Name two models, such as before and after fine-tuning, to compare them.
+    of texts. Name two models, such as before and after fine-tuning, to compare them. A CLIP-MoE is shown tower by tower.
 
     Example: ssmoe inspect ssmoe/tiny --output report.html
     """
@@ -61,6 +67,8 @@ def inspect(
     from ssmoe_embed.evaluation.inspection.inspection import InspectionOptions, inspect_model
     from ssmoe_embed.evaluation.inspection.report import check_output, write_report
     from ssmoe_embed.evaluation.texts import file_sample, shipped_sample
+    from ssmoe_embed.evaluation.vision import inspection as vision
+    from ssmoe_embed.evaluation.vision.encoder import is_vision_model
     from ssmoe_embed.hub.loading import load
     from ssmoe_embed.routing.mixing import checked_alpha
 
@@ -78,6 +86,8 @@ def inspect(
         batch_size=batch_size,
         progress=not quiet,
     )
+    if images is not None and not any(map(is_vision_model, models)):
+        raise ValueError("--images is for a CLIP-MoE, such as ssmoe/tiny-clip; none of the models reads images.")
     sample = shipped_sample(max_texts) if text is None else file_sample(text, max_texts)
     check_count(clusters, len(sample.texts))
     predicted = None if gradients is None else texts_for_gradients(gradients, max_texts)
@@ -86,6 +96,12 @@ def inspect(
     )
     found = []
     for name in models:
+        if is_vision_model(name):
+            model = load(name, progress=not quiet, **loading)
+            texts = vision.shipped_names(max_texts) if text is None else sample
+            pictures = vision.folder_pictures(images, max_texts) if images else vision.shipped_pictures(max_texts)
+            found += vision.inspect_towers(name, model, texts, pictures, options)
+            continue
         aligned = None
         if predicted is not None:
             keywords = opts.given(

@@ -137,7 +137,8 @@ def ablate(
     own = module.routers
     assert own is not None  # checked_module makes them
     made = [
-        (variant, [routers_of(variant, module, own, seed) for seed in _seeds(variant, options)]) for variant in variants
+        (variant, [routers_of(variant, module.model, own, seed) for seed in _seeds(variant, options)])
+        for variant in variants
     ]
     tasks = None
     if options.tasks:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.evaluation.ablation.controls import Control
-from ssmoe_embed.families import family_of
+from ssmoe_embed.families import MoEFamily, family_of
 from ssmoe_embed.spectral.decomposition import ImplicitVectors
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.spectral.settings import SpectralSettings
@@ -198,16 +198,26 @@ def find_variants(names: list[str] | None) -> list[Variant]:
     return [variant for variant in VARIANTS if variant.name in wanted]
 
 
-def routers_of(variant: Variant, module: SSMoE, own: SpectralRouters, seed: int) -> SpectralRouters:
-    """The spectral routers of a variant."""
+def routers_of(
+    variant: Variant, model: nn.Module, own: SpectralRouters, seed: int, family: MoEFamily | None = None
+) -> SpectralRouters:
+    """The spectral routers of a variant.
+
+    Args:
+        variant: The variant.
+        model: The model.
+        own: Its own spectral routers.
+        seed: For what is random.
+        family: Its family, by default that of its configuration.
+    """
+    family = family or family_of(model)
     if variant.settings is not None:
         settings = replace(own.settings, **variant.settings)
-        return SpectralRouters.from_model(module.model, **settings.as_dict(), progress=False)
+        return SpectralRouters.from_model(model, **settings.as_dict(), family=family, progress=False)
     if variant.rows is None:
         return own
-    family = family_of(module.model)
     weights = {}
-    for place, layer in enumerate(family.layers(module.model)):
+    for place, layer in enumerate(family.layers(model)):
         weights[layer.index] = variant.rows(
             Layer(
                 own.weights[layer.index],

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
+
+import torch
 
 from ssmoe_embed.embedding.base_model import spectral_routers
 from ssmoe_embed.embedding.methods import Method
@@ -29,7 +32,7 @@ from ssmoe_embed.evaluation.inspection.measures import (
 )
 from ssmoe_embed.evaluation.inspection.similarity import ExpertSimilarity, expert_similarities
 from ssmoe_embed.evaluation.texts import TextSample
-from ssmoe_embed.families import family_of
+from ssmoe_embed.families import MoEFamily, MoELayer, family_of
 
 _MATRICES = ("gate", "up", "down")
 
@@ -151,7 +154,7 @@ def inspect_model(
     }
     keywords: dict[str, Any] = {"batch_size": options.batch_size, "progress": options.progress}
     read = {routing: collect(module, sample.texts, chosen, **keywords) for routing, chosen in routings.items()}
-    layers = len(family_of(module.model).layers(module.model))
+    family, weights = family_of(module.model), module.routers.weights if module.routers else {}
     alike = expert_similarities(module, sample.texts, options.batch_size)
     return Inspection(
         model=name,
@@ -163,7 +166,19 @@ def inspect_model(
         spectral=module.routers.settings.as_dict() if module.routers else {},
         labels=sample.labels,
         layers=tuple(
-            _layer(module, place, read, options, gradients=gradients or {}, alike=alike) for place in range(layers)
+            inspect_layer(
+                read,
+                place,
+                family=family,
+                layer=layer,
+                rows=weights[layer.index],
+                options=options,
+                told=partial(_decoded, module),
+                matrices=_MATRICES,
+                gradients=(gradients or {}).get(layer.index, ()),
+                answers=alike.get(layer.index),
+            )
+            for place, layer in enumerate(family.layers(module.model))
         ),
         clusters={str(method): _clusters(model, module, method, sample, options) for method in Method},
     )
@@ -190,36 +205,51 @@ def _settings(own: EmbeddingSettings, method: Method, **changes: Any) -> Embeddi
     return own.changed(method=method, routing_signal=None, calibration=Calibration.NONE, **changes)
 
 
-def _layer(
-    module: SSMoE,
+def inspect_layer(
+    read: Mapping[str, Activations],
     place: int,
-    read: dict[str, Activations],
-    options: InspectionOptions,
     *,
-    gradients: Mapping[int, Sequence[GradientAlignment]],
-    alike: Mapping[int, ExpertSimilarity],
+    family: MoEFamily,
+    layer: MoELayer,
+    rows: torch.Tensor,
+    options: InspectionOptions,
+    told: Callable[[Sequence[int]], list[str]],
+    matrices: Sequence[str],
+    gradients: Sequence[GradientAlignment] = (),
+    answers: ExpertSimilarity | None = None,
 ) -> LayerInspection:
-    """The `place`-th of the layers with experts."""
-    family = family_of(module.model)
-    layer = family.layers(module.model)[place]
+    """Measure one layer.
+
+    Args:
+        read: What the routers said, by routing.
+        place: Which of the layers with experts it is.
+        family: The model's family.
+        layer: The layer.
+        rows: Its spectral router, `[E,H]`.
+        options: What is measured.
+        told: Names tokens.
+        matrices: What an expert's matrices are called; if there are other ones, they are numbered.
+        gradients: How gradients lie to the experts' directions, by kind of matrix.
+        answers: How alike the experts answer.
+    """
     E = family.expert_count(layer)
     seen: LayerActivations = read["original"].layers[place]
     bases = dominant_bases(lambda expert: family.expert_matrices(layer.block, expert), range(E), options.directions)
     router = family.router_weight(layer.router)
     found = top_tokens(read["original"].tokens, seen.chosen, E, options.tokens)
-    names = _MATRICES if len(bases) == len(_MATRICES) else tuple(f"matrix {i}" for i in range(len(bases)))
+    names = matrices if len(bases) == len(matrices) else tuple(f"matrix {i}" for i in range(len(bases)))
     return LayerInspection(
         layer=layer.index,
         experts=E,
         learned=collapse(router, seen.learned),
-        spectral=collapse(module.routers.weights[layer.index], seen.spectral),  # type: ignore[union-attr]
+        spectral=collapse(rows, seen.spectral),
         covariance=covariance_bound(seen.learned, seen.spectral, options.alpha),
         loads={routing: load(one.layers[place].chosen, E) for routing, one in read.items()},
-        tokens=[_decoded(module, ids) for ids in found],
+        tokens=[told(ids) for ids in found],
         overlaps=dict(zip(names, map(subspace_overlap, bases), strict=True)),
         gates=dict(zip(names, (gate_alignment(router, one) for one in bases), strict=True)),
-        gradients=dict(zip(names, gradients.get(layer.index, ()), strict=False)),
-        answers=alike.get(layer.index),
+        gradients=dict(zip(names, gradients, strict=False)),
+        answers=answers,
     )
 
 

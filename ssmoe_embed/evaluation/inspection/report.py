@@ -158,10 +158,12 @@ def alignment_figure(models: Sequence[Inspection]) -> bytes:
 @house_style
 def map_figure(models: Sequence[Inspection]) -> bytes:
     """A map of the texts for every representation, coloured by k-means cluster; a row a model."""
-    methods = list(models[0].clusters)
-    figure, grid = new_figure(2.4 * len(methods), 2.75 * len(models) + 0.2, len(models), len(methods))
+    most = max(len(one.clusters) for one in models)
+    figure, grid = new_figure(2.4 * most, 2.75 * len(models) + 0.2, len(models), most)
     for line, one in zip(grid, models, strict=True):
-        for axes, (method, found) in zip(line, one.clusters.items(), strict=True):
+        for axes in line[len(one.clusters) :]:
+            axes.set_axis_off()
+        for axes, (method, found) in zip(line, one.clusters.items(), strict=False):
             x, y = zip(*found.places, strict=True)
             axes.scatter(x, y, c=found.labels, s=5, cmap="tab10" if max(found.labels) < 10 else "tab20", linewidths=0)
             axes.set_title(

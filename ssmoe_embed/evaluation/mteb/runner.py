@@ -33,6 +33,7 @@ from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.evaluation.tasks.finding import expanded, find_tasks
 from ssmoe_embed.evaluation.vision.encoder import VisionEncoder, is_vision_model, routed_view
+from ssmoe_embed.evaluation.vision.suites import OFFLINE_NAMES
 from ssmoe_embed.spectral.settings import SpectralSettings
 
 
@@ -202,7 +203,7 @@ class _Evaluation:
             model = load(named, progress=self.options.progress, **loading)
             for run in runs:
                 made = VisionEncoder(routed_view(model, run.method, run.overrides), named, run.noise)
-                jobs += [Job(task, made.mteb_model_meta, run.noise, Group(), baseline=made) for task in self.tasks]
+                jobs += [self._alone(task, made, run.noise) for task in self.tasks]
         self._run(sorted(jobs, key=lambda job: self.tasks.index(job.task)))
 
     def baseline(self, named: Any, corruptions: Sequence[Corruption | None]) -> None:
@@ -213,11 +214,15 @@ class _Evaluation:
         """Every task that a baseline can do, under every corruption."""
         chosen = [(one, corrupted_baseline(encoder, one)) for one in corruptions]
         return [
-            Job(task, made.mteb_model_meta, one, Group(), baseline=made, predictions=self._keeps_predictions(task))
+            self._alone(task, made, one)
             for task in self.tasks
             if does(encoder, task.metadata.type)
             for one, made in chosen
         ]
+
+    def _alone(self, task: AbsTask, made: Any, corruption: Any) -> Job:
+        keeps = self._keeps_predictions(task)
+        return Job(task, made.mteb_model_meta, corruption, Group(), baseline=made, predictions=keeps)
 
     def _loaded(self, model: EvaluatedModel, runs: Sequence[Run]) -> None:
         """Evaluate a loaded model; a preset such as `paper` may need spectral routers of its own."""
@@ -315,8 +320,8 @@ class _Evaluation:
 
         if isinstance(task, AbsTaskAggregate):
             return False
-        wanted = self.options.predictions
-        return offline_task(task.metadata.name) is not None if wanted is None else wanted
+        ships = offline_task(task.metadata.name) is not None or task.metadata.name in OFFLINE_NAMES
+        return ships if self.options.predictions is None else self.options.predictions
 
     @contextmanager
     def _failing(self, what: str, advice: str = "") -> Iterator[None]:

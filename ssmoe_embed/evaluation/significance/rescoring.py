@@ -51,8 +51,8 @@ def scorer(task: Any, predictions: Any, metric: str, split: str, subset: str) ->
         return _KINDS[kind](task, predictions, metric, data)
     msg = (
         f"The predictions that mteb writes for {task.metadata.name!r} ({task.metadata.type}) do not suffice to resample "
-        "its examples; choose a task of classification, clustering, pair classification, reranking, retrieval, STS or "
-        "summarization."
+        "its examples; choose a task of classification (zero-shot too), clustering, pair classification, reranking, "
+        "retrieval, STS or summarization."
     )
     raise ValueError(msg)
 
@@ -64,7 +64,18 @@ def _gold(task: Any, split: str, subset: str) -> Any:
 
 def _classification(task: Any, predictions: Any, metric: str, data: Any) -> Scorer:
     """Mean over experiments; the classifiers stay as they were fitted."""
-    gold, chosen = np.asarray(data[task.label_column_name]), np.asarray(predictions)  # [n], [experiments, n]
+    return _chosen(task, np.asarray(data[task.label_column_name]), np.asarray(predictions), metric)
+
+
+def _zero_shot(task: Any, predictions: Any, metric: str, data: Any) -> Scorer:
+    """Of the class that is nearest: predictions are a number per class of every example, or the nearest one itself."""
+    found = np.asarray(predictions)  # [n,C] or [n]
+    gold = np.asarray(task._normalize_labels(data[task.label_column_name], task.get_candidate_labels()))
+    return _chosen(task, gold, (found.argmax(axis=1) if found.ndim == 2 else found)[None], metric)
+
+
+def _chosen(task: Any, gold: Any, chosen: Any, metric: str) -> Scorer:
+    """Scores of chosen classes `[experiments, n]`, of which `gold [n]` are right."""
     if metric == "accuracy":
         return _mean((chosen == gold).mean(axis=0))
     if metric not in {"f1", "f1_weighted"}:
@@ -286,5 +297,6 @@ _KINDS: dict[str, Callable[[Any, Any, str, Any], Scorer]] = {
     "AbsTaskRetrieval": _retrieval,
     "AbsTaskSTS": _sts,
     "AbsTaskSummarization": _summarization,
+    "AbsTaskZeroShotClassification": _zero_shot,
 }
 """Name of a base class of mteb → what scores its tasks; by name, since they are all of one class to a type checker."""

@@ -19,6 +19,7 @@ from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.evaluation.vision.corruption import ImageCorruption
 from ssmoe_embed.vision.module import SSMoEVision
 from ssmoe_embed.vision.persistence import CONFIG, chosen_routing, method_of
+from ssmoe_embed.vision.routing import PAPER, VisionRouting
 
 
 class VisionEncoder(AbsEncoder):
@@ -80,11 +81,10 @@ def vision_meta(model: SentenceTransformer, name: str, corruption: ImageCorrupti
     """The record of a model for mteb."""
     module = model[0]
     assert isinstance(module, SSMoEVision)
-    experiment: dict[str, Any] = {} if corruption is None else {"corruption": corruption.name}
     method = method_of(module.routing)
-    if module.routing is not None:
-        experiment |= {"alpha": module.routing.alpha}
-    experiment = {"method": method, "prompt": "none"} | experiment if experiment else {}
+    experiment = _changes(module.routing) | ({} if corruption is None else {"corruption": corruption.name})
+    if experiment or module.routing is not None:
+        experiment = {"method": method, "prompt": "none"} | experiment
     path = Path(name)
     return ModelMeta(
         loader=None,
@@ -110,10 +110,19 @@ def vision_meta(model: SentenceTransformer, name: str, corruption: ImageCorrupti
     )
 
 
+def _changes(routing: VisionRouting | None) -> dict[str, Any]:
+    """What a routing sets otherwise than its method does."""
+    if routing is None:
+        return {}
+    own = PAPER if method_of(routing) == "paper" else VisionRouting()
+    fields = {name: "+".join(value) if isinstance(value, tuple) else value for name, value in vars(routing).items()}
+    return {name: fields[name] for name, value in vars(routing).items() if value != getattr(own, name)}
+
+
 def _revision(module: SSMoEVision) -> str:
-    """16 hexadecimal digits that depend on the weights, the tokenizer and the routing."""
+    """16 hexadecimal digits that depend on weights, tokenizer and image processor; the routing is told beside it."""
     from ssmoe_embed.embedding.fingerprint import Fingerprint
 
     digest = hashlib.sha256(Fingerprint.of(module.model, module.tokenizer).digest())
-    digest.update(repr(sorted(module.parts.config().items())).encode())
+    digest.update(repr(sorted(module.processor.image_processor.to_dict().items())).encode())
     return digest.hexdigest()[:16]

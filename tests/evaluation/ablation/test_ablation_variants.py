@@ -97,7 +97,7 @@ def test_mean_rows_and_flat_router_are_as_long_as_the_spectral_rows(own):
 
 def test_every_variant_makes_routers_that_fit_the_model(module):
     for variant in VARIANTS:
-        routers = routers_of(variant, module, module.routers, 0)
+        routers = routers_of(variant, module.model, module.routers, 0)
         routers.check(module.model)
         assert all(torch.isfinite(rows).all() for rows in routers.weights.values())
     with pytest.raises(ValueError, match="variant='spectrum' is not known"):

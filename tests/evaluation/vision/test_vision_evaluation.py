@@ -1,9 +1,12 @@
 """Models of images and texts are measured by mteb's image tasks, clean and under noise, and by the paper's protocol."""
 
+import csv
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from clip_moe import published
-from datasets import ClassLabel, Dataset, Features
+from datasets import ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
 from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
 from PIL import Image
@@ -11,8 +14,13 @@ from transformers import CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
 
 from ssmoe_embed import EmbeddingModel, SSMoEVision
 from ssmoe_embed.evaluation.mteb import runner
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions
 from ssmoe_embed.evaluation.mteb.runs import grid
+from ssmoe_embed.evaluation.paper import images as images_of_the_paper
+from ssmoe_embed.evaluation.results.folder import ResultFolder
 from ssmoe_embed.evaluation.tasks.finding import find_tasks
+from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
+from ssmoe_embed.evaluation.vision import protocols
 from ssmoe_embed.evaluation.vision.corruption import STRENGTHS, ImageCorruption, ladder
 from ssmoe_embed.evaluation.vision.offline import SPLIT, EmojiConceptZeroShot
 from ssmoe_embed.evaluation.vision.protocols import with_templates
@@ -127,3 +135,89 @@ def test_the_offline_tasks_run(folder, tmp_path):
 def test_words_are_not_corrupted_of_images(folder, tmp_path):
     report = runner.evaluate([str(folder)], [Squares()], grid(corruptions=["replace@0.1"]), tmp_path)
     assert "corrupts texts" in str(report.failures[0])
+
+
+@pytest.fixture(scope="module")
+def paper_data(tmp_path_factory):
+    """Two of the paper's data sets in small: CIFAR-10 as the hub has it, Flickr30k as its publisher packed it."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(1)
+
+    def pictures(count):
+        return [Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)) for _ in range(count)]
+
+    features = Features({"img": ImageFeature(), "label": ClassLabel(names=["a", "b", "c"])})
+    rows = Dataset.from_dict({"img": pictures(9), "label": [0, 1, 2] * 3}, features=features)
+    DatasetDict({"test": rows}).save_to_disk(root / "CIFAR10ZeroShotPaper")
+    (root / "flickr30k" / "flickr30k-images").mkdir(parents=True)
+    lines = []
+    for number, picture in enumerate(pictures(6)):
+        picture.save(root / "flickr30k" / "flickr30k-images" / f"{number}.png")
+        lines += [f"{number}.png#{i}\t{'abc'[number % 3]} {'abc'[i]}" + " c" * number for i in range(2)]
+    (root / "flickr30k" / "results_20130124.token").write_text("\n".join(lines), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def paper_results(folder, paper_data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("results")
+    names = ["CIFAR10ZeroShotPaper", "Flickr30kI2TRetrievalPaper", "Flickr30kT2IRetrievalPaper"]
+    tasks = [use_local(task, LocalData(paper_data)) for task in find_tasks(names)]
+    runs = grid(methods=["smoe", "paper"], corruptions=["none", "gaussian@0.3"])
+    options = EvaluationOptions(predictions=True)
+    with patch.object(protocols, "openai_templates", lambda: ["{} a", "b {}"]):
+        report = runner.evaluate([str(folder)], tasks, runs, output, options=options)
+    assert [str(one) for one in report.failures] == []
+    return output
+
+
+def test_all_of_flickr30k_is_searched_in_both_directions(folder, paper_data, paper_results):
+    import ssmoe_embed
+
+    lines = (paper_data / "flickr30k" / "results_20130124.token").read_text(encoding="utf-8").splitlines()
+    owner = np.array([int(line.partition(".")[0]) for line in lines])
+    model = ssmoe_embed.load(folder, device="cpu", progress=False)
+    images = model.encode([str(paper_data / "flickr30k" / "flickr30k-images" / f"{number}.png") for number in range(6)])
+    texts = model.encode([line.partition("\t")[2] for line in lines])
+    cosines = np.asarray(model.similarity(images, texts))  # [6,12]
+    for name, found, right in (
+        ("Flickr30kI2TRetrievalPaper", cosines, owner[None] == np.arange(6)[:, None]),
+        ("Flickr30kT2IRetrievalPaper", cosines.T, owner[:, None] == np.arange(6)[None]),
+    ):
+        first = np.argsort(-found, axis=1, kind="stable")[:, :5]
+        wanted = np.take_along_axis(right, first, axis=1).any(axis=1).mean()
+        [score] = [
+            one
+            for one in ResultFolder(paper_results).scores()
+            if (one.task, one.method, one.corruption) == (name, "smoe", "clean")
+        ]
+        assert images_of_the_paper.metric_of(score, "hit_rate_at_5") == pytest.approx(wanted, abs=1e-5)
+
+
+def test_measured_images_stand_beside_the_papers_with_a_paired_bootstrap(ssmoe, paper_data, paper_results, tmp_path):
+    model = ResultFolder(paper_results).scores()[0].model
+    arguments = ["compare", paper_results, "--with", "paper", "--dataset-dir", paper_data, "--resamples", 200]
+    ran = ssmoe(*arguments, "-o", tmp_path / "paper.csv")
+    assert ran.status == 0, ran.err
+    lines = list(csv.DictReader((tmp_path / "paper.csv").open(encoding="utf-8")))
+    assert {line["model"] for line in lines} == {model}
+    by_key = {(line["table"], line["dataset"], line["metric"], line["corruption"]): line for line in lines}
+    flickr = by_key["4", "Flickr30k I2T", "hit_rate_at_1", "clean"]
+    assert [flickr[name] for name in ("paper_learned", "paper_spectral", "paper_low", "paper_p")] == [
+        "61.8",
+        "62.3",
+        "0.15",
+        "0.001",
+    ]
+    assert float(flickr["low"]) <= float(flickr["spectral"]) - float(flickr["learned"]) <= float(flickr["high"])
+    noisy = by_key["7", "CIFAR-10", "accuracy", "gaussian@0.3"]
+    assert (noisy["paper_learned"], noisy["paper_spectral"]) == ("66.7", "66.9")
+    assert 0 < float(noisy["p"]) <= 1
+    assert by_key["3", "COCO T2I", "hit_rate_at_10", "clean"]["reason"] == "not measured"
+    assert by_key["7", "ImageNet-O", "accuracy", "clean"]["reason"] == "the paper names no protocol"
+    assert len([line for line in lines if line["corruption"] == "clean"]) == 12 + 6 + 6
+
+
+def test_a_comparison_with_the_papers_images_needs_one_model(ssmoe, paper_results):
+    ran = ssmoe("compare", paper_results, "--with", "paper", "--model", "other/one")
+    assert ran.status != 0
+    assert "measured here: none" in ran.err

@@ -1,0 +1,235 @@
+"""`ssmoe ablate` of a CLIP-MoE: its spectral routers against other rows, and the choice of experts against controls.
+
+Measured on the package's emoji: names by drawings and drawings by names, in Twemoji's style, of the concepts that the
+bundled model was trained on and of those that were held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from ssmoe_embed.common.choices import unknown
+from ssmoe_embed.common.files import write_files
+from ssmoe_embed.common.tables import Report, Table, csv_text, points, signed
+from ssmoe_embed.data import emoji_concepts, emoji_pictures
+from ssmoe_embed.embedding.model import EmbeddingModel
+from ssmoe_embed.evaluation.ablation.measures import Difference, seeded_difference
+from ssmoe_embed.evaluation.ablation.variants import ORIGINAL, SPECTRAL, VARIANTS, Variant, routers_of
+from ssmoe_embed.evaluation.texts import spread
+from ssmoe_embed.evaluation.vision.corruption import ImageCorruption
+from ssmoe_embed.evaluation.vision.inspection import collect_tower
+from ssmoe_embed.routing import EqualWeights, LeastSimilar, RandomRouting, RoutingPolicy
+from ssmoe_embed.spectral.routers import SpectralRouters
+from ssmoe_embed.vision.family import ClipMoeTower
+from ssmoe_embed.vision.module import SSMoEVision
+from ssmoe_embed.vision.routing import PAPER, Tower, VisionRouting, spectral_policies, spectral_routers
+
+_RELEASE = Variant("release", "as the release: α = 1, raw signs, c_proj reshaped")
+_EQUAL = Variant("equal-weights", "the router's own two experts, half and half")
+_RANDOM = Variant("random-pairs", "two random experts, half and half", is_random=True)
+_LEAST = Variant("least-similar", "the two that the spectral router likes least")
+CONTROLS = (_RELEASE, _EQUAL, _RANDOM, _LEAST)
+VISION_VARIANTS = (*(one for one in VARIANTS if one.control is None), *CONTROLS)
+"""Those of language models but for the two whose routers must tell choices and weights, and the controls of the paper's
+vision part: a softmax over four experts weighs any two of them nearly half and half."""
+RESAMPLES = 2_000
+_SETS = {"seen concepts": False, "held-out concepts": True}
+_CUTS = {"image→text @1": 1, "image→text @5": 5, "text→image @1": 1, "text→image @5": 5}
+
+
+@dataclass(frozen=True)
+class VisionAblation:
+    """What one variant does, one entry per seed.
+
+    Attributes:
+        variant: The variant.
+        common: Share of the experts in common with the learned router, by tower.
+        hits: Whether each example was right `[n]`, by set and measure.
+    """
+
+    variant: Variant
+    common: tuple[dict[Tower, float], ...]
+    hits: tuple[dict[tuple[str, str], NDArray[np.float64]], ...]
+
+
+def find_vision_variants(names: Sequence[str] | None) -> list[Variant]:
+    """The variants of these names, with `original` and `ev`; all by default.
+
+    Raises:
+        ValueError: A name is not known.
+    """
+    known = {one.name: one for one in VISION_VARIANTS}
+    for name in names or ():
+        if name not in known:
+            raise ValueError(unknown("variant", name, known))
+    wanted = {ORIGINAL, SPECTRAL, *(names or known)}
+    return [one for one in VISION_VARIANTS if one.name in wanted]
+
+
+def ablate_towers(
+    model: EmbeddingModel,
+    variants: Sequence[Variant],
+    *,
+    alpha: float = 0.5,
+    seeds: int = 3,
+    count: int = 200,
+    corruption: ImageCorruption | None = None,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> list[VisionAblation]:
+    """Measure variants of both towers' routing.
+
+    Args:
+        model: The model.
+        variants: See `find_vision_variants`.
+        alpha: The spectral router's share in all but the controls.
+        seeds: Draws of each random variant.
+        count: Emoji of each set, at most.
+        corruption: Noise on the images.
+        batch_size: Inputs per forward pass.
+        progress: Show a progress bar.
+    """
+    from tqdm.auto import tqdm
+
+    module = model[0]
+    assert isinstance(module, SSMoEVision)
+    settings = VisionRouting(alpha=alpha)
+    own = spectral_routers(module.model, settings, progress=False)
+    samples = {name: _sample(held_out, count, corruption) for name, held_out in _SETS.items()}
+    found = []
+    for variant in tqdm(variants, desc="Variants", disable=not progress):
+        drawn = range(seeds if variant.is_random else 1)
+        one = [
+            _measured(module, own, samples, _policies(variant, module, own, settings, seed), batch_size)
+            for seed in drawn
+        ]
+        found.append(VisionAblation(variant, tuple(common for common, _ in one), tuple(hits for _, hits in one)))
+    return found
+
+
+def _sample(held_out: bool, count: int, corruption: ImageCorruption | None) -> tuple[list[str], list[Any]]:
+    """Names of emoji, and Twemoji's drawings of them."""
+    pictures = dict(emoji_pictures("twemoji"))
+    there = [one for one in emoji_concepts() if one["held_out"] == held_out and one["key"] in pictures]
+    chosen = spread(there, count)
+    shown: list[Any] = [pictures[one["key"]] for one in chosen]
+    noisy = shown if corruption is None else [corruption.apply(one) for one in shown]
+    return [f"a picture of {one['label']}" for one in chosen], noisy
+
+
+def _policies(
+    variant: Variant, module: SSMoEVision, own: Mapping[Tower, SpectralRouters], settings: VisionRouting, seed: int
+) -> dict[Tower, RoutingPolicy | None]:
+    """How both towers are routed."""
+    if variant in (_EQUAL, _RANDOM):
+        k = module.model.config.vision_config.num_experts_per_tok
+        return {tower: EqualWeights(None if variant is _EQUAL else RandomRouting(seed), k) for tower in Tower}
+    if variant is _LEAST:
+        return {tower: LeastSimilar(own[tower]) for tower in Tower}
+    if variant is _RELEASE:
+        return dict(spectral_policies(spectral_routers(module.model, PAPER, progress=False), PAPER))
+    if not variant.routes:
+        return dict.fromkeys(Tower)
+    routers = {tower: routers_of(variant, tower.of(module.model), own[tower], seed, ClipMoeTower()) for tower in Tower}
+    return dict(spectral_policies(routers, settings))
+
+
+def _measured(
+    module: SSMoEVision,
+    own: Mapping[Tower, SpectralRouters],
+    samples: Mapping[str, tuple[list[str], list[Any]]],
+    policies: Mapping[Tower, RoutingPolicy | None],
+    batch_size: int,
+) -> tuple[dict[Tower, float], dict[tuple[str, str], NDArray[np.float64]]]:
+    """Experts in common with the learned routers, and what was right."""
+    shared: dict[Tower, list[float]] = {tower: [] for tower in Tower}
+    hits = {}
+    for name, (texts, pictures) in samples.items():
+        vectors = {}
+        for tower, inputs in ((Tower.TEXT, texts), (Tower.VISION, pictures)):
+            options: dict[str, Any] = {"policy": policies[tower], "batch_size": batch_size}
+            read, found = collect_tower(module, tower, inputs, own[tower], **options)
+            vectors[tower] = functional.normalize(found, dim=1)
+            shared[tower] += [_common(one.chosen, one.learned) for one in read.layers]
+        cosines = (vectors[Tower.VISION] @ vectors[Tower.TEXT].T).double().numpy()  # [n,n], drawing i has name i
+        for measure, cut in _CUTS.items():
+            asked = cosines if measure.startswith("image") else cosines.T
+            above = (asked > asked.diagonal()[:, None]).sum(axis=1)
+            hits[name, measure] = (above < cut).astype(np.float64)
+    return {tower: fmean(values) for tower, values in shared.items()}, hits
+
+
+def _common(chosen: torch.Tensor, logits: torch.Tensor) -> float:
+    """Share of the choices `[N,k]` that the learned router's logits `[N,E]` make too."""
+    own = logits.topk(chosen.shape[1], dim=1).indices
+    return float((chosen[:, :, None] == own[:, None, :]).any(dim=2).float().mean())
+
+
+def against_spectral(
+    one: VisionAblation, spectral: VisionAblation, key: tuple[str, str], seed: int = 0
+) -> Difference | None:
+    """How much more often a variant is right than the spectral router, in points of 100, with its 95 % interval."""
+    if one.variant == spectral.variant:
+        return None
+    each = np.stack([hits[key] - spectral.hits[0][key] for hits in one.hits], axis=1)  # [n,S]
+    found = seeded_difference(len(each), lambda drawn: drawn @ each / drawn.sum(axis=1, keepdims=True), RESAMPLES, seed)
+    return Difference(100 * found.value, 100 * found.low, 100 * found.high)
+
+
+def write_vision_report(found: Sequence[VisionAblation], output: Path, title: str) -> list[Path]:
+    """Write `ablation.md` and `ablation.csv` into a folder."""
+    return write_files(output, {"ablation.md": _report(found, title).markdown(), "ablation.csv": _csv(found)})
+
+
+def _report(found: Sequence[VisionAblation], title: str) -> Report:
+    spectral = next(one for one in found if one.variant.name == SPECTRAL)
+    tables = []
+    for name in _SETS:
+        rows = []
+        for one in found:
+            cells = []
+            for measure in _CUTS:
+                value = 100 * fmean(float(hits[name, measure].mean()) for hits in one.hits)
+                gap = against_spectral(one, spectral, (name, measure))
+                clear = "" if gap is None else f" ({signed(gap.value)}{' *' if gap.is_clear else ''})"
+                cells.append(points(value) + clear)
+            rows.append((one.variant.name, *cells))
+        count = len(found[0].hits[0][name, next(iter(_CUTS))])
+        tables.append(Table(("variant", *_CUTS), tuple(rows), title=f"{name}, {count} emoji", texts=1))
+    shares = [
+        (one.variant.name, *(f"{fmean(c[tower] for c in one.common):.3f}" for tower in Tower), one.variant.tells)
+        for one in found
+    ]
+    heads = ("variant", *(f"{tower} tower" for tower in Tower), "what it is")
+    choices = Table(heads, tuple(shares), title="Share of the experts in common with the learned routers", texts=1)
+    legend = (
+        "Points of 100; in brackets the difference from ev, with a star where its 95 % interval, of a bootstrap over emoji "
+        "and seeds, leaves out zero. No correction is made for the number of lines. ablation.csv has the intervals."
+    )
+    return Report(title, (legend, *tables, choices))
+
+
+def _csv(found: Sequence[VisionAblation]) -> str:
+    spectral = next(one for one in found if one.variant.name == SPECTRAL)
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for one in found:
+            for tower in Tower:
+                value = fmean(common[tower] for common in one.common)
+                yield (one.variant.name, len(one.common), "choices", f"{tower} tower", value, None, None, None)
+            for name, measure in one.hits[0]:
+                value = 100 * fmean(float(hits[name, measure].mean()) for hits in one.hits)
+                gap = against_spectral(one, spectral, (name, measure))
+                bounds = (None, None, None) if gap is None else (gap.value, gap.low, gap.high)
+                yield (one.variant.name, len(one.hits), name, measure, value, *bounds)
+
+    return csv_text(("variant", "seeds", "set", "measure", "value", "against_ev", "low", "high"), list(rows()))
