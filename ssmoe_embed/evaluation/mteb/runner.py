@@ -221,8 +221,7 @@ class _Evaluation:
         ]
 
     def _alone(self, task: AbsTask, made: Any, corruption: Any) -> Job:
-        keeps = self._keeps_predictions(task)
-        return Job(task, made.mteb_model_meta, corruption, Group(), baseline=made, predictions=keeps)
+        return Job(task, made.mteb_model_meta, corruption, Group(), None, made, self._keeps_predictions(task))
 
     def _loaded(self, model: EvaluatedModel, runs: Sequence[Run]) -> None:
         """Evaluate a loaded model; a preset such as `paper` may need spectral routers of its own."""
