@@ -4,20 +4,45 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ssmoe_embed.common.files import write_files
 
-_RUN = "run.json"
+_RUN, _LOCK = "run.json", "lock"
 
 
-def claim(work: Path, run: dict[str, Any]) -> None:
-    """Make sure that checkpoints are of this run, and say so in the folder; what a run left before its first one is removed.
+@contextmanager
+def claimed(work: Path, run: dict[str, Any]) -> Iterator[None]:
+    """Keep a run's folder to this process; the lock is the system's, which lets go of it when the process dies.
+
+    What a run left before its first checkpoint is removed.
 
     Raises:
-        ValueError: They are of another.
+        BlockingIOError: Another process is training there.
+        ValueError: The checkpoints are of another run.
     """
+    work.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(
+            f"Another process is training in {work}; wait until it is done, or choose another output."
+        ) from None
+    try:
+        _check(work, run)
+        yield
+    finally:
+        lock.release()
+
+
+def _check(work: Path, run: dict[str, Any]) -> None:
+    """Make sure that checkpoints are of this run, and say so in the folder."""
     file = work / _RUN
     if file.is_file():
         other = sorted(_differences(json.loads(file.read_text(encoding="utf-8")), run))
@@ -28,7 +53,8 @@ def claim(work: Path, run: dict[str, Any]) -> None:
                 f"{work} holds checkpoints of another run, with other {', '.join(other)}; choose another output, or remove "
                 "that folder."
             )
-        shutil.rmtree(work)
+        for left in {*work.iterdir()} - {work / _LOCK}:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     write_files(work, {_RUN: json.dumps(run, indent=2) + "\n"})
 
 
@@ -54,6 +80,11 @@ def last_checkpoint(work: Path) -> Path | None:
 def step_of(path: Path) -> int:
     """The step in a name such as `checkpoint-200`."""
     return int(path.name.split(".")[0].rpartition("-")[2])
+
+
+def as_lines(rows: Iterable[dict[str, Any]]) -> str:
+    """Records as JSON lines."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from ssmoe_embed.common.folders import atomic_folder
 from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.lazy import require_package
 from ssmoe_embed.common.version import __version__
+from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.language_model.loading import base_of, load, load_tokenizer, skeleton
 from ssmoe_embed.language_model.routings import ROUTERS_FILE, Routing, spectral_routers
 from ssmoe_embed.spectral.routers import SpectralRouters
-from ssmoe_embed.training.checkpoints import claim, last_checkpoint, read_lines, step_of
+from ssmoe_embed.training.checkpoints import as_lines, claimed, last_checkpoint, read_lines, step_of
 from ssmoe_embed.training.data import as_trl, check_lengths, data_digest, read_examples
 from ssmoe_embed.training.galore import GaLoreAdamW, galore_groups
 from ssmoe_embed.training.hyper_router import HyperRouters
@@ -78,6 +80,7 @@ def finetune(
         **kwargs: See `ssmoe_embed.language_model.load`.
 
     Raises:
+        BlockingIOError: Another process is training into the same output.
         FileExistsError: The output exists and `overwrite` is false.
         FileNotFoundError: There is no such model or data file.
         ImportError: trl or peft is not installed.
@@ -96,25 +99,41 @@ def finetune(
     check_lengths(examples, tokenizer, outline.config.get_text_config(), settings.max_length, data)
     evaluation = _Evaluation(settings, tokenizer, progress=progress) if settings.eval_every else None
     work = output.with_name(f"{output.name}.checkpoints")
-    claim(work, {"base": str(base), "data": data_digest(data), "settings": settings.as_dict()})
-    model = load(base, dtype=settings.dtype, progress=progress, **kwargs).requires_grad_(True)
-    run = _Run(model, tokenizer, settings, work, evaluation, progress=progress)
-    log = run.train(examples)
-    with atomic_folder(output, overwrite=overwrite) as folder:
-        run.save(folder)
+    with _bars(progress), claimed(work, {"base": str(base), "data": data_digest(data), "settings": settings.as_dict()}):
+        model = load(base, dtype=settings.dtype, progress=progress, **kwargs).requires_grad_(True)
+        run = _Run(model, tokenizer, settings, work, evaluation, progress=progress)
+        log, evaluations = run.train(examples), read_lines(work / _EVALUATIONS)
         record: dict[str, Any] = {
             "base_model": base_of(base) if not Path(base_of(base)).is_dir() else str(base),
             "data": Path(data).name,
+            "data_digest": data_digest(data),
+            "settings": settings.as_dict(),
+            "steps": run.steps,
+            "ssmoe_embed": __version__,
         }
-        record |= {"data_digest": data_digest(data), "settings": settings.as_dict(), "steps": run.steps}
-        record |= {"ssmoe_embed": __version__}
-        written = {RECORD: json.dumps(record, indent=2) + "\n", LOG: "".join(json.dumps(row) + "\n" for row in log)}
-        evaluations = read_lines(work / _EVALUATIONS)
-        if evaluations:
-            written[_EVALUATIONS] = "".join(json.dumps(row) + "\n" for row in evaluations)
-        write_files(folder, written)
+        with atomic_folder(output, overwrite=overwrite) as folder:
+            run.save(folder)
+            write_files(folder, {RECORD: json.dumps(record, indent=2) + "\n", LOG: as_lines(log)})
+            if evaluations:
+                write_files(folder, {_EVALUATIONS: as_lines(evaluations)})
     shutil.rmtree(work)
     return Finetuned(output, run.steps, tuple(log), tuple(evaluations))
+
+
+@contextmanager
+def _bars(wanted: bool) -> Iterator[None]:
+    """Leave the bars of transformers and datasets as they are, or hide them."""
+    import datasets
+
+    hidden = not wanted and not datasets.are_progress_bars_disabled()
+    if hidden:
+        datasets.disable_progress_bars()
+    try:
+        with loading_bar(wanted):
+            yield
+    finally:
+        if hidden:
+            datasets.enable_progress_bars()
 
 
 class _Run:
@@ -165,20 +184,23 @@ class _Run:
             trainer.remove_callback(PrinterCallback)
         trainer.balance, trainer.similarity = self.settings.balance, self.settings.similarity
         trainer.top_k = int(getattr(self.model.config.get_text_config(), "num_experts_per_tok", 1) or 1)
-        if self.settings.refresh_routers:
-            trainer.add_callback(EverySteps(self.settings.refresh_routers, self._refresh))
-        if self.decoupling is not None and self.settings.decouple is not None:
-            decoupling = self.decoupling
-            trainer.add_callback(EverySteps(self.settings.decouple.refresh_every, lambda _: decoupling.refresh()))
-        if self.evaluation is not None:
-            measure = self.evaluation.of(self.model, self.work / _EVALUATIONS)
-            trainer.add_callback(EverySteps(self.settings.eval_every, measure, at_start=True))
+        trainer.add_callback(EverySteps(*self._calls()))
         checkpoint = last_checkpoint(self.work)
         if checkpoint is not None:
             self._go_on_with_routers(step_of(checkpoint))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         self.steps, self.model = trainer.state.global_step, trainer.model
         return [row for row in trainer.state.log_history if "step" in row]
+
+    def _calls(self) -> Iterator[tuple[int, Callable[[int], None]]]:
+        """What is done on the way, each with the steps between."""
+        if self.settings.refresh_routers:
+            yield self.settings.refresh_routers, self._refresh
+        decoupling = self.decoupling
+        if decoupling is not None and self.settings.decouple is not None:
+            yield self.settings.decouple.refresh_every, lambda step: decoupling.refresh() if step else None
+        if self.evaluation is not None:
+            yield self.settings.eval_every, self.evaluation.of(self.model, self.work / _EVALUATIONS)
 
     def save(self, folder: Path) -> None:
         """Write the trained model, as one that was never anything but ordinary."""
@@ -199,7 +221,7 @@ class _Run:
 
     def _refresh(self, step: int) -> None:
         """Make the spectral routers anew, and keep them for a run that goes on from here."""
-        routers = self.routing.refresh()
+        routers = self.routing.refresh() if step else None
         if routers is not None:
             routers.save(self.work / _ROUTERS.format(step=step))
 
@@ -251,7 +273,6 @@ class _Evaluation:
                 metrics = outcome.get("groups", {}).get(name) or outcome["results"][name]
                 scores[name] = float(metrics[metric_of(name, list(metrics))])
             model.train(training)
-            content = "".join(json.dumps(row) + "\n" for row in [*rows, {"step": step, **scores}])
-            write_files(file.parent, {file.name: content})
+            write_files(file.parent, {file.name: as_lines([*rows, {"step": step, **scores}])})
 
         return measure

@@ -148,20 +148,21 @@ def _real_tokens(inputs: dict[str, Any]) -> torch.Tensor:
 
 
 class EverySteps(TrainerCallback):
-    """Call something every so many steps."""
+    """Call each of some functions with the step, at the start and every so many steps."""
 
-    def __init__(self, steps: int, call: Callable[[int], None], *, at_start: bool = False) -> None:
-        self.steps, self.call, self.at_start = steps, call, at_start
+    def __init__(self, *calls: tuple[int, Callable[[int], None]]) -> None:
+        self.calls = calls
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See `TrainerCallback`."""
-        if self.at_start and state.global_step == 0:
-            self.call(0)
+        if state.global_step == 0:
+            self.on_step_end(args, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See `TrainerCallback`."""
-        if state.global_step % self.steps == 0:
-            self.call(state.global_step)
+        for steps, call in self.calls:
+            if state.global_step % steps == 0:
+                call(state.global_step)
 
 
 def make_routing(model: PreTrainedModel, settings: FinetuneSettings, routers: SpectralRouters | None) -> TrainedRouting:

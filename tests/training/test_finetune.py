@@ -91,7 +91,7 @@ def test_every_way_learns_and_gives_an_ordinary_checkpoint(changes, olmoe, data,
         assert not (tmp_path / "tuned" / ROUTERS_FILE).exists()
 
 
-def test_the_routing_is_in_place_while_it_learns(olmoe, data, tmp_path):
+def test_the_routing_is_in_place_while_it_learns_in_silence(olmoe, data, tmp_path, capfd):
     found = {
         routing: losses(finetune(olmoe, data, tmp_path / routing, settings(routing=routing, steps=1), progress=False))
         for routing in ("original", "ssmoe", "random")
@@ -105,6 +105,9 @@ def test_the_routing_is_in_place_while_it_learns(olmoe, data, tmp_path):
         progress=False,
     )
     assert losses(again) == found["original"]
+    printed = capfd.readouterr().err
+    assert "%|" not in printed
+    assert "callbacks" not in printed
 
 
 def test_frozen_spectral_routers_stay_and_refreshed_ones_follow_the_experts(olmoe, data, tmp_path):
@@ -152,7 +155,7 @@ import os, signal, sys
 sys.path[:0] = {[str(Path(__file__).parent), *(place for place in sys.path if "tests" in place)]!r}
 from test_finetune import GALORE, settings
 from ssmoe_embed.training import finetune, trainer
-kill = trainer.EverySteps(3, lambda step: os.kill(os.getpid(), signal.SIGKILL))
+kill = trainer.EverySteps((3, lambda step: step and os.kill(os.getpid(), signal.SIGKILL)))
 own = trainer.RoutedTrainer.train
 trainer.RoutedTrainer.train = lambda self, **k: (self.add_callback(kill), own(self, **k))[1]
 finetune({str(olmoe)!r}, {str(data)!r}, {str(tmp_path / "killed")!r}, settings(**GALORE), progress=False)
@@ -181,17 +184,40 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(changes, olmoe, data, tm
     finetune(olmoe, data, tmp_path / "whole", settings(**changes), progress=False)
 
     def fail(step):
-        raise OSError("No space left on device")
+        if step:
+            raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
         train = trainer.RoutedTrainer.train
-        stop = trainer.EverySteps(5, fail)
+        stop = trainer.EverySteps((5, fail))
         patch.setattr(trainer.RoutedTrainer, "train", lambda self, **k: (self.add_callback(stop), train(self, **k))[1])
         with pytest.raises(OSError, match="No space left"):
             finetune(olmoe, data, tmp_path / "stopped", settings(**changes), progress=False)
     (tmp_path / "stopped.checkpoints" / "checkpoint-5").mkdir()  # what a full disk leaves of a checkpoint
     finetune(olmoe, data, tmp_path / "stopped", settings(**changes), progress=False)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+def test_one_process_at_a_time_trains_into_an_output(olmoe, data, tmp_path, environment):
+    work = tmp_path / "tuned.checkpoints"
+    work.mkdir()
+    code = f"""
+import sys, filelock
+lock = filelock.FileLock({str(work / "lock")!r})
+with lock:
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=-1, stdout=-1, encoding="utf-8")
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError, match=r"Another process is training in .*tuned\.checkpoints"):
+            finetune(olmoe, data, tmp_path / "tuned", settings(steps=1), progress=False)
+    finally:
+        other.kill()  # with which its lock goes
+        other.communicate()
+    assert finetune(olmoe, data, tmp_path / "tuned", settings(steps=1), progress=False).steps == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
 
 
 @pytest.mark.parametrize("trained", [True, False])
