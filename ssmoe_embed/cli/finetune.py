@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,14 +28,25 @@ def finetune(
     ] = 0,
     template: Annotated[str, typer.Option(help="How instructions become prompts: alpaca or none.")] = "alpaca",
     optimizer: Annotated[str, typer.Option(help="adamw, adamw-8bit, galore or lora.")] = "adamw",
-    rank: Annotated[int | None, typer.Option(min=1, help="Rank of GaLore or LoRA.  [default: 128, 16]")] = None,
-    update_gap: Annotated[
-        int | None, typer.Option(min=1, help="Steps between GaLore's subspaces.  [default: 200]")
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of LoRA.  [default: 16]")] = None,
+    galore: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE,…",
+            help="GaLore: rank (128), update_gap (200), scale (0.25), side (std), basis (svd), carry_moments (false), "
+            "bits (32).",
+        ),
     ] = None,
-    galore_scale: Annotated[float | None, typer.Option(help="Scale of GaLore's updates.  [default: 0.25]")] = None,
+    layerwise: Annotated[
+        bool, typer.Option("--layerwise", help="GaLore: update each weight when its gradient is there, to save memory.")
+    ] = False,
     decouple: Annotated[
-        int | None,
-        typer.Option(min=1, help="Train what experts share, of rank Q, apart from what is their own (SD-MoE)."),
+        str | None,
+        typer.Option(
+            metavar="q=N,…",
+            help="Train what experts share apart from what is their own (SD-MoE): q (8), refresh_every (16), "
+            "common (average), strict (false).",
+        ),
     ] = None,
     train_router: Annotated[
         str | None,
@@ -84,25 +97,26 @@ def finetune(
     from ssmoe_embed.training import finetune as train
 
     unused = {
-        "--rank": rank is not None and optimizer not in ("galore", "lora"),
-        "--update-gap": update_gap is not None and optimizer != "galore",
-        "--galore-scale": galore_scale is not None and optimizer != "galore",
+        "--rank": ("--optimizer", optimizer, rank is not None and optimizer != "lora"),
+        "--galore": ("--optimizer", optimizer, galore is not None and optimizer != "galore"),
+        "--alpha": ("--routing", routing, alpha is not None and routing != "ssmoe"),
+        "--top-c": ("--routing", routing, top_c is not None and routing in ("original", "random", "hash")),
+        "--eval-tasks": ("--eval-every", 0, bool(eval_tasks) and not eval_every),
+        "--eval-limit": ("--eval-every", 0, eval_limit is not None and not eval_every),
     }
-    if any(unused.values()):
-        named = ", ".join(name for name, is_unused in unused.items() if is_unused)
-        raise ValueError(f"--optimizer {optimizer} makes no use of {named}; leave it out, or choose another optimizer.")
+    for name, (other, value, is_unused) in unused.items():
+        if is_unused:
+            raise ValueError(f"{name} has no effect with {other} {value}; leave it out, or change {other}.")
     routing_settings: dict[str, Any] = opts.given(alpha=alpha, top_c=top_c)
-    galore = opts.given(
-        rank=rank if optimizer == "galore" else None, update_gap=update_gap, scale=galore_scale, seed=seed
-    )
     settings = FinetuneSettings(
         routing=routing,  # type: ignore[arg-type]  # parsed there, as are template and optimizer
         routing_settings=RoutingSettings(**routing_settings),
         refresh_routers=refresh_routers,
         template=template,  # type: ignore[arg-type]
         optimizer=optimizer,  # type: ignore[arg-type]
-        galore=GaLoreSettings(**galore),
-        decouple=None if decouple is None else DecouplingSettings(q=decouple),
+        galore=GaLoreSettings(**{"seed": seed} | _named("--galore", galore or "", GaLoreSettings)),
+        layerwise=layerwise,
+        decouple=None if decouple is None else DecouplingSettings(**_named("--decouple", decouple, DecouplingSettings)),
         train_router=train_router,  # type: ignore[arg-type]
         learning_rate=learning_rate,
         balance=balance,
@@ -120,10 +134,31 @@ def finetune(
         eval_tasks=tuple(eval_tasks or ["offline"]),
         eval_limit=eval_limit,
         seed=seed,
-        **opts.given(lora_rank=rank if optimizer == "lora" else None),
+        **opts.given(lora_rank=rank),
     )
     loading = opts.given(device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None)
     found = train(base, data, output, settings, overwrite=overwrite, progress=not quiet, **loading)
     losses = [row["loss"] for row in found.log if "loss" in row]
     learned = f", loss {losses[0]:.3f} at first and {losses[-1]:.3f} at last" if losses else ""
     typer.echo(f"{output}: {found.steps} steps{learned}")
+
+
+def _named(option: str, text: str, kind: type[Any]) -> dict[str, Any]:
+    """Settings of a dataclass as NAME=VALUE, several with commas; their types are those of the defaults."""
+    defaults = {one.name: one.default for one in fields(kind)}
+    found: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or name not in defaults:
+            raise ValueError(f"{option} {part!r} is not known; write NAME=VALUE, with {', '.join(defaults)} as names.")
+        default = defaults[name]
+        try:
+            as_read = default if isinstance(default, str) else json.loads(value)
+        except json.JSONDecodeError:
+            as_read = None
+        if not isinstance(as_read, (int, float) if isinstance(default, float) else type(default)) or (
+            isinstance(as_read, bool) != isinstance(default, bool)
+        ):
+            raise ValueError(f"{option} {part!r} is no {type(default).__name__}, such as {name}={json.dumps(default)}.")
+        found[name] = value if isinstance(default, str) else as_read
+    return found

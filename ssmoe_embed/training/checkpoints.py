@@ -20,7 +20,7 @@ _RUN, _LOCK = "run.json", "lock"
 def claimed(work: Path, run: dict[str, Any]) -> Iterator[None]:
     """Keep a run's folder to this process; the lock is the system's, which lets go of it when the process dies.
 
-    What a run left before its first checkpoint is removed.
+    The folder is removed at the end, and where nothing can be resumed from.
 
     Raises:
         BlockingIOError: Another process is training there.
@@ -34,11 +34,16 @@ def claimed(work: Path, run: dict[str, Any]) -> Iterator[None]:
         raise BlockingIOError(
             f"Another process is training in {work}; wait until it is done, or choose another output."
         ) from None
+    is_over = False
     try:
         _check(work, run)
         yield
+        is_over = True
     finally:
+        is_over = is_over or last_checkpoint(work) is None
         lock.release()
+        if is_over:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _check(work: Path, run: dict[str, Any]) -> None:

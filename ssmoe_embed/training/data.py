@@ -104,7 +104,9 @@ def check_lengths(
     """
     context = getattr(config, "max_position_embeddings", None)
     if context is not None and max_length > context:
-        raise ValueError(f"max_length={max_length} is above the model's context of {context} tokens.")
+        raise ValueError(
+            f"max_length={max_length} is above the model's context of {context} tokens; choose at most {context}."
+        )
     if "messages" in examples[0]:
         if not tokenizer.chat_template:
             raise ValueError(
@@ -118,7 +120,8 @@ def check_lengths(
     if long:
         raise ValueError(
             f"{len(long)} of {len(examples)} examples of {data} are longer than max_length={max_length} tokens, first "
-            f"example {long[0]} with {len(ids[long[0] - 1])}; raise max_length (up to {context}), or leave them out."
+            f"example {long[0]} with {len(ids[long[0] - 1])}; raise max_length"
+            f"{'' if context is None else f' (up to {context})'}, or leave them out."
         )
 
 
@@ -139,14 +142,14 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             yield from enumerate(json.loads(content), start=1)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is no JSON list ({error}).") from None
+            raise ValueError(f"{path} is no JSON list ({error}); correct it.") from None
         return
     for number, line in enumerate(content.splitlines(), start=1):
         if line.strip():
             try:
                 yield number, json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number} is not JSON ({error}).") from None
+                raise ValueError(f"{path}, line {number} is not JSON ({error}); correct or remove the line.") from None
 
 
 def _example(record: Any, template: InstructionTemplate, where: str) -> dict[str, Any]:
@@ -178,8 +181,11 @@ def _text(record: dict[str, Any], name: str, where: str) -> str:
 def _chat(messages: Any, where: str) -> list[dict[str, str]]:
     """Messages that a chat template takes, the last of them an answer."""
     if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
-        raise ValueError(f"{where}: 'messages' is no list of {{'role': …, 'content': …}}.")
+        raise ValueError(f"{where}: 'messages' is no list of {{'role': …, 'content': …}}; correct or remove it.")
     chat = [{name: _text(one, name, where) for name in ("role", "content")} for one in messages]
     if chat[-1]["role"] != "assistant":
-        raise ValueError(f"{where}: the last message is the {chat[-1]['role']}'s, so there is no answer to learn.")
+        raise ValueError(
+            f"{where}: the last message is the {chat[-1]['role']}'s, so there is no "
+            "answer to learn; end with an assistant's, or leave it out."
+        )
     return chat

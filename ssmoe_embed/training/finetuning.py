@@ -6,7 +6,6 @@ Source: SSMoE, table 8, https://arxiv.org/abs/2605.30992: OLMoE-7B on Alpaca's d
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,7 +115,6 @@ def finetune(
             write_files(folder, {RECORD: json.dumps(record, indent=2) + "\n", LOG: as_lines(log)})
             if evaluations:
                 write_files(folder, {_EVALUATIONS: as_lines(evaluations)})
-    shutil.rmtree(work)
     return Finetuned(output, run.steps, tuple(log), tuple(evaluations))
 
 
@@ -236,7 +234,10 @@ class _Run:
         settings = self.settings
         if settings.optimizer is OptimizerName.GALORE:
             groups = galore_groups(self.model, settings.galore, weight_decay=settings.weight_decay)
-            return GaLoreAdamW(groups, lr=settings.learning_rate)
+            optimizer = GaLoreAdamW(groups, lr=settings.learning_rate)
+            if settings.layerwise:
+                optimizer.update_as_gradients_arrive()
+            return optimizer
         if settings.optimizer is OptimizerName.ADAMW_8BIT and not torch.cuda.is_available():
             raise ValueError(
                 "optimizer='adamw-8bit' keeps its moments in pages of a GPU, and this machine has none; choose 'galore', "

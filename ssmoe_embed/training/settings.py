@@ -47,11 +47,13 @@ class FinetuneSettings:
         template: How instructions become prompts.
         optimizer: See `OptimizerName`.
         galore: For `galore`.
+        layerwise: For `galore`: update each weight as soon as its gradient is complete, so that only one gradient is in
+            memory; without accumulation, and without clipping gradients by their norm, which is 1 elsewhere.
         lora_rank: For `lora`.
         decouple: Train the experts' common and own parts apart, see `decouple`.
         train_router: Train the routers alone, see `RouterTraining`; None trains what the optimizer says.
         learning_rate: Its peak; it warms up over `warmup` of the steps and falls as a cosine.
-        warmup: Fraction of the steps.
+        warmup: Fraction of the steps, below 1.
         weight_decay: Decoupled.
         balance: Weight of the load-balancing loss, computed of the learned routers' logits whatever the routing.
         similarity: Weight of SimSMoE's loss, which grows with experts that answer the tokens they share alike, see
@@ -80,6 +82,7 @@ class FinetuneSettings:
     template: InstructionTemplate = InstructionTemplate.ALPACA
     optimizer: OptimizerName = OptimizerName.ADAMW
     galore: GaLoreSettings = field(default_factory=GaLoreSettings)
+    layerwise: bool = False
     lora_rank: int = 16
     decouple: DecouplingSettings | None = None
     train_router: RouterTraining | None = None
@@ -116,15 +119,24 @@ class FinetuneSettings:
             _at_least(name, getattr(self, name), 0)
         if self.steps is not None:
             _at_least("steps", self.steps, 1)
+        if self.warmup >= 1:
+            raise ValueError(f"warmup={self.warmup!r} is no fraction of the steps; choose one below 1, such as 0.03.")
         if self.learning_rate <= 0 or self.epochs <= 0:
-            raise ValueError(f"learning_rate={self.learning_rate!r} and epochs={self.epochs!r} must be above 0.")
+            raise ValueError(f"learning_rate={self.learning_rate!r} and epochs={self.epochs!r} must both be above 0.")
         if self.refresh_routers and self.routing not in (Routing.SSMOE, Routing.EV, Routing.AVERAGE_EV):
             raise ValueError(
-                f"refresh_routers has nothing to refresh: routing={str(self.routing)!r} has no spectral routers."
+                f"refresh_routers has nothing to refresh: routing={str(self.routing)!r} has no spectral routers; leave "
+                "it at 0, or choose 'ssmoe', 'ev' or 'average-ev'."
             )
         if self.optimizer is OptimizerName.LORA and (self.decouple or self.refresh_routers):
             raise ValueError(
-                "optimizer='lora' leaves the experts' own weights alone; it goes with neither decouple nor refresh_routers."
+                "optimizer='lora' leaves the experts' own weights alone; it goes with neither decouple nor refresh_routers; "
+                "leave those out, or choose another optimizer."
+            )
+        if self.layerwise and (self.optimizer is not OptimizerName.GALORE or self.accumulation > 1):
+            raise ValueError(
+                f"layerwise goes with optimizer='galore' and accumulation=1, not with {str(self.optimizer)!r} and "
+                f"{self.accumulation}: nothing is left of a gradient that could be added to or clipped."
             )
 
     def _check_trained(self) -> None:
@@ -153,7 +165,7 @@ class FinetuneSettings:
 
 def _at_least(name: str, value: float, least: int) -> None:
     if value < least:
-        raise ValueError(f"{name}={value!r} is below {least}.")
+        raise ValueError(f"{name}={value!r} is below {least}; choose at least {least}.")
 
 
 def _plain(value: Any) -> Any:

@@ -189,6 +189,7 @@ def sft_arguments(settings: FinetuneSettings, work: Path, *, progress: bool) -> 
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
+        max_grad_norm=0.0 if settings.layerwise else 1.0,
         optim=optimizer,
         max_length=settings.max_length,
         packing=settings.packing,
