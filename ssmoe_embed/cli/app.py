@@ -88,9 +88,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (search, index, encode, build, info, inspect, families, serve, drop, steer):
+for command in (search, index, encode, build, info, families, serve, drop, steer):
     app.command(cls=IndexCommand if command is index else None)(command)
-for several in (evaluate, compare, sweep, submit, ablate, lm_eval, finetune):
+for several in (evaluate, compare, sweep, submit, ablate, inspect, lm_eval, finetune):
     app.command(cls=ListCommand)(several)
 
 

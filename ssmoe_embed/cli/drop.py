@@ -13,7 +13,12 @@ def drop(
     base: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")],
     output: opts.NewFolder,
     keep: Annotated[float, typer.Option(help="Fraction of each layer's experts to keep, rounded up.")] = 0.75,
-    by: Annotated[str, typer.Option(help="Scores by which experts are kept: random, router or ssmoe.")] = "ssmoe",
+    by: Annotated[
+        str,
+        typer.Option(
+            help="Scores by which experts are kept: random, router, ssmoe; or a routing, such as steer:table=FILE."
+        ),
+    ] = "ssmoe",
     calibration: opts.ExpertCalibration = None,
     calibration_tokens: Annotated[int, typer.Option(help="How many tokens of that text are read at most.")] = 32_768,
     alpha: opts.Share = None,

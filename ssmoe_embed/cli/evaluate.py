@@ -37,6 +37,12 @@ def evaluate(
         typer.Option(help="none, replace@RATE, insert@RATE, or ladder: clean texts and rising rates.  [default: none]"),
     ] = None,
     output: opts.ResultFolderTo = Path("results"),
+    routing: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Routings of docs/routers.md, such as usmoe, for methods that the mix does not route; own: the model's."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option(help="Further settings, such as hidden_layer=-2 calibration=whiten.")
     ] = None,
@@ -89,7 +95,7 @@ def evaluate(
     request = {
         "models": [str(Path(name).resolve()) if Path(name).is_dir() else name for name in models or ()],
         "tasks": tasks,
-        "runs": [methods, prompts, corrupt, settings, train_corrupt],
+        "runs": [methods, prompts, corrupt, settings, train_corrupt, routing],
         "baselines": baselines,
         "dataset_dir": None if dataset_dir is None else data_state(dataset_dir),
         "loading": [dtype, device_map, load_in_4bit, trust_remote_code],
@@ -108,7 +114,14 @@ def evaluate(
     from ssmoe_embed.evaluation.tasks.finding import find_tasks
     from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
 
-    runs = grid(methods, prompts, corrupt or ("none",), parse_settings(settings or ()), train_corrupt=train_corrupt)
+    runs = grid(
+        methods,
+        prompts,
+        corrupt or ("none",),
+        parse_settings(settings or ()),
+        routings=routing,
+        train_corrupt=train_corrupt,
+    )
     new = not output.exists()
     chosen = find_tasks(tasks or ("offline",))
     if dataset_dir is not None:

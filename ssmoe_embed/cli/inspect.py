@@ -47,6 +47,9 @@ def inspect(
             help="Measure how alike the experts' gradients are too: on this text, or on a file with one text per line.",
         ),
     ] = None,
+    routing: Annotated[
+        list[str] | None, typer.Option(help="Routings of docs/routers.md whose load is shown too, such as usmoe.")
+    ] = None,
     batch_size: opts.BatchSize = 32,
     device: opts.Device = None,
     dtype: opts.Dtype = None,
@@ -71,6 +74,7 @@ def inspect(
     from ssmoe_embed.evaluation.vision.encoder import is_vision_model
     from ssmoe_embed.hub.loading import load
     from ssmoe_embed.routing.mixing import checked_alpha
+    from ssmoe_embed.routing.named import canonical
 
     for package in ("jinja2", "matplotlib"):
         require_package(package, "ssmoe-embed[plots]")
@@ -83,6 +87,7 @@ def inspect(
         clusters=clusters,
         directions=directions,
         projection=projection,
+        routings=tuple(dict.fromkeys(map(canonical, routing or ()))),
         batch_size=batch_size,
         progress=not quiet,
     )

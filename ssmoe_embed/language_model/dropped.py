@@ -18,7 +18,7 @@ from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.families import Score, family_of
-from ssmoe_embed.language_model.dropping import DropBy, Limits, choose, random_scores
+from ssmoe_embed.language_model.dropping import DropBy, Limits, choose, parse_drop_by, random_scores
 from ssmoe_embed.language_model.loading import base_of, load, load_tokenizer, skeleton
 from ssmoe_embed.language_model.perplexity import calibration_ids, joined, read_text, text_digest, windows
 from ssmoe_embed.language_model.routings import ROUTERS_FILE, Routing, RoutingSettings, policy_of, spectral_routers
@@ -148,7 +148,7 @@ def drop_experts(
     Args:
         model: A causal language model, not re-routed.
         keep: The fraction of each layer's experts that stays, rounded up.
-        by: What decides, see `DropBy`.
+        by: What decides, see `parse_drop_by`.
         tokenizer: The model's; not needed with `by="random"`.
         calibration: Text that the experts are scored on; by default the sample that comes with the package.
         calibration_tokens: How much of its beginning is read at most.
@@ -162,19 +162,19 @@ def drop_experts(
         UnsupportedModelError: The model cannot lose experts; the message says why.
         ValueError: `keep` leaves too few experts, or the calibration text is too short.
     """
-    by, settings = DropBy.parse(by, "by"), settings or RoutingSettings()
+    by, settings = parse_drop_by(by), settings or RoutingSettings()
     limits = Limits.of(model)
     count = limits.kept(keep)
-    if routers is None and (with_routers or by is DropBy.SSMOE):
+    if routers is None and (with_routers or by == DropBy.SSMOE):
         routers = spectral_routers(model, settings.spectral(), progress=progress)
-    if by is DropBy.RANDOM:
+    if by == DropBy.RANDOM:
         scores = random_scores(model, seed)
     else:
         if tokenizer is None:
             raise ValueError(f"by={str(by)!r} scores the experts on a text and needs the model's tokenizer.")
         text = joined(calibration_texts()) if calibration is None else calibration
         batches = list(windows(calibration_ids(tokenizer, text, calibration_tokens), _WINDOW, _BATCH))
-        routing = Routing.SSMOE if by is DropBy.SSMOE else Routing.ORIGINAL
+        routing = {DropBy.SSMOE: Routing.SSMOE, DropBy.ROUTER: Routing.ORIGINAL}.get(by, by)  # type: ignore[call-overload]
         policy = policy_of(routing, model, settings, routers=routers, progress=progress)
         scores = expert_scores(model, batches, policy, progress=progress)
     kept = choose(scores, count, limits.groups)
@@ -226,7 +226,7 @@ def drop(
         UnsupportedModelError: The model cannot lose experts.
         ValueError: See `drop_experts`, or the output is the model itself. What needs no weights is told before any are read.
     """
-    by = DropBy.parse(by, "by")
+    by = parse_drop_by(by)
     text = None if calibration is None else read_text(calibration)
     hub = HubOptions.among(kwargs)
     output, source = Path(output).expanduser(), base_of(base)
@@ -236,7 +236,7 @@ def drop(
     limits = Limits.of(outline)
     count = limits.kept(keep)
     tokenizer = load_tokenizer(base, hub)
-    if text is not None and by is not DropBy.RANDOM:
+    if text is not None and by != DropBy.RANDOM:
         calibration_ids(tokenizer, text, calibration_tokens)
     with atomic_folder(output, overwrite=overwrite, room=_room(outline, count / limits.experts, dtype)) as folder:
         model = load(base, dtype=dtype, progress=progress, **kwargs)  # what can fail without weights has been tried
@@ -261,8 +261,8 @@ def drop(
             "keep": keep,
             "kept": dropped.kept,
             "settings": (settings or RoutingSettings()).as_dict(),
-            "seed": seed if by is DropBy.RANDOM else None,
-            "calibration": None if by is DropBy.RANDOM else _calibration(calibration) | {"tokens": calibration_tokens},
+            "seed": seed if by == DropBy.RANDOM else None,
+            "calibration": None if by == DropBy.RANDOM else _calibration(calibration) | {"tokens": calibration_tokens},
             "ssmoe_embed": __version__,
         }
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

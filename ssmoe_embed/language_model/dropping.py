@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.families import MoEFamily, UnsupportedModelError, family_of
+from ssmoe_embed.routing.named import NAMED, canonical, is_named
 
 
 class DropBy(Choice):
@@ -27,6 +28,22 @@ class DropBy(Choice):
     """The lowest mean score of the model's own router."""
     SSMOE = "ssmoe"
     """The lowest mean score of the SSMoE router, under whose routing the calibration text is read."""
+
+
+def parse_drop_by(by: str) -> str:
+    """What decides which experts are dropped: a value of `DropBy`, or a routing by name whose mean scores do.
+
+    Raises:
+        FileNotFoundError: A file that the routing names does not exist.
+        ValueError: It is neither, or the routing decides at the experts and has no scores of its own.
+    """
+    if by in list(DropBy) or not is_named(by):
+        return DropBy.parse(by, "by")
+    if getattr(NAMED[by.partition(":")[0]].kind, "needs_experts", False):
+        raise ValueError(
+            f"by={by!r} scores no experts by itself; choose a routing that replaces logits, such as steer."
+        )
+    return canonical(by)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tiny import VOCABULARY
 from transformers import AutoModel, AutoModelForCausalLM
 
 from ssmoe_embed import SSMoE, reroute
+from ssmoe_embed.evaluation.inspection.activations import collect
 from ssmoe_embed.families import Score, UnsupportedModelError, register_families
 from ssmoe_embed.routing.competition import Competition
 from ssmoe_embed.routing.experts import DecidesAtExperts
@@ -286,3 +287,13 @@ def test_an_embedding_takes_them_by_name(olmoe, olmoe_body):
         with reroute(olmoe_body, UnifiedRouting(rate=0.2)):
             expected = olmoe_body(ids, use_cache=False).last_hidden_state[0, -1]
     torch.testing.assert_close(found[1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_load_under_them_counts_the_pairs_that_were_computed(calibrated_module, texts):
+    settings = calibrated_module.settings.changed(method="smoe", routing_signal=None, calibration="none")
+    k = calibrated_module.model.config.num_experts_per_tok
+    for routing, share in (("usmoe", 1.0), ("usmoe:budget=0.5", 0.5), ("competition", 1.0), ("hash", 1.0)):
+        found = collect(calibrated_module, texts[:6], settings.changed(routing=routing), batch_size=3)
+        lengths = found.last.diff(prepend=torch.tensor([-1]))
+        expected = sum(max(1, math.floor(share * k * length)) for length in lengths.tolist())
+        assert [layer.chosen.numel() for layer in found.layers] == [expected] * len(found.layers)

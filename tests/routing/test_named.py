@@ -7,6 +7,8 @@ import pytest
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.evaluation.harness.grid import GridCell
 from ssmoe_embed.evaluation.harness.results import GridFolder, TextResult
+from ssmoe_embed.evaluation.mteb.runs import grid
+from ssmoe_embed.language_model.dropping import parse_drop_by
 from ssmoe_embed.language_model.routings import parse_routing
 from ssmoe_embed.routing.named import NAMED, canonical
 
@@ -63,6 +65,23 @@ def test_a_language_model_may_not_look_ahead_and_is_told_before_it_is_loaded():
 def test_a_method_that_is_routed_by_the_mix_takes_no_other_routing():
     with pytest.raises(ValueError, match="choose method='smoe'"):
         EmbeddingSettings(method="ssmoe", routing="usmoe")
+
+
+def test_an_evaluation_measures_each_routing_and_the_mix_once():
+    runs = grid(["smoe", "ssmoe"], overrides={"alpha": 0.3}, routings=["own", "usmoe:rate=0.50", "hash"])
+    own = EmbeddingSettings(method="moee", routing="usmoe")
+    found = [(str(one.method), one.routing) for one in (run.settings(own) for run in runs)]
+    assert found == [("smoe", None), ("smoe", "usmoe"), ("smoe", "hash"), ("ssmoe", None)]
+    with pytest.raises(ValueError, match="usmoe"):
+        grid(["smoe"], routings=["usmeo"])
+
+
+@pytest.mark.parametrize("by", ["usmoe:causal=true", "competition", "best"])
+def test_experts_are_dropped_by_routings_that_have_scores(by):
+    assert parse_drop_by("router") == "router"
+    assert parse_drop_by("smoothed:noise=0.10") == "smoothed"
+    with pytest.raises(ValueError, match="by="):
+        parse_drop_by(by)
 
 
 def test_a_grid_keeps_each_routing_apart_on_any_system(tmp_path):

@@ -240,6 +240,20 @@ def test_a_file_is_known_by_its_content(table, tmp_path, olmoe):
         canonical(written)
 
 
+@torch.no_grad()
+def test_experts_are_dropped_by_the_scores_of_a_routing(olmoe, tokenizer, table):
+    text = " ".join(LINES * 10)
+    ids = torch.tensor([tokenizer(text)["input_ids"][:512]])
+    by = f"steer:table={table},pairs=0.3,strength=2"
+    model = AutoModelForCausalLM.from_pretrained(olmoe).eval()
+    with reroute(model, policy_named(by, model)), watched(model) as seen:
+        model(ids, use_cache=False)
+    means = {layer: calls[0][1][0].softmax(dim=-1).mean(dim=0) for layer, calls in seen.items()}
+    options = {"tokenizer": tokenizer, "calibration": text, "calibration_tokens": 512, "progress": False}
+    dropped = language_model.drop_experts(model, 0.5, by, with_routers=False, **options)
+    assert dropped.kept == {i: sorted(mean.topk(EXPERTS // 2).indices.tolist()) for i, mean in means.items()}
+
+
 def test_steering_without_a_table_says_how_to_make_one():
     with pytest.raises(ValueError, match="ssmoe steer BASE"):
         canonical("steer")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.families import MoEFamily, family_of
 from ssmoe_embed.routing.sites import recording, routed
+from ssmoe_embed.routing.tokens import needs_tokens, noted
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class LayerActivations:
         layer: Index of the decoder layer.
         learned: Logits of the learned router, float32 `[N,E]`.
         spectral: Logits of the spectral router, float32 `[N,E]`.
-        chosen: The experts that each token went to, `[N,k]`.
+        chosen: The experts that each token went to, `[N,k]`; under a routing that decides at the experts, the expert of
+            each pair that was computed, `[P,1]`.
         inputs: What entered the router, `[N,H]`, where that was asked for.
     """
 
@@ -103,7 +105,8 @@ def _read(module: SSMoE, family: MoEFamily, texts: Sequence[str], inputs: bool) 
     rows = mask.flatten().nonzero()[:, 0]  # [n] of the N = B·T tokens
     layers = family.layers(module.model)
     policy = module.encoder.policy(module.settings.forward)
-    with recording(rows) as taken, routed(policy), _choices(module.model, family) as chosen:
+    tokens = noted(ids, mask) if needs_tokens(policy) else nullcontext()
+    with recording(rows) as taken, routed(policy), tokens, _choices(module.model, family) as chosen:
         module.model(input_ids=ids, attention_mask=mask, use_cache=False)
     found = {"tokens": ids.flatten()[rows].cpu(), "lengths": mask.sum(dim=1).cpu()}
     for layer in layers:
@@ -112,7 +115,10 @@ def _read(module: SSMoE, family: MoEFamily, texts: Sequence[str], inputs: bool) 
             found[f"inputs/{layer.index}"] = x.cpu()
         found[f"learned/{layer.index}"] = taken.logits[layer.index].float().cpu()
         found[f"spectral/{layer.index}"] = module.routers.logits(layer.index, x).cpu()  # type: ignore[union-attr]
-        found[f"chosen/{layer.index}"] = chosen[layer.index][rows.to(chosen[layer.index].device)].cpu()
+        if layer.index in taken.pairs:
+            found[f"chosen/{layer.index}"] = taken.pairs[layer.index][1][:, None].cpu()
+        else:
+            found[f"chosen/{layer.index}"] = chosen[layer.index][rows.to(chosen[layer.index].device)].cpu()
     return found
 
 

@@ -47,6 +47,7 @@ class InspectionOptions:
         directions: Dominant directions of an expert's matrix.
         projection: How the map is made.
         tokens: Tokens listed for an expert.
+        routings: Further routings, by name, whose load is measured; see `routing/named.py`.
         batch_size: Texts per forward pass.
         progress: Show progress bars.
     """
@@ -56,6 +57,7 @@ class InspectionOptions:
     directions: int = DIRECTIONS
     projection: Projection = Projection.TSNE
     tokens: int = 8
+    routings: tuple[str, ...] = ()
     batch_size: int = 32
     progress: bool = False
 
@@ -70,7 +72,8 @@ class LayerInspection:
         learned: Collapse of the learned router.
         spectral: The same of the spectral router.
         covariance: Lemma 3.1.
-        loads: The load by routing: `original`, `ssmoe` (the mix) and `ev` (the spectral router alone).
+        loads: The load by routing: `original`, `ssmoe` (the mix) and `ev` (the spectral router alone), and
+            those that were named.
         tokens: Tokens that most set each expert apart, under the original routing.
         overlaps: Overlap of the experts' dominant subspaces by kind of matrix.
         gates: Alignment of the learned router's rows with those subspaces, likewise.
@@ -151,7 +154,7 @@ def inspect_model(
         "original": _settings(own, Method.SMOE),
         "ssmoe": _settings(own, Method.SSMOE, alpha=options.alpha),
         "ev": _settings(own, Method.SSMOE, alpha=1.0),
-    }
+    } | {routing: _settings(own, Method.SMOE, routing=routing) for routing in options.routings}
     keywords: dict[str, Any] = {"batch_size": options.batch_size, "progress": options.progress}
     read = {routing: collect(module, sample.texts, chosen, **keywords) for routing, chosen in routings.items()}
     family, weights = family_of(module.model), module.routers.weights if module.routers else {}
@@ -202,7 +205,8 @@ def checked_module(model: EmbeddingModel) -> SSMoE:
 
 def _settings(own: EmbeddingSettings, method: Method, **changes: Any) -> EmbeddingSettings:
     """The model's settings with another method, uncalibrated."""
-    return own.changed(method=method, routing_signal=None, calibration=Calibration.NONE, **changes)
+    plain = {"routing_signal": None, "routing": None, "calibration": Calibration.NONE}
+    return own.changed(method=method, **(plain | changes))
 
 
 def inspect_layer(

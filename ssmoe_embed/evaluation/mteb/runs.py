@@ -15,10 +15,12 @@ from ssmoe_embed.evaluation.tasks.corruption import CLEAN, Corruption, ladder
 from ssmoe_embed.evaluation.vision.corruption import LADDER as IMAGE_LADDER
 from ssmoe_embed.evaluation.vision.corruption import ImageCorruption, names_image_corruption
 from ssmoe_embed.evaluation.vision.corruption import ladder as image_ladder
+from ssmoe_embed.routing.named import canonical
 from ssmoe_embed.spectral.settings import SpectralSettings
 
 _NO_CORRUPTION = ("none", CLEAN)
 _LADDER = "ladder"
+_OWN = "own"
 OF_THE_TASK = "task"
 """As `instruction`: each task's own, as mteb has it; the paper's release takes those of E5, which are the same."""
 
@@ -115,6 +117,7 @@ def grid(
     corruptions: Sequence[str | Corruption | None] = (None,),
     overrides: Mapping[str, Any] | None = None,
     *,
+    routings: Sequence[str] | None = None,
     train_corrupt: bool = True,
 ) -> list[Run]:
     """Every combination, corruption first, then prompt, then method.
@@ -125,15 +128,28 @@ def grid(
         corruptions: Corruptions or their names; `none`, `clean` or None for clean texts, `ladder` for clean texts and a
             ladder of rates.
         overrides: Fields of `EmbeddingSettings` for all of them.
+        routings: Values of `EmbeddingSettings.routing`, `own` for the model's own routers; methods that the mix routes are
+            measured without one, once.
         train_corrupt: Corrupt the texts that a task trains its classifier on as well.
 
     Raises:
         ValueError: A corruption's name cannot be read.
     """
     chosen = _corruptions(corruptions, train_corrupt)
-    axes = itertools.product(chosen, prompts or (None,), methods or (None,))
-    runs = [Run(method, prompt, corruption, dict(overrides or {})) for corruption, prompt, method in axes]
+    axes = itertools.product(chosen, prompts or (None,), methods or (None,), routings or (None,))
+    runs = [
+        Run(method, prompt, corruption, dict(overrides or {}) | _routing(method, routing))
+        for corruption, prompt, method, routing in axes
+    ]
     return [run for position, run in enumerate(runs) if run not in runs[:position]]
+
+
+def _routing(method: str | None, routing: str | None) -> dict[str, Any]:
+    """What a routing changes of a method's settings."""
+    if routing is None:
+        return {}
+    reroutes = method is not None and EmbeddingSettings.of(method=method).representation.reroutes
+    return {"routing": None if reroutes or routing == _OWN else canonical(routing)}
 
 
 def _corruptions(
