@@ -25,6 +25,7 @@ from ssmoe_embed.language_model.routings import ROUTERS_FILE, Routing, RoutingSe
 from ssmoe_embed.language_model.slicing import slice_experts
 from ssmoe_embed.routing import RoutingPolicy, reroute
 from ssmoe_embed.routing.mixing import scores
+from ssmoe_embed.routing.policies import check_at_routers
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 
@@ -43,6 +44,7 @@ class _Sums:
 
     def check(self, model: nn.Module) -> None:
         """See `RoutingPolicy.check`."""
+        check_at_routers(self.policy)
         if self.policy is not None:
             self.policy.check(model)
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ssmoe_embed.families import MoELayer, family_of
 from ssmoe_embed.language_model.perplexity import token_ids
 from ssmoe_embed.routing import RoutingPolicy
-from ssmoe_embed.routing.experts import needs_experts
+from ssmoe_embed.routing.policies import check_at_routers
 from ssmoe_embed.routing.sites import decision, is_rerouted
 from ssmoe_embed.routing.tokens import install_token_hooks, needs_tokens
 
@@ -57,10 +57,7 @@ def expert_overlap(
     """
     if is_rerouted(model):
         raise ValueError("This model is re-routed; remove that routing before it is compared with the model's own.")
-    if needs_experts(policy):
-        raise ValueError(
-            f"{type(policy).__name__} does not choose at the routers, so its choices cannot be compared with theirs."
-        )
+    check_at_routers(policy)
     policy.check(model)
     family = family_of(model)
     meter = _Meter()

@@ -88,6 +88,19 @@ class SpectralRouting:
         return mixed_logits(logits, self.routers.logits(layer, hidden), self.alpha, self.mix, score)
 
 
+def check_at_routers(policy: RoutingPolicy | None) -> None:
+    """Make sure that a policy decides by logits, so that these tell what it chooses.
+
+    Raises:
+        ValueError: It decides at the experts.
+    """
+    if getattr(policy, "needs_experts", False):
+        raise ValueError(
+            f"{type(policy).__name__} decides at the experts, so logits do not tell what it chooses; pass a policy that "
+            "replaces logits, such as SpectralRouting."
+        )
+
+
 def fingerprints_of(model: nn.Module) -> dict[int, torch.Tensor]:
     """What identifies each of a model's learned routers, `[E]` by layer; they are left out whose weights are elsewhere."""
     family = family_of(model)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ssmoe_embed.families import Score
-from ssmoe_embed.routing.policies import RoutingPolicy
+from ssmoe_embed.routing.policies import RoutingPolicy, check_at_routers
 from ssmoe_embed.routing.tokens import Tokens, current_tokens, needs_tokens
 from ssmoe_embed.spectral.routers import SpectralRouters
 
@@ -46,6 +46,7 @@ class EqualWeights:
 
     def check(self, model: nn.Module) -> None:
         """See `RoutingPolicy.check`."""
+        check_at_routers(self.policy)
         own = getattr(model.config, "num_experts_per_tok", self.top_k)
         if own != self.top_k:
             raise ValueError(f"top_k={self.top_k}, but the model chooses {own} experts per token; pass top_k={own}.")

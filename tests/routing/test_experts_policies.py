@@ -16,6 +16,9 @@ from transformers import AutoModel, AutoModelForCausalLM
 from ssmoe_embed import SSMoE, reroute
 from ssmoe_embed.evaluation.inspection.activations import collect
 from ssmoe_embed.families import Score, UnsupportedModelError, register_families
+from ssmoe_embed.language_model.dropped import expert_scores
+from ssmoe_embed.language_model.overlap import expert_overlap
+from ssmoe_embed.routing import EqualWeights
 from ssmoe_embed.routing.competition import Competition
 from ssmoe_embed.routing.experts import DecidesAtExperts
 from ssmoe_embed.routing.mixing import scores
@@ -297,3 +300,14 @@ def test_the_load_under_them_counts_the_pairs_that_were_computed(calibrated_modu
         lengths = found.last.diff(prepend=torch.tensor([-1]))
         expected = sum(max(1, math.floor(share * k * length)) for length in lengths.tolist())
         assert [layer.chosen.numel() for layer in found.layers] == [expected] * len(found.layers)
+
+
+def test_what_reads_choices_off_logits_refuses_them(olmoe):
+    model = AutoModelForCausalLM.from_pretrained(olmoe).eval()
+    for use in (
+        lambda: reroute(model, EqualWeights(Competition(), model.config.num_experts_per_tok)),
+        lambda: expert_scores(model, [BATCH["input_ids"]], Competition(), progress=False),
+        lambda: expert_overlap(model, None, ["a"], Competition()),
+    ):
+        with pytest.raises(ValueError, match="decides at the experts"):
+            use()

@@ -72,6 +72,7 @@ def test_an_evaluation_measures_each_routing_and_the_mix_once():
     own = EmbeddingSettings(method="moee", routing="usmoe")
     found = [(str(one.method), one.routing) for one in (run.settings(own) for run in runs)]
     assert found == [("smoe", None), ("smoe", "usmoe"), ("smoe", "hash"), ("ssmoe", None)]
+    assert grid(["ssmoe"])[0].settings(own).routing is None
     with pytest.raises(ValueError, match="usmoe"):
         grid(["smoe"], routings=["usmeo"])
 

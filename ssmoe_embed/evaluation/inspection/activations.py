@@ -116,7 +116,8 @@ def _read(module: SSMoE, family: MoEFamily, texts: Sequence[str], inputs: bool) 
         found[f"learned/{layer.index}"] = taken.logits[layer.index].float().cpu()
         found[f"spectral/{layer.index}"] = module.routers.logits(layer.index, x).cpu()  # type: ignore[union-attr]
         if layer.index in taken.pairs:
-            found[f"chosen/{layer.index}"] = taken.pairs[layer.index][1][:, None].cpu()
+            tokens_of, experts = taken.pairs[layer.index]  # [P]
+            found[f"chosen/{layer.index}"] = experts[mask.flatten().bool()[tokens_of]][:, None].cpu()
         else:
             found[f"chosen/{layer.index}"] = chosen[layer.index][rows.to(chosen[layer.index].device)].cpu()
     return found

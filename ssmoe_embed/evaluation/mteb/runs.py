@@ -78,6 +78,8 @@ class Run:
         changes = {name: value for name, value in changes.items() if value is not None} | dict(self.overrides)
         if self.method is not None and self.method != own.method and self.method not in PRESETS:
             changes = {"routing_signal": None, **changes}  # the saved one belongs to the saved method
+        if _reroutes(self.method):
+            changes = {"routing": None, **changes}  # likewise
         return own.changed(**changes)
 
     def deviations(self, own: EmbeddingSettings) -> dict[str, Any]:
@@ -148,8 +150,12 @@ def _routing(method: str | None, routing: str | None) -> dict[str, Any]:
     """What a routing changes of a method's settings."""
     if routing is None:
         return {}
-    reroutes = method is not None and EmbeddingSettings.of(method=method).representation.reroutes
-    return {"routing": None if reroutes or routing == _OWN else canonical(routing)}
+    return {"routing": None if _reroutes(method) or routing == _OWN else canonical(routing)}
+
+
+def _reroutes(method: str | None) -> bool:
+    """Whether a method is routed by the mix of learned and spectral routers."""
+    return method is not None and EmbeddingSettings.of(method=method).representation.reroutes
 
 
 def _corruptions(
