@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.routing.experts import DecidesAtExperts, ExpertsCall
 from ssmoe_embed.routing.tokens import Tokens, current_tokens
 
@@ -70,6 +71,15 @@ class _Paired(DecidesAtExperts):
         return tokens
 
 
+class Total(Choice):
+    """What a token's weights are divided by in a family that normalises them."""
+
+    ALL = "all"
+    """Its scores of all experts, as in the authors' code, whose models do not normalise: few pairs then weigh little."""
+    KEPT = "kept"
+    """Its scores of the pairs that are computed, so that they add up to what they do in the family."""
+
+
 @dataclass(frozen=True)
 class UnifiedRouting(_Paired):
     """USMoE: the best pairs by `u = (1-rate)·softmax(r) + rate·(2/E)·sigmoid(r)`, which is their weight too.
@@ -79,13 +89,16 @@ class UnifiedRouting(_Paired):
         budget: Pairs that are computed, as a share of the text's tokens times k; the authors' release has 1.
         causal: See `_Paired`.
         per_token: A control: the k best of each token, as ever, with these weights.
+        total: See `Total`.
     """
 
     rate: float = 0.5
     budget: float = 1.0
     per_token: bool = False
+    total: Total = Total.ALL
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "total", Total.parse(self.total, "total"))
         if not 0 <= self.rate <= 1:
             raise ValueError(f"rate={self.rate!r} is outside [0, 1]; the authors' is 0.5.")
         if not 0 < self.budget <= 1:
@@ -100,16 +113,22 @@ class UnifiedRouting(_Paired):
         """See `ExpertsPolicy.assign`."""
         z, E = call.logits.float(), call.logits.shape[-1]
         u = (1 - self.rate) * z.softmax(dim=-1) + self.rate * (2 / E) * z.sigmoid()  # [N,E]
-        weights = u / u.sum(dim=-1, keepdim=True) if call.weighting.normalises else u
-        weights = call.weighting.scale * weights
+        kept = self._kept(u, call)
+        if call.weighting.normalises:
+            total = (u * kept if self.total is Total.KEPT else u).sum(dim=-1, keepdim=True)
+            u = u / total.clamp_min(torch.finfo(u.dtype).tiny)
+        return kept, call.weighting.scale * u
+
+    def _kept(self, u: torch.Tensor, call: ExpertsCall) -> torch.Tensor:
+        """Which pairs are computed, `[N,E]`."""
         if self.per_token:
-            return torch.zeros_like(u, dtype=torch.bool).scatter_(1, call.index, value=True), weights
-        tokens = self.tokens(call)
+            return torch.zeros_like(u, dtype=torch.bool).scatter_(1, call.index, value=True)
+        tokens, E = self.tokens(call), u.shape[-1]
         u, real = u.view(-1, tokens.length, E), tokens.real.view(-1, tokens.length)  # [N,E] → [B,T,E]
         seen = tokens.positions.view_as(real) + 1 if self.causal else real.sum(dim=1, keepdim=True)  # [B,T] or [B,1]
         budget = (self.budget * call.index.shape[1] * seen).floor().clamp_min(1)
         kept = places(u, real, causal=self.causal) < budget[..., None]
-        return (kept & real[..., None]).view(-1, E), weights
+        return (kept & real[..., None]).view(-1, E)
 
 
 @dataclass(frozen=True)
