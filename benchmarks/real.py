@@ -30,16 +30,24 @@ from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore, read_json
-from ssmoe_embed.evaluation.tasks.corruption import Corruption
+from ssmoe_embed.evaluation.sweep.axes import Axis
+from ssmoe_embed.evaluation.sweep.running import sweep
+from ssmoe_embed.evaluation.tasks.corruption import CLEAN, Corruption
 from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
 from ssmoe_embed.hub.building import build
 from ssmoe_embed.hub.loading import load
 
 FIRST = ("BIOSSES", "STSBenchmark")
-OTHERS = ("EmotionClassification", "SICK-R", "STS12", "STS15", "STS14")
+OTHERS = ("EmotionClassification", "STS12", "STS15", "SICK-R", "STS14")
 BASELINES = ("tfidf-words", "minilm")
 REASONING = ("arc_easy", "arc_challenge", "boolq", "hellaswag", "openbookqa", "piqa", "winogrande")
 TOP_C = 0.05
+LAYERS = (-2, -4, -8)
+"""Hidden layers that are tried beside the last."""
+RATES = {"replace": (0.2, 0.4, 0.6, 0.8, 1.0), "insert": (0.2, 0.4, 0.6, 0.8, 1.0)}
+"""Rates of `AAA` that are tried on development data."""
+KEPT = 0.08
+"""What the paper's corruption leaves of OLMoE-7B's hidden state on similarity tasks (table 2: 1.9 of 24.1)."""
 _CALIBRATION = (300, 120)
 """Texts that features are standardised on, and the characters of the longest."""
 
@@ -53,12 +61,14 @@ class Place:
         dense: The same with all experts, equally weighed.
         tasks: Folder of the tasks' data.
         work: What is measured, and what is made for it.
+        dtype: Of the models' weights.
     """
 
     moe: Path
     dense: Path
     tasks: Path
     work: Path
+    dtype: str = "bfloat16"
 
     @property
     def model(self) -> Path:
@@ -112,9 +122,9 @@ def development(place: Place) -> None:
         with atomic_file(thin) as file:
             file.write(gzip.compress("".join(kept).encode(), mtime=0))
     task = development_task(place.work)
-    measured(place.model, [task], candidates(), place.work / "dev")
+    measured(place, place.model, [task], candidates(), place.work / "dev")
     best: dict[str, TaskScore] = {}
-    for score in ResultFolder(place.work / "dev").scores():
+    for score in (one for one in ResultFolder(place.work / "dev").scores() if one.corruption == CLEAN):
         if score.method not in best or score.score > best[score.method].score:
             best[score.method] = score
     chosen = {
@@ -138,7 +148,10 @@ def candidates() -> list[Run]:
             Run(method, "prompteol", None, {"combination": "sum", "routing_weight": weight})
             for weight in (0.25, 0.5, 1.0)
         ]
-    return found
+    plain = {"calibration": "none"}  # or each would be calibrated anew
+    for alpha in (0.25, 0.75, 1.0):
+        found += [Run(method, "prompteol", None, {"alpha": alpha} | plain) for method in ("ssmoe-hidden", "ssmoe")]
+    return found + [Run("smoe", "prompteol", None, {"hidden_layer": layer} | plain) for layer in LAYERS]
 
 
 def runs(place: Place, prompt: str, corruption: str | None = None) -> list[Run]:
@@ -152,9 +165,25 @@ def runs(place: Place, prompt: str, corruption: str | None = None) -> list[Run]:
     return [*found, Run("moee", prompt, corrupted, other)]
 
 
+def eigenvectors(place: Place) -> None:
+    """How the share of the eigenvectors counts, on development pairs."""
+    fixed = {"method": "ssmoe", "prompt": "prompteol", "calibration": "none"}
+    shares = Axis.of_texts("top_c", ("0.01", "0.2", "1.0"))
+    found = sweep(
+        place.model,
+        [shares],
+        [development_task(place.work)],
+        place.work / "dev",
+        settings=fixed,
+        options=OPTIONS,
+        model_kwargs={"dtype": place.dtype},
+    )
+    _raise(found.failures)
+
+
 def first_tasks(place: Place) -> None:
     """Two tasks under PromptEOL, and what they are compared with."""
-    measured(place.model, place.tasks_of(FIRST), runs(place, "prompteol"), place.results)
+    measured(place, place.model, place.tasks_of(FIRST), runs(place, "prompteol"), place.results)
 
 
 def comparisons(place: Place) -> None:
@@ -166,7 +195,7 @@ def beside(place: Place, names: Sequence[str], prompt: str, corruption: str | No
     """Measure the dense model's hidden state and the baselines on some tasks."""
     corrupted = None if corruption is None else Corruption.parse(corruption)
     tasks = place.tasks_of(names)
-    measured(place.whole, tasks, [Run("smoe", prompt, corrupted, place.chosen()["smoe"])], place.results)
+    measured(place, place.whole, tasks, [Run("smoe", prompt, corrupted, place.chosen()["smoe"])], place.results)
     _raise(
         evaluate([], tasks, [Run(corruption=corrupted)], place.results, baselines=BASELINES, options=OPTIONS).failures
     )
@@ -175,20 +204,38 @@ def beside(place: Place, names: Sequence[str], prompt: str, corruption: str | No
 def other_tasks(place: Place) -> None:
     """The other tasks under PromptEOL."""
     for name in OTHERS:
-        measured(place.model, place.tasks_of([name]), runs(place, "prompteol"), place.results)
+        measured(place, place.model, place.tasks_of([name]), runs(place, "prompteol"), place.results)
         beside(place, [name], "prompteol")
+
+
+def rates(place: Place) -> None:
+    """How much AAA costs the hidden state on development pairs."""
+    names = [f"{operation}@{rate}" for operation, some in RATES.items() for rate in some]
+    wanted = [Run("smoe", "prompteol", Corruption.parse(name), {"calibration": "standardize"}) for name in names]
+    measured(place, place.model, [development_task(place.work)], wanted, place.work / "dev")
+
+
+def chosen_rates(place: Place) -> list[str]:
+    """For each operation the rate whose drop on development pairs is most like the paper's."""
+    dev = [one for one in ResultFolder(place.work / "dev").scores() if one.method == "smoe"]
+    clean = max(one.score for one in dev if one.corruption == CLEAN and "calibration" not in one.settings)
+    found = {one.corruption: one.score / clean for one in dev if one.corruption != CLEAN}
+    return [
+        min((name for name in found if name.startswith(operation)), key=lambda name: abs(found[name] - KEPT))
+        for operation in RATES
+    ]
 
 
 def corrupted_texts(place: Place) -> None:
     """The first tasks with AAA put in, by both operations."""
-    for name in ("replace@0.4", "insert@0.8"):
-        measured(place.model, place.tasks_of(FIRST), runs(place, "prompteol", name), place.results)
+    for name in chosen_rates(place):
+        measured(place, place.model, place.tasks_of(FIRST), runs(place, "prompteol", name), place.results)
         beside(place, FIRST, "prompteol", name)
 
 
 def without_prompt(place: Place) -> None:
     """The first tasks without PromptEOL, and what the paper's release computes."""
-    measured(place.model, place.tasks_of(FIRST), [*runs(place, "none"), Run("paper")], place.results)
+    measured(place, place.model, place.tasks_of(FIRST), [*runs(place, "none"), Run("paper")], place.results)
     beside(place, FIRST, "none")
 
 
@@ -224,20 +271,22 @@ def inspection(place: Place) -> None:
 STAGES: dict[str, Callable[[Place], None]] = {
     "models": models,
     "dev": development,
+    "eigenvectors": eigenvectors,
     "first": first_tasks,
     "beside": comparisons,
-    "inspect": inspection,
-    "corrupted": corrupted_texts,
     "others": other_tasks,
     "none": without_prompt,
+    "rates": rates,
+    "corrupted": corrupted_texts,
+    "inspect": inspection,
     "reasoning": reasoning,
 }
 OPTIONS = EvaluationOptions(batch_size=32, predictions=True)
 
 
-def measured(model: Path, tasks: Sequence[AbsTask], wanted: Sequence[Run], folder: Path) -> None:
+def measured(place: Place, model: Path, tasks: Sequence[AbsTask], wanted: Sequence[Run], folder: Path) -> None:
     """Measure runs of a model; what is in the folder is kept."""
-    _raise(evaluate([model], tasks, wanted, folder, options=OPTIONS).failures)
+    _raise(evaluate([model], tasks, wanted, folder, options=OPTIONS, model_kwargs={"dtype": place.dtype}).failures)
 
 
 def _raise(failures: Sequence[Any]) -> None:
@@ -255,10 +304,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("build/real/measured"), help="results")
     parser.add_argument("--split", type=Path, help="what examples/split_dense measured (.json), for the report")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--dtype", default="bfloat16", help="of the models' weights")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args(arguments)
-    place = Place(options.moe, options.dense, options.tasks, options.work)
+    place = Place(options.moe, options.dense, options.tasks, options.work, options.dtype)
     torch.set_num_threads(options.threads)
     if options.command == "measure":
         for name in options.stages:

@@ -12,9 +12,10 @@ import mteb
 from measuring import machine
 
 from ssmoe_embed.common.tables import Report, Table
-from ssmoe_embed.evaluation.results.folder import ResultFolder, read_json
+from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore, read_json
 from ssmoe_embed.evaluation.results.summary import summary
 from ssmoe_embed.evaluation.significance import comparison
+from ssmoe_embed.evaluation.tasks.corruption import CLEAN
 from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ EVERY = 5
 EMBEDDING, INSPECTION = "embedding", "inspection.json"
 _PAIRS = (("ev", "router"), ("moee", "smoe"), ("ssmoe-hidden", "smoe"), ("ssmoe", "smoe"), ("ssmoe", "moee"))
 _RESAMPLES = 2000
-VARIED = ("calibration", "combination", "routing_weight")
+VARIED = ("calibration", "combination", "routing_weight", "alpha", "hidden_layer")
 """Settings that are chosen for each method on development data."""
 
 
@@ -42,7 +43,8 @@ def report(work: Path, tasks_of: Callable[[Iterable[str]], list[AbsTask]], split
     parts: list[str | Table] = [f"{machine('torch', 'transformers', 'mteb')}. Points of 100."]
     if split is not None:
         parts += _divided(json.loads(split.read_text(encoding="utf-8")))
-    dev = ResultFolder(work / "dev").scores()
+    scored = ResultFolder(work / "dev").scores()
+    dev = [one for one in scored if one.corruption == CLEAN]
     if dev:
         parts += [
             f"## Development: every {EVERY}th pair of STSBenchmark's development set, PromptEOL",
@@ -56,6 +58,7 @@ def report(work: Path, tasks_of: Callable[[Iterable[str]], list[AbsTask]], split
             ),
         ]
         parts += _developed(work)
+        parts += _rates([one for one in scored if one.corruption != CLEAN])
     if (work / INSPECTION).is_file():
         parts += _inspected(read_json(work / INSPECTION))
     folder = ResultFolder(work / EMBEDDING)
@@ -83,6 +86,12 @@ def _developed(work: Path) -> list[str | Table]:
                 (f"{one} − {other}", line.first.settings_text or "standardize", *_difference(line)) for line in lines
             ]
     return [Table(("", "settings", "difference", "95 % interval", "p"), tuple(rows), texts=2)] if rows else []
+
+
+def _rates(scored: Sequence[TaskScore]) -> list[str | Table]:
+    """What rates of AAA leave of the hidden state's score."""
+    rows = tuple((one.corruption, f"{100 * one.score:.1f}") for one in sorted(scored, key=lambda one: one.corruption))
+    return [Table(("AAA", "smoe"), rows)] if rows else []
 
 
 def _difference(line: comparison.MethodDifference) -> tuple[str | None, ...]:

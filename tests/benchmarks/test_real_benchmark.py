@@ -23,6 +23,8 @@ def real(monkeypatch):
     monkeypatch.setattr(real, "_CALIBRATION", (24, 40))
     monkeypatch.setattr(real, "TOP_C", 2)
     monkeypatch.setattr(real, "_INSPECTED", 24)
+    monkeypatch.setattr(real, "LAYERS", (-2,))
+    monkeypatch.setattr(real, "RATES", {"replace": (0.5,), "insert": (0.5, 1.0)})
     monkeypatch.setattr(real, "BASELINES", ("tfidf-words",))
     yield real
     for name in {"real", "real_report", "measuring"} & (set(sys.modules) - before):
@@ -46,12 +48,14 @@ def tasks(tmp_path):
 
 def test_settings_come_from_development_data_and_interrupted_work_goes_on(real, olmoe, tasks, tmp_path, capsys):
     places = ["--moe", str(olmoe), "--dense", str(olmoe), "--tasks", str(tasks), "--work", str(tmp_path / "work")]
-    stages = ["models", "dev", "first", "beside", "inspect"]
+    stages = ["models", "dev", "first", "beside", "rates", "corrupted", "inspect"]
     real.main(["measure", *places, "--stages", *stages])
     dev = real.ResultFolder(tmp_path / "work" / "dev").scores()
     chosen = json.loads((tmp_path / "work" / "settings.json").read_text(encoding="utf-8"))
     for method, settings in chosen.items():
-        best = max((one for one in dev if one.method == method), key=lambda one: one.score)
+        best = max(
+            (one for one in dev if one.method == method and one.corruption == "clean"), key=lambda one: one.score
+        )
         assert settings == {name: value for name, value in best.settings.items() if name in real.VARIED}
     results = real.ResultFolder(tmp_path / "work" / "embedding")
     before = {one.path: one.path.stat().st_mtime_ns for one in results.scores()}
@@ -69,4 +73,6 @@ def test_settings_come_from_development_data_and_interrupted_work_goes_on(real, 
     assert capsys.readouterr().out == shown
     assert "local-" in shown
     assert "length of a row" in shown
+    assert "| replace@0.5 |" in shown.split("## Routers")[0]
+    assert len({one.corruption for one in results.scores()}) == 3, "clean, and one rate of each operation"
     assert "ssmoe-hidden" in shown.split("## Compared")[1]
