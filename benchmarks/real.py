@@ -236,7 +236,6 @@ def corrupted_texts(place: Place) -> None:
 def without_prompt(place: Place) -> None:
     """The first tasks without PromptEOL, and what the paper's release computes."""
     measured(place, place.model, place.tasks_of(FIRST), [*runs(place, "none"), Run("paper")], place.results)
-    beside(place, FIRST, "none")
 
 
 def reasoning(place: Place) -> None:
