@@ -349,7 +349,8 @@ def main() -> None:
         f"{start} on {n:,} tokens, at a rate of {STARTS[start]['learning_rate']:g}" for start, n in tokens.items()
     ]
     note = (
-        f"Written by `python benchmarks/training_curves.py`. {machine('torch', 'transformers', 'trl')}; one thread. Mean over {len(SEEDS)} seeds, and their range. "
+        f"Written by `python benchmarks/training_curves.py`. {machine('torch', 'transformers', 'trl')}; "
+        f"one thread. Mean over {len(SEEDS)} seeds, and their range. "
         f"Trained {'; '.join(amounts)}. Perplexity is that of held-out texts; the tasks of the harness are the first "
         f"{QUESTIONS} questions of each; vectors are judged on {PAIRS} pairs of two offline similarity tasks. Points of 100."
     )
