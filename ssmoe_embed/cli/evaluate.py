@@ -25,7 +25,10 @@ def evaluate(
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(help="paper, offline, a benchmark such as 'MTEB(eng, v2)', or tasks of mteb.  [default: offline]"),
+        typer.Option(
+            help="paper, offline, paper-vision, offline-vision, a benchmark such as 'MTEB(eng, v2)', or tasks of mteb.  "
+            "[default: offline]"
+        ),
     ] = None,
     methods: Annotated[list[str] | None, typer.Option(help=f"{opts.METHODS}; by default the model's own.")] = None,
     prompts: Annotated[
@@ -34,7 +37,10 @@ def evaluate(
     dataset_dir: opts.DatasetDir = None,
     corrupt: Annotated[
         list[str] | None,
-        typer.Option(help="none, replace@RATE, insert@RATE, or ladder: clean texts and rising rates.  [default: none]"),
+        typer.Option(
+            help="none, replace@RATE, insert@RATE, or ladder: clean texts and rising rates; for images gaussian@, uniform@ "
+            "or salt-pepper@STRENGTH, or image-ladder.  [default: none]"
+        ),
     ] = None,
     output: opts.ResultFolderTo = Path("results"),
     routing: Annotated[

@@ -127,3 +127,32 @@ def test_the_server_gives_thumbnails_of_what_is_indexed_and_searches_by_image(in
         refused = client.post("/api/like", content=b"no picture")
         assert refused.status_code == 400
         assert "Pillow" in json.dumps(refused.json())
+
+
+def test_the_command_searches_a_folder_of_images_by_words_and_by_image(ssmoe, folder):
+    asked = ("search", "--images", folder, "--json", "--top", 1, "--quiet")
+    by_words, by_image = ssmoe(*asked, "a red heart"), ssmoe(*asked, "--like", folder / "IMG_7.jpg")
+    assert (by_words.status, by_image.status) == (0, 0), by_words.err + by_image.err
+    assert json.loads(by_words.out)["source"].endswith("red-heart.png")
+    assert json.loads(by_image.out)["source"].endswith("IMG_7.jpg")
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("a query", "--like", "x.png"), "takes the place of a query"),
+        (("--like", "x.png", "--words-only"), "An image has no words"),
+        (("--images", "none-there", "a query"), "none-there"),
+        (("--images", ".", "--corpus", ".", "a query"), "exclude each other"),
+    ],
+)
+def test_the_command_says_what_does_not_go_together(ssmoe, asked, told):
+    ran = ssmoe("search", *asked)
+    assert ran.status != 0
+    assert told in ran.err
+
+
+def test_the_command_answers_a_sentence_with_emoji(ssmoe):
+    ran = ssmoe("search", "--corpus", "emoji", "I am so tired", "--quiet")
+    assert ran.status == 0, ran.err
+    assert any(0x1F300 <= ord(letter) <= 0x1FAFF for letter in ran.out)
