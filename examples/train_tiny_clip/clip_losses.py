@@ -40,6 +40,18 @@ def distil(texts: Tensor, targets: Tensor, scale: float = 20.0) -> Tensor:
     return (1 - cosines.diagonal()).mean() + 0.2 * ranking
 
 
+def alike(images: Tensor, scale: float = 10.0) -> Tensor:
+    """Two drawings of one concept nearer to each other than to drawings of others.
+
+    Args:
+        images: `[2·C,D]` unit vectors: one drawing of each of `C` concepts, then another one of each.
+        scale: What cosines are multiplied with.
+    """
+    half = len(images) // 2
+    logits = scale * images @ images.T - torch.diag(torch.full((len(images),), 1e4))  # [2C,2C]
+    return functional.cross_entropy(logits, torch.arange(len(images)).roll(half))
+
+
 class Balance:
     """Watches every router of a model and tells how unevenly a batch used the experts."""
 

@@ -231,7 +231,10 @@ def main() -> None:
     model: Any = SentenceTransformer(str(options.model), device="cpu", model_kwargs={"dtype": "float32"})
     judge = Judge(options.work, model)
     clip = model[0].model
-    rows = {name: judge.judge(routing) for name, routing in routings(clip)}
+    rows = {}
+    for name, routing in routings(clip):
+        rows[name] = judge.judge(routing)
+        print(name, rows[name], flush=True)
     use = expert_use(clip, lambda: (judge.images(judge.trials[0].rows), judge.texts(judge.trials[0].candidates)))
     rows["nearest training picture by its pixels"] = judge.nearest()
     rows["texts alone (every picture the average one)"] = judge.blind()

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 PIXELS = 48
 """Side of a drawn picture; training takes 32 of it."""
-STYLES = ("noto", "noto-v1", "fluent-emoji-flat", "fluent-emoji", "fluent-emoji-high-contrast", "fxemoji")
-"""Trained on: Apache-2.0 or MIT."""
+STYLES = ("noto", "noto-v1", "fluent-emoji-flat", "fluent-emoji", "fluent-emoji-high-contrast", "fxemoji", "emojione")
+"""Trained on: Apache-2.0 or MIT, and EmojiOne 2 (CC BY 4.0)."""
 HELD_OUT_STYLE = "twemoji"
 """Never trained on: a whole style (CC BY 4.0)."""
 
