@@ -6,6 +6,7 @@ python examples/train_tiny_clip/write_model.py --work build/clip --output build/
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -29,6 +30,9 @@ def main() -> None:
     module = SSMoEVision(model, CLIPProcessor(make_processor(), tokenizer))
     EmbeddingModel(modules=[module], device="cpu").save(str(options.output))
     write_json(options.output / CONFIG, module.get_config_dict() | {"dtype": "float32"})  # faster on a CPU
+    pieces = options.output / "tokenizer.json"  # without the spaces, which are half of it
+    told = json.loads(pieces.read_text(encoding="utf-8"))
+    pieces.write_text(json.dumps(told, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     card = options.output / "README.md"
     text = card.read_text(encoding="utf-8").replace("sentence_transformers_model_id", "ssmoe/tiny-clip")
     own = Path(__file__).with_name("CARD.md").read_text(encoding="utf-8")
