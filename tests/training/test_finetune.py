@@ -1,6 +1,7 @@
 """Fine-tuning: under every routing by one path, resumed to the same weights, an ordinary checkpoint in the end."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import TOP_C
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ssmoe_embed import SpectralRouters, language_model
 from ssmoe_embed.language_model import RoutingSettings
@@ -404,3 +405,28 @@ def test_the_similarity_of_experts_is_logged_and_trained_against(olmoe, data, tm
     assert alike[10.0][-1] < alike[1e-9][-1]
     with pytest.raises(ValueError, match="similarity is a loss of the experts' own weights"):
         settings(similarity=1.0, optimizer="lora")
+
+
+def test_a_chat_learns_its_last_answer_as_the_template_writes_it(olmoe, tmp_path):
+    base, tokenizer = tmp_path / "base", AutoTokenizer.from_pretrained(olmoe)
+    shutil.copytree(olmoe, base)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    tokenizer.save_pretrained(base)
+    words, end = ("one", "two", "six", "ten"), tokenizer.eos_token
+    first = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "no"}]
+    chats = [
+        {"messages": [*first, {"role": "user", "content": f"Say {w}"}, {"role": "assistant", "content": w}]}
+        for w in words
+    ]
+    asked = f"user: Count.{end}assistant: no{end}user: Say {{}}{end}assistant: "
+    written = [{"prompt": asked.format(word), "completion": word} for word in words]
+    found = []
+    for name, examples in (("chats", chats), ("written", written)):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(one) + "\n" for one in examples), encoding="utf-8")
+        chosen = settings(steps=2, batch_size=4, routing="ssmoe")
+        found.append(losses(finetune(base, file, tmp_path / f"out-{name}", chosen, progress=False)))
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
