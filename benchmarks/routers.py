@@ -302,10 +302,10 @@ def report(place: Place) -> Report:
         calibration = place.chosen(row)
         if calibration is None:
             continue
-        dev = place.score(row, "STSBenchmark", "dev", calibration)
-        cells = [_with_interval(place, row, calibration, name) for name in TESTS]
+        dev = _with_interval(place, row, calibration, "STSBenchmark", "dev")
+        cells = [_with_interval(place, row, calibration, name, "test") for name in TESTS]
         spent = f"{costs[row.name]:.2f}" if row.name in costs else None
-        lines.append((row.name, row.kind, calibration, f"{100 * dev.score:.1f}" if dev else None, *cells, spent))
+        lines.append((row.name, row.kind, calibration, dev, *cells, spent))
     heads = ("row", "kind", "calibration", "STSBenchmark dev", *(f"{name} test" for name in TESTS), "cost")
     parts: list[str | Table] = [note, "## Embeddings", Table(heads, tuple(lines), texts=3)]
     if (place.work / "grid").is_dir():
@@ -313,25 +313,26 @@ def report(place: Place) -> Report:
     return Report("Routings and training-free baselines on one model", tuple(parts))
 
 
-def _with_interval(place: Place, row: Row, calibration: str, name: str) -> str | None:
-    """A score, and its difference from the base row's."""
-    mine, base = place.score(row, name, "test", calibration), _base(place, name)
+def _with_interval(place: Place, row: Row, calibration: str, name: str, kind: str) -> str | None:
+    """A score on development or test data, and its difference from the base row's."""
+    mine, base = place.score(row, name, kind, calibration), _base(place, name, kind)
     if mine is None:
         return None
     shown = f"{100 * mine.score:.1f}"
     if row.name == BASE or base is None:
         return shown
-    folder = ResultFolder(place.work / "test")
+    folder = ResultFolder(place.work / kind)
     files = [folder.prediction_file(one) for one in (base, mine)]
-    found = paired_bootstrap(place.task(name), *files, resamples=_RESAMPLES)
+    task = place.task(name, "validation" if kind == "dev" else None)
+    found = paired_bootstrap(task, *files, resamples=_RESAMPLES)
     return f"{shown} ({100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}])"
 
 
-def _base(place: Place, name: str) -> TaskScore | None:
+def _base(place: Place, name: str, kind: str) -> TaskScore | None:
     """The base row's score."""
     row = next(one for one in place.rows if one.name == BASE)
     chosen = place.chosen(row)
-    return None if chosen is None else place.score(row, name, "test", chosen)
+    return None if chosen is None else place.score(row, name, kind, chosen)
 
 
 def _language(folder: GridFolder, place: Place) -> list[str | Table]:

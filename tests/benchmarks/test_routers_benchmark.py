@@ -83,7 +83,7 @@ def test_rows_are_chosen_on_development_pairs_reported_on_test_data_and_kept(
     assert capsys.readouterr().out == shown
     rows = {line.split("|")[1].strip(): line for line in reversed(shown.splitlines()) if line.startswith("|")}
     assert {"smoe", "hash", "usmoe:rate=0.3", "mean", "original", "usmoe:causal=true,rate=0.3"} <= rows.keys()
-    assert rows["hash"].count("[") == 2
+    assert rows["hash"].count("[") == 3
     assert "Every 2nd pair" in shown
 
 
