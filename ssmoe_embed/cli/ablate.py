@@ -21,7 +21,10 @@ def ablate(
     model: Annotated[str, typer.Argument(help="Folder, hub id or recipe name.")],
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="Variants beyond original and ev; by default all.", show_default=False),
+        typer.Option(
+            help="Variants beyond original and ev, or routings by name, such as competition; by default all variants.",
+            show_default=False,
+        ),
     ] = None,
     alpha: Annotated[
         list[float] | None,

@@ -77,7 +77,7 @@ def numbers(ablation: Ablation) -> Iterator[AblationNumber]:
                 value = math.exp(fmean(one.nll for one in likelihoods))
                 own, ev = (_against(ablation, name, variant, alpha, kind) for name in (ORIGINAL, SPECTRAL))
                 yield AblationNumber("perplexity", kind, variant.name, alpha, value, len(likelihoods), own, ev)
-            for name in _CHOICES:
+            for name in _CHOICES if measured.agreements else ():
                 values = [float(getattr(one, name)) for one in measured.agreements]
                 yield AblationNumber("choices", name, variant.name, alpha, fmean(values), len(values))
     if ablation.tasks is not None:

@@ -24,6 +24,7 @@ from ssmoe_embed.evaluation.texts import Corpora
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model.loading import load as load_language_model
 from ssmoe_embed.routing import SpectralRouting, reroute
+from ssmoe_embed.routing.named import policy_named
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 
@@ -65,7 +66,7 @@ class MeasuredVariant:
         variant: The variant.
         alpha: The spectral router's share.
         likelihoods: By kind of text, one a seed; empty for a model without a head.
-        agreements: One a seed.
+        agreements: One a seed; none of a routing by name, which need not be a choice by scores.
     """
 
     variant: Variant
@@ -99,11 +100,11 @@ class Ablation:
     notes: tuple[str, ...]
 
     def at(self, variant: str, alpha: float) -> MeasuredVariant:
-        """One variant at one α; the model's own router is the same at every α."""
+        """One variant at one α; what is no mix is the same at every α."""
         return next(
             one
             for one in self.measured
-            if one.variant.name == variant and (one.alpha == alpha or not one.variant.routes)
+            if one.variant.name == variant and (one.alpha == alpha or not one.variant.mixes)
         )
 
 
@@ -174,7 +175,11 @@ def ablate(
                     ]
                 )
             },
-            [agreement(readings, routers, _chosen_at(variant, alpha), score, mix=mix) for routers in drawn],
+            [
+                agreement(readings, routers, _chosen_at(variant, alpha), score, mix=mix)
+                for routers in drawn
+                if variant.routing is None
+            ],
         )
         for variant, drawn in made
         for alpha in _alphas(variant, options)
@@ -194,7 +199,7 @@ def _seeds(variant: Variant, options: AblationOptions) -> range:
 
 def _alphas(variant: Variant, options: AblationOptions) -> tuple[float, ...]:
     """The shares that a variant is measured at."""
-    return options.alphas if variant.routes else (0.0,)
+    return options.alphas if variant.mixes else (0.0,)
 
 
 def _chosen_at(variant: Variant, alpha: float) -> float:
@@ -215,7 +220,7 @@ def _likelihoods(
     waiting = []
     for variant, seed, routers in cells:
         for alpha in _alphas(variant, options):
-            path = folder / f"{variant.name}-{seed}@{alpha:g}.json"
+            path = folder / f"{_file_name(variant)}-{seed}@{alpha:g}.json"
             if path.is_file():
                 for kind, values in json.loads(path.read_text(encoding="utf-8")).items():
                     found[variant.name, seed, alpha, kind] = _likelihood(values)
@@ -233,15 +238,24 @@ def _likelihoods(
         return found, [f"No perplexity: {error}"]
     language_model = language_model.to(module.model.device)
     for variant, seed, alpha, routers, path in tqdm(waiting, desc="Perplexity", disable=not options.progress):
-        policy = SpectralRouting(routers, alpha, module.settings.mix)
+        mix = SpectralRouting(routers, alpha, module.settings.mix)
+        named = variant.routing
+        policy = mix if named is None else policy_named(named, language_model, module.tokenizer)
         values = {}
-        with reroute(language_model, policy), controlled(language_model, policy, variant.control):
+        with reroute(language_model, policy), controlled(language_model, mix, variant.control):
             for kind, documents in (corpora.first, corpora.second):
                 one = likelihood(language_model, module.tokenizer, documents, batch_size=options.batch_size)
                 values[kind] = found[variant.name, seed, alpha, kind] = one
         with atomic_file(path) as file:
             file.write(json.dumps({kind: asdict(one) for kind, one in values.items()}).encode())
     return found, []
+
+
+def _file_name(variant: Variant) -> str:
+    """A variant's name, fit for a file."""
+    if variant.routing is None:
+        return variant.name
+    return f"routing-{hashlib.sha256(variant.routing.encode()).hexdigest()[:12]}"
 
 
 def _likelihood(values: dict[str, list[Any]]) -> Likelihood:

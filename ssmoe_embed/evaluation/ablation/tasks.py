@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.embedding.calibration import Calibrations
+from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration
 from ssmoe_embed.evaluation.ablation.controls import controlled
@@ -28,7 +29,7 @@ from ssmoe_embed.routing import SpectralRouting
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 FORWARD = "ssmoe"
-"""Under the re-routed forward pass: the hidden state joined with the mixed routing weights."""
+"""Under the re-routed forward pass: the hidden state joined with the mixed weights (the scores, if routed by a name)."""
 LOGITS = "ev"
 """The spectral logits alone, under the model's own routing; of the learned router its own logits."""
 RESAMPLES = 1_000
@@ -58,7 +59,9 @@ class TaskRuns:
 
     def measure(self, variant: Variant, seed: int, routers: SpectralRouters, *, batch_size: int = 32) -> None:
         """Measure one variant, except for what is on disk."""
-        named = {"routers": f"{variant.name}-{seed}", "calibrated_on": len(self._sample)}
+        named: dict[str, Any] = {"calibrated_on": len(self._sample)}
+        if variant.routing is None:
+            named = {"routers": f"{variant.name}-{seed}", **named}
         view = self.model.model.using(routers=routers)
         view[0].calibrations = Calibrations()  # none but what is fitted on this sample
         model = replace(self.model, model=view, loading=self.model.loading | named)
@@ -79,6 +82,10 @@ class TaskRuns:
         """The runs of a variant, each with the column it belongs to."""
         own = self.model.own
         common: dict[str, Any] = {"calibration": Calibration.STANDARDIZE, "routing_signal": None, "mix": own.mix}
+        common |= {"routing": variant.routing}
+        if variant.routing is not None:
+            yield FORWARD, Run("moee", None, None, common | {"routing_signal": RoutingSignal.SCORES})
+            return
         yield FORWARD, Run("ssmoe", None, None, common | {"alpha": self.alpha if variant.routes else 0.0})
         if variant.control is None:
             yield LOGITS, Run("ev" if variant.routes else "router", None, None, common)

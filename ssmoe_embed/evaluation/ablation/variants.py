@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.evaluation.ablation.controls import Control
 from ssmoe_embed.families import MoEFamily, family_of
+from ssmoe_embed.routing.named import NAMED, canonical, check_causal, is_named
 from ssmoe_embed.spectral.decomposition import ImplicitVectors
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.spectral.settings import SpectralSettings
@@ -125,6 +126,7 @@ class Variant:
         control: What of the mix takes effect.
         is_random: Whether it depends on a seed.
         routes: Whether it routes by another mix than the model's own; without, α is 0.
+        routing: A routing by its name instead, which no α belongs to; see `routing/named.py`.
     """
 
     name: str
@@ -134,11 +136,17 @@ class Variant:
     control: Control | None = None
     is_random: bool = False
     routes: bool = True
+    routing: str | None = None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it is a mix of learned and spectral routers, so that α matters."""
+        return self.routes and self.routing is None
 
     @property
     def represents(self) -> bool:
         """Whether its logits are a representation of a text that differs from the spectral router's."""
-        return self.control is None and self.routes
+        return self.control is None and self.mixes
 
 
 VARIANTS = (
@@ -187,15 +195,28 @@ VARIANTS = (
 def find_variants(names: list[str] | None) -> list[Variant]:
     """The variants of these names; all by default. `original` and `ev`, which the others are compared with, are put first.
 
+    Args:
+        names: Of `VARIANTS`, or routings as `routing/named.py` names them.
+
     Raises:
-        ValueError: A name is not known.
+        FileNotFoundError: A routing names a file that does not exist.
+        ValueError: A name is not known, or a routing is none for language models.
     """
     known = {variant.name: variant for variant in VARIANTS}
+    routings: dict[str, Variant] = {}
     for name in names or []:
-        if name not in known:
-            raise ValueError(unknown("variant", name, known))
+        if name in known:
+            continue
+        if not is_named(name):
+            raise ValueError(unknown("variant", name, [*known, *NAMED]))
+        check_causal(name)  # perplexity is one of the measures
+        routing = canonical(name)
+        what = NAMED[routing.partition(":")[0]].what
+        routings[routing] = Variant(
+            routing, f"a routing of its own: {what[0].lower()}{what[1:].rstrip('.')}", routing=routing
+        )
     wanted = {ORIGINAL, SPECTRAL, *(names or known)}
-    return [variant for variant in VARIANTS if variant.name in wanted]
+    return [*(variant for variant in VARIANTS if variant.name in wanted), *routings.values()]
 
 
 def routers_of(

@@ -21,6 +21,8 @@ from ssmoe_embed.families import Score
 from ssmoe_embed.language_model.loading import load
 from ssmoe_embed.spectral.routers import SpectralRouters
 
+NORM = "competition:response=norm"
+
 
 @pytest.fixture(scope="module")
 def module(olmoe):
@@ -84,7 +86,7 @@ def test_an_ablation_goes_on_where_it_stopped_and_leaves_the_model_as_it_was(olm
     model = EvaluatedModel.load(olmoe, calibration="none", top_c=3, progress=False)
     before = model.model.encode(texts[:4])
     options = AblationOptions(alphas=(0.5,), seeds=2, tasks=("WordRelatednessSTS",), calibration_texts=24)
-    chosen = find_variants(["random", "weights-only"])
+    chosen = find_variants(["random", "weights-only", NORM])
     first = list(numbers(ablate("m", model, chosen, kinds, tmp_path, options=options)))
     assert np.array_equal(model.model.encode(texts[:4]), before)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json") if path.name != "tasks.json"}
@@ -94,10 +96,15 @@ def test_an_ablation_goes_on_where_it_stopped_and_leaves_the_model_as_it_was(olm
     written = write_report(again, tmp_path)
     rows = list(csv.DictReader(written[1].open(encoding="utf-8")))
     tasks = [row for row in rows if row["measure"] == "task"]
-    assert {row["variant"] for row in tasks} == {"original", "ev", "random", "weights-only"}
+    assert {row["variant"] for row in tasks} == {"original", "ev", "random", "weights-only", NORM}
     assert [row["seeds"] for row in tasks if row["variant"] == "random"] == ["2", "2"]
     assert next(row for row in tasks if row["variant"] == "random")["ev_low"] != ""
     assert written[2].read_bytes().startswith(b"\x89PNG")
+    assert not [row for row in rows if (row["measure"], row["variant"]) == ("choices", NORM)]
+    tokenizer = AutoTokenizer.from_pretrained(olmoe)
+    alone = likelihood(load(olmoe, NORM, dtype="float32"), tokenizer, kinds.first[1]).perplexity
+    found = next(row["value"] for row in rows if (row["variant"], row["name"]) == (NORM, "long"))
+    assert float(found) == pytest.approx(alone, rel=1e-5)
     for name in ("Perplexity of long", "Choices, α = 0.5", "`weights-only`"):
         assert name in written[0].read_text(encoding="utf-8")
 
@@ -147,6 +154,7 @@ def test_two_kinds_of_text_have_two_names(texts, tmp_path):
     ("options", "message"),
     [
         (["--variant", "randon"], "Did you mean 'random'?"),
+        (["--variant", "usmoe"], "Set causal=true"),
         (["--tasks", "WordSimilarity"], "'WordSimilarity' is not known"),
         (["--corrupt", "clean"], "changes no text"),
         (["--alpha", "1.5"], "outside [0, 1]"),
