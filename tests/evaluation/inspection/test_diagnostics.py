@@ -287,7 +287,10 @@ def test_every_kind_of_family_can_be_inspected(family, model_folder, texts):
         assert layer.gates.keys() == layer.overlaps.keys() == layer.gradients.keys()
         assert len(layer.tokens) == layer.experts
         assert 0 <= layer.covariance.holds <= 1
-        assert layer.answers.pairs > 0
+        if family == "llama4":  # its experts are not told tokens, experts and weights
+            assert layer.answers is None
+        else:
+            assert layer.answers.pairs > 0
     assert model[0].settings == settings
     assert np.array_equal(model.encode(texts[:3]), before)
 
