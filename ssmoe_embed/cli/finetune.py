@@ -71,7 +71,13 @@ def finetune(
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Compute activations twice, which saves memory.")
     ] = False,
-    dtype: Annotated[str, typer.Option(help="Dtype of the weights that are trained: float32 or bfloat16.")] = "float32",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Dtype of the weights that are trained: float32, or bfloat16, in which updates below about 1/256 of a "
+            "weight are lost to rounding."
+        ),
+    ] = "float32",
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
     eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0 for none.")] = 0,
     eval_tasks: Annotated[
