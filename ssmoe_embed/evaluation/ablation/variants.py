@@ -212,9 +212,8 @@ def find_variants(names: list[str] | None) -> list[Variant]:
         check_causal(name)  # perplexity is one of the measures
         routing = canonical(name)
         what = NAMED[routing.partition(":")[0]].what
-        routings[routing] = Variant(
-            routing, f"a routing of its own: {what[0].lower()}{what[1:].rstrip('.')}", routing=routing
-        )
+        told = f"a routing of its own: {what[0].lower()}{what[1:].rstrip('.')}"
+        routings[routing] = Variant(f"routing={routing}", told, routing=routing)  # `random` is a variant and a routing
     wanted = {ORIGINAL, SPECTRAL, *(names or known)}
     return [*(variant for variant in VARIANTS if variant.name in wanted), *routings.values()]
 

@@ -177,8 +177,8 @@ def _compared(
 ) -> PairComparison:
     """One line: of the first of the tasks that was measured."""
     for task in pair.tasks:
-        there = {one.method: one for one in scores if (one.task, one.corruption) == (task, corruption)}
-        base, routed = there.get(BASE), there.get(method)
+        there = [one for one in scores if (one.task, one.corruption) == (task, corruption)]
+        base, routed = (_only([one for one in there if one.method == wanted]) for wanted in (BASE, method))
         if base is None and routed is None:
             continue
         first, second = (None if one is None else 100 * metric_of(one, pair.metric) for one in (base, routed))
@@ -192,6 +192,21 @@ def _compared(
     return PairComparison(
         pair, corruption, method, reason="not measured" if pair.tasks else "the paper names no protocol"
     )
+
+
+def _only(scores: Sequence[TaskScore]) -> TaskScore | None:
+    """The one score of a method, if it was measured.
+
+    Raises:
+        ValueError: It was measured under several settings.
+    """
+    if len(scores) > 1:
+        settings = "; ".join(one.settings_text or "as saved" for one in scores)
+        raise ValueError(
+            f"{scores[0].task} was measured with {scores[0].method} under several settings ({settings}); compare a result "
+            "folder that holds one of them."
+        )
+    return scores[0] if scores else None
 
 
 def metric_of(score: TaskScore, metric: str) -> float:

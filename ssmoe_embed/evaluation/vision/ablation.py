@@ -163,9 +163,17 @@ def _measured(
         cosines = (vectors[Tower.VISION] @ vectors[Tower.TEXT].T).double().numpy()  # [n,n], drawing i has name i
         for measure, cut in _CUTS.items():
             asked = cosines if measure.startswith("image") else cosines.T
-            above = (asked > asked.diagonal()[:, None]).sum(axis=1)
-            hits[name, measure] = (above < cut).astype(np.float64)
+            hits[name, measure] = within(asked, cut)
     return {tower: fmean(values) for tower, values in shared.items()}, hits
+
+
+def within(asked: NDArray[np.float64], cut: int) -> NDArray[np.float64]:
+    """Whether the right one, on the diagonal of `[n,n]`, is among the first so many: `[n]`.
+
+    What ties with it comes before it, or a model that cannot tell anything apart would always be right.
+    """
+    before = (asked >= asked.diagonal()[:, None]).sum(axis=1) - 1
+    return (before < cut).astype(np.float64)
 
 
 def _common(chosen: torch.Tensor, logits: torch.Tensor) -> float:

@@ -22,6 +22,7 @@ from ssmoe_embed.language_model.loading import load
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 NORM = "competition:response=norm"
+SHOWN = f"routing={NORM}"
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,12 @@ def test_agreement_knows_the_router_itself_and_a_router_that_looks_at_nothing(mo
     assert (found.same_token, found.any_tokens, found.load_shift) == (1, 1, 0)
 
 
+def test_a_routing_is_told_from_a_variant_of_the_same_name():
+    found = find_variants(["random", "random:seed=0", "random:seed=1"])
+    assert [one.name for one in found] == ["original", "ev", "random", "routing=random", "routing=random:seed=1"]
+    assert [one.routing for one in found] == [None, None, None, "random", "random:seed=1"]
+
+
 @pytest.fixture
 def kinds(texts):
     return Corpora(("long", tuple(texts[8:26])), ("short", tuple(text for text in texts[:8] if len(text) > 4) * 4))
@@ -96,14 +103,14 @@ def test_an_ablation_goes_on_where_it_stopped_and_leaves_the_model_as_it_was(olm
     written = write_report(again, tmp_path)
     rows = list(csv.DictReader(written[1].open(encoding="utf-8")))
     tasks = [row for row in rows if row["measure"] == "task"]
-    assert {row["variant"] for row in tasks} == {"original", "ev", "random", "weights-only", NORM}
+    assert {row["variant"] for row in tasks} == {"original", "ev", "random", "weights-only", SHOWN}
     assert [row["seeds"] for row in tasks if row["variant"] == "random"] == ["2", "2"]
     assert next(row for row in tasks if row["variant"] == "random")["ev_low"] != ""
     assert written[2].read_bytes().startswith(b"\x89PNG")
-    assert not [row for row in rows if (row["measure"], row["variant"]) == ("choices", NORM)]
+    assert not [row for row in rows if (row["measure"], row["variant"]) == ("choices", SHOWN)]
     tokenizer = AutoTokenizer.from_pretrained(olmoe)
     alone = likelihood(load(olmoe, NORM, dtype="float32"), tokenizer, kinds.first[1]).perplexity
-    found = next(row["value"] for row in rows if (row["variant"], row["name"]) == (NORM, "long"))
+    found = next(row["value"] for row in rows if (row["variant"], row["name"]) == (SHOWN, "long"))
     assert float(found) == pytest.approx(alone, rel=1e-5)
     for name in ("Perplexity of long", "Choices, α = 0.5", "`weights-only`"):
         assert name in written[0].read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """Models of images and texts are measured by mteb's image tasks, clean and under noise, and by the paper's protocol."""
 
 import csv
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -221,3 +222,12 @@ def test_a_comparison_with_the_papers_images_needs_one_model(ssmoe, paper_result
     ran = ssmoe("compare", paper_results, "--with", "paper", "--model", "other/one")
     assert ran.status != 0
     assert "measured here: none" in ran.err
+
+
+def test_one_method_under_two_settings_is_not_compared_as_if_it_were_one(paper_results, monkeypatch):
+    scores = ResultFolder(paper_results).scores()
+    one = next(score for score in scores if score.method == "paper" and score.task == "CIFAR10ZeroShotPaper")
+    other = replace(one, settings={"dtype": "bfloat16"})
+    monkeypatch.setattr(ResultFolder, "scores", lambda self: [*scores, other])
+    with pytest.raises(ValueError, match="measured with paper under several settings"):
+        images_of_the_paper.compare_images(ResultFolder(paper_results), lambda *_: None)

@@ -9,6 +9,7 @@ import torch
 
 import ssmoe_embed
 from ssmoe_embed.data import emoji_concepts, emoji_pictures
+from ssmoe_embed.evaluation.vision.ablation import within
 from ssmoe_embed.evaluation.vision.inspection import collect_tower, shipped_names, shipped_pictures
 from ssmoe_embed.vision import Tower, VisionRouting, spectral_policies, spectral_routers
 
@@ -83,6 +84,11 @@ def test_the_command_takes_both_towers_apart(ssmoe, tmp_path):
     told = found["original", "seen concepts", "image→text @5"]
     assert float(told["value"]) == pytest.approx(100 * np.mean(right))
     assert float(told["low"]) <= float(told["against_ev"]) <= float(told["high"])
+
+
+def test_a_model_that_tells_nothing_apart_is_never_right():
+    assert within(np.ones((6, 6)), 5).tolist() == [0] * 6
+    assert within(np.array([[0.5, 0.9, 0.1], [0.2, 0.3, 0.3], [0, 0, 1.0]]), 1).tolist() == [0, 0, 1]
 
 
 def wanted(held_out, count):
