@@ -55,7 +55,10 @@ class CodebookSettings:
             from transformers import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(model.config.name_or_path)
-        lines = Path(self.texts).read_text(encoding="utf-8").splitlines() if self.texts else calibration_texts()
+        try:
+            lines = Path(self.texts).read_text(encoding="utf-8").splitlines() if self.texts else calibration_texts()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.texts} is not UTF-8 text ({error}); convert it first.") from None
         ids: list[int] = []
         for line in lines:
             ids += tokenizer(line, verbose=False)["input_ids"] if len(ids) < self.tokens else []

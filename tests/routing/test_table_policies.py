@@ -257,3 +257,10 @@ def test_experts_are_dropped_by_the_scores_of_a_routing(olmoe, tokenizer, table)
 def test_steering_without_a_table_says_how_to_make_one():
     with pytest.raises(ValueError, match="ssmoe steer BASE"):
         canonical("steer")
+
+
+def test_a_codebooks_texts_in_another_encoding_are_named(tmp_path):
+    file = tmp_path / "latin.txt"
+    file.write_bytes("caf\xe9\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8 text"):
+        CodebookSettings(texts=str(file)).made(None, tokenizer=object())
