@@ -145,7 +145,7 @@ def revision_of(
         if commit is not None:
             return commit
     digest = hashlib.sha256(b"revision 1")
-    config = module.get_config_dict() | own.as_dict()
+    config = module.get_config_dict() | own.saved()
     _add(digest, {name: value for name, value in config.items() if name not in _PLACES})
     _add(digest, module.routers.settings.as_dict() if module.routers else None)
     if (folder / TENSORS).is_file():
