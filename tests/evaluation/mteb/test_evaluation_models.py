@@ -1,5 +1,7 @@
 """Models as mteb sees them: names, revisions, records, and loading by a record."""
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -120,6 +122,22 @@ def in_hub_cache(cache, files):
         (repository / "refs").mkdir(exist_ok=True)
         (repository / "refs" / branch).write_text(commit, encoding="utf-8")
     return commits
+
+
+def test_a_revision_is_a_digest_of_what_is_saved(built, olmoe):
+    config = json.loads((Path(built) / "ssmoe_config.json").read_text(encoding="utf-8"))
+    places = ("base_model_name_or_path", "base_revision", "base_license")
+    routers = ssmoe_embed.load(built, progress=False)[0].routers
+    expected = hashlib.sha256(b"revision 1")
+    for value in ({name: value for name, value in config.items() if name not in places}, routers.settings.as_dict()):
+        expected.update(json.dumps(value, sort_keys=True).encode() + b"\0")
+    files = [file for pattern in ("*.safetensors", "*.bin", "*.json") for file in Path(olmoe).glob(pattern)]
+    kept = [file for file in files if file.suffix != ".json" or file.name in {"config.json", "tokenizer.json"}]
+    for file in [Path(built) / "ssmoe.safetensors", *sorted(kept)]:
+        if file.parent == Path(olmoe):
+            expected.update(json.dumps(file.name).encode() + b"\0")
+        expected.update(json.dumps(file.stat().st_size).encode() + b"\0" + file.read_bytes())
+    assert revision(built) == expected.hexdigest()[:16]
 
 
 def test_the_revision_of_a_hub_model_is_the_commit_it_was_loaded_at(built, evaluated, tmp_path):
