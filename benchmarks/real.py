@@ -21,7 +21,7 @@ from typing import Any
 import mteb
 import torch
 from mteb.abstasks import AbsTask
-from real_report import EMBEDDING, EVERY, INSPECTION, VARIED, development_task, report
+from real_report import ABLATION, EMBEDDING, EVERY, INSPECTION, REASONED, VARIED, development_task, report
 
 from ssmoe_embed.common.files import atomic_file, write_files
 from ssmoe_embed.data import calibration_texts
@@ -49,6 +49,8 @@ RATES = {"replace": (0.2, 0.4, 0.6, 0.8, 1.0), "insert": (0.2, 0.4, 0.6, 0.8, 1.
 """Rates of `AAA` that are tried on development data."""
 KEPT = 0.08
 """What the paper's corruption leaves of OLMoE-7B's hidden state on similarity tasks (table 2: 1.9 of 24.1)."""
+VARIANTS = ("random", "permuted", "bottom", "average", "mean-rows", "flat-router", "weights-only", "choice-only")
+"""What the spectral router is compared with, beside the model's own."""
 _CALIBRATION = (300, 120)
 """Texts that features are standardised on, and the characters of the longest."""
 
@@ -114,14 +116,19 @@ def models(place: Place) -> None:
         EmbeddingModel(modules=[module]).save_pretrained(str(place.whole))
 
 
-def development(place: Place) -> None:
-    """Choose calibration, combination and weight on development pairs."""
-    thin = place.work / "development" / "STSBenchmark.validation.jsonl.gz"
+def thinned(place: Place, split: str) -> None:
+    """Write every fifth pair of a split of STSBenchmark."""
+    thin = place.work / "development" / f"STSBenchmark.{split}.jsonl.gz"
     if not thin.is_file():
-        with gzip.open(place.tasks / "STSBenchmark" / "validation.jsonl.gz", "rt", encoding="utf-8") as lines:
+        with gzip.open(place.tasks / "STSBenchmark" / f"{split}.jsonl.gz", "rt", encoding="utf-8") as lines:
             kept = [line for number, line in enumerate(lines) if number % EVERY == 0]
         with atomic_file(thin) as file:
             file.write(gzip.compress("".join(kept).encode(), mtime=0))
+
+
+def development(place: Place) -> None:
+    """Choose calibration, combination and weight on development pairs."""
+    thinned(place, "validation")
     task = development_task(place.work)
     measured(place, place.model, [task], candidates(), place.work / "dev")
     best: dict[str, TaskScore] = {}
@@ -254,7 +261,7 @@ def reasoning(place: Place) -> None:
         data=LocalData(place.tasks),
     )
     for task in REASONING:
-        run_grid(place.moe, [*GRID, GridCell.parse("ev")], [task], place.work / "grid", options)
+        run_grid(place.moe, [*GRID, GridCell.parse("ev")], [task], place.work / REASONED, options)
 
 
 def inspection(place: Place) -> None:
@@ -268,6 +275,30 @@ def inspection(place: Place) -> None:
         write_files(place.work, {INSPECTION: json.dumps(found.as_dict(), indent=1) + "\n"})
 
 
+def ablation(place: Place) -> None:
+    """The method taken apart: perplexity, choice of experts, and every fifth of STSBenchmark's test pairs."""
+    from ssmoe_embed.evaluation.ablation.report import write_report
+    from ssmoe_embed.evaluation.ablation.running import AblationOptions, ablate
+    from ssmoe_embed.evaluation.ablation.variants import find_variants
+    from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
+    from ssmoe_embed.evaluation.texts import corpora
+
+    thinned(place, "test")
+    options = AblationOptions(
+        alphas=(0.5, 1.0),
+        seeds=2,
+        task_seeds=1,
+        tasks=(development_task(place.work, "test"),),
+        calibration_texts=128,
+        progress=True,
+    )
+    model = EvaluatedModel.load(str(place.model), model_kwargs={"dtype": place.dtype})
+    folder = place.work / ABLATION
+    found = ablate("moe", model, find_variants(VARIANTS), corpora(None, None, 60), folder, options=options)
+    write_report(found, folder)
+    _raise(found.notes)
+
+
 STAGES: dict[str, Callable[[Place], None]] = {
     "models": models,
     "dev": development,
@@ -279,6 +310,7 @@ STAGES: dict[str, Callable[[Place], None]] = {
     "rates": rates,
     "corrupted": corrupted_texts,
     "inspect": inspection,
+    "ablation": ablation,
     "reasoning": reasoning,
 }
 OPTIONS = EvaluationOptions(batch_size=32, predictions=True)
@@ -318,7 +350,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = report(place.work, place.tasks_of, options.split).markdown()
     print(text, end="")
     if options.output:
-        write_files(options.output.parent, {options.output.name: text})
+        apart, files = place.work / ABLATION / "ablation.md", {options.output.name: text}
+        if apart.is_file():
+            files["ablation_real.md"] = apart.read_text(encoding="utf-8")
+        write_files(options.output.parent, files)
 
 
 if __name__ == "__main__":

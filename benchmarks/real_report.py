@@ -12,6 +12,8 @@ import mteb
 from measuring import machine
 
 from ssmoe_embed.common.tables import Report, Table
+from ssmoe_embed.evaluation.harness.report import tables as grid_tables
+from ssmoe_embed.evaluation.harness.results import GridFolder
 from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore, read_json
 from ssmoe_embed.evaluation.results.summary import summary
 from ssmoe_embed.evaluation.significance import comparison
@@ -25,7 +27,7 @@ COMPARED = ("moee", "ssmoe", "ssmoe-hidden", "ev", "router", "paper")
 """Methods that are compared with the hidden state."""
 EVERY = 5
 """Every so many-th development pair is used."""
-EMBEDDING, INSPECTION = "embedding", "inspection.json"
+EMBEDDING, INSPECTION, ABLATION, REASONED = "embedding", "inspection.json", "ablation", "grid"
 _PAIRS = (("ev", "router"), ("moee", "smoe"), ("ssmoe-hidden", "smoe"), ("ssmoe", "smoe"), ("ssmoe", "moee"))
 _RESAMPLES = 2000
 VARIED = ("calibration", "combination", "routing_weight", "alpha", "hidden_layer")
@@ -61,6 +63,8 @@ def report(work: Path, tasks_of: Callable[[Iterable[str]], list[AbsTask]], split
         parts += _rates([one for one in scored if one.corruption != CLEAN])
     if (work / INSPECTION).is_file():
         parts += _inspected(read_json(work / INSPECTION))
+    if (work / REASONED).is_dir():
+        parts += ["## Reasoning", *grid_tables(GridFolder(work / REASONED))]
     folder = ResultFolder(work / EMBEDDING)
     scores = folder.scores()
     if scores:
@@ -69,9 +73,9 @@ def report(work: Path, tasks_of: Callable[[Iterable[str]], list[AbsTask]], split
     return Report("A real language model on real tasks", tuple(parts))
 
 
-def development_task(work: Path) -> AbsTask:
-    """STSBenchmark on the development pairs that are used."""
-    return use_local(mteb.get_task("STSBenchmark", eval_splits=["validation"]), LocalData(work / "development"))
+def development_task(work: Path, split: str = "validation") -> AbsTask:
+    """STSBenchmark on the development pairs that are used, or on as large a part of another split."""
+    return use_local(mteb.get_task("STSBenchmark", eval_splits=[split]), LocalData(work / "development"))
 
 
 def _developed(work: Path) -> list[str | Table]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
@@ -26,6 +26,9 @@ from ssmoe_embed.language_model.loading import load as load_language_model
 from ssmoe_embed.routing import SpectralRouting, reroute
 from ssmoe_embed.routing.named import policy_named
 from ssmoe_embed.spectral.routers import SpectralRouters
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class AblationOptions:
     alphas: tuple[float, ...] = (0.5,)
     seeds: int = 5
     task_seeds: int | None = None
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[str | AbsTask, ...] = ()
     calibration_texts: int = 512
     corruption: Corruption = field(default_factory=lambda: Corruption(rate=0.2))
     batch_size: int = 32

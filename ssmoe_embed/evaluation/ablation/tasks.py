@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from ssmoe_embed.evaluation.texts import spread
 from ssmoe_embed.routing import SpectralRouting
 from ssmoe_embed.spectral.routers import SpectralRouters
 
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
 FORWARD = "ssmoe"
 """Under the re-routed forward pass: the hidden state joined with the mixed weights (the scores, if routed by a name)."""
 LOGITS = "ev"
@@ -39,7 +42,7 @@ class TaskRuns:
     """The runs of all variants on some tasks."""
 
     def __init__(
-        self, model: EvaluatedModel, folder: Path, tasks: Sequence[str], alpha: float, calibration: int
+        self, model: EvaluatedModel, folder: Path, tasks: Sequence[str | AbsTask], alpha: float, calibration: int
     ) -> None:
         """Bind a model to a folder.
 
