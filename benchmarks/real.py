@@ -294,7 +294,7 @@ def ablation(place: Place) -> None:
     )
     model = EvaluatedModel.load(str(place.model), model_kwargs={"dtype": place.dtype})
     folder = place.work / ABLATION
-    found = ablate("moe", model, find_variants(VARIANTS), corpora(None, None, 60), folder, options=options)
+    found = ablate("moe", model, find_variants(list(VARIANTS)), corpora(None, None, 60), folder, options=options)
     write_report(found, folder)
     _raise(found.notes)
 
