@@ -76,3 +76,20 @@ def test_settings_come_from_development_data_and_interrupted_work_goes_on(real, 
     assert "| replace@0.5 |" in shown.split("## Routers")[0]
     assert len({one.corruption for one in results.scores()}) == 3, "clean, and one rate of each operation"
     assert "ssmoe-hidden" in shown.split("## Compared")[1]
+
+
+@pytest.mark.slow
+def test_the_ablation_is_on_every_fifth_test_pair_and_stands_beside_the_report(
+    real, olmoe, tasks, tmp_path, monkeypatch
+):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(real, "VARIANTS", ("permuted",))
+    places = ["--moe", str(olmoe), "--dense", str(olmoe), "--tasks", str(tasks), "--work", str(tmp_path / "work")]
+    real.main(["measure", *places, "--dtype", "float32", "--stages", "models", "ablation"])
+    real.main(["report", *places, "--output", str(tmp_path / "real.md")])
+    shown = (tmp_path / "ablation_real.md").read_text(encoding="utf-8")
+    assert "| `permuted` |" in shown
+    assert "STSBenchmark" in shown
+    thin = tmp_path / "work" / "development" / "STSBenchmark.test.jsonl.gz"
+    whole = gzip.decompress((tasks / "STSBenchmark" / "test.jsonl.gz").read_bytes()).splitlines()
+    assert gzip.decompress(thin.read_bytes()).splitlines() == whole[:: real.EVERY]
