@@ -32,7 +32,7 @@ __all__ = [
 
 _DENSE = "its config.json names no experts, so there is nothing to route to. Choose a Mixture-of-Experts model"
 _UNKNOWN = (
-    "it has experts, but no adapter yet. A new family is one short file in ssmoe_embed/families/ (see ARCHITECTURE.md), its "
+    "it has experts, but no adapter yet. A new family is a short class in ssmoe_embed/families/ (see ARCHITECTURE.md), its "
     "twin one line there"
 )
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")

@@ -31,6 +31,11 @@ class Score(Choice):
     """`√log(1 + exp(r))`, to each expert on its own."""
 
 
+def each_expert(block: str, *matrices: str) -> tuple[str, ...]:
+    """The names on disk of an expert's matrices that are tensors of their own, in a block of that name."""
+    return tuple(f"layers.{{layer}}.{block}.experts.{{expert}}.{matrix}.weight" for matrix in matrices)
+
+
 @dataclass(frozen=True)
 class MoELayer:
     """One sparse decoder layer of a live model."""
@@ -79,11 +84,7 @@ class MoEFamily(ABC):
     """Attribute of the MoE block that holds its router."""
     router_name: ClassVar[str] = "layers.{layer}.mlp.gate.weight"
     """On disk, below the model's prefix."""
-    matrix_names: ClassVar[tuple[str, ...]] = (
-        "layers.{layer}.mlp.experts.{expert}.gate_proj.weight",
-        "layers.{layer}.mlp.experts.{expert}.up_proj.weight",
-        "layers.{layer}.mlp.experts.{expert}.down_proj.weight",
-    )
+    matrix_names: ClassVar[tuple[str, ...]] = each_expert("mlp", "gate_proj", "up_proj", "down_proj")
     """On disk, below the model's prefix: gate `[I,H]`, up `[I,H]`, down `[H,I]`."""
     packed_names: ClassVar[tuple[str, ...]] = ()
     """Instead or besides, all experts of a layer in one tensor: gate rows before up rows `[E,2I,H]`, down `[E,H,I]`.

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ssmoe_embed.checkpoints.shards import TensorSource
-from ssmoe_embed.families.base import FamilyNotes, MoEFamily, MoELayer, Score
+from ssmoe_embed.families.base import FamilyNotes, MoEFamily, MoELayer, Score, each_expert
 
 
 class DeepseekV2(MoEFamily):
@@ -51,7 +51,7 @@ def ignored_settings(config: Any, kept: dict[str, tuple[Any, ...]]) -> str | Non
 
 
 class Deepseek(MoEFamily):
-    """The common layout; the model's classes are in `missing/deepseek.py`, since transformers has none."""
+    """The common layout; the model's classes are in `deepseek_v1.py`, since transformers has none."""
 
     models = {"deepseek": "DeepSeekMoE-16B"}
     notes = FamilyNotes(
@@ -62,7 +62,7 @@ class Deepseek(MoEFamily):
 
     def register(self) -> None:
         """See `MoEFamily.register`."""
-        from ssmoe_embed.families.missing.deepseek import register
+        from ssmoe_embed.families.deepseek_v1 import register
 
         register()
 
@@ -132,11 +132,7 @@ class DeepseekV4(MoEFamily):
     streams = True
     score = Score.SQRTSOFTPLUS
     router_name = "layers.{layer}.ffn.gate.weight"
-    matrix_names = (
-        "layers.{layer}.ffn.experts.{expert}.w1.weight",
-        "layers.{layer}.ffn.experts.{expert}.w3.weight",
-        "layers.{layer}.ffn.experts.{expert}.w2.weight",
-    )
+    matrix_names = each_expert("ffn", "w1", "w3", "w2")
 
     def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
         """See `MoEFamily.refusal`."""
@@ -178,8 +174,4 @@ class KimiLinear(DeepseekV3):
         unsupported=DeepseekV3.notes.unsupported,
     )
     router_name = "layers.{layer}.block_sparse_moe.gate.weight"
-    matrix_names = (
-        "layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight",
-        "layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight",
-        "layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight",
-    )
+    matrix_names = each_expert("block_sparse_moe", "w1", "w3", "w2")

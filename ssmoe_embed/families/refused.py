@@ -10,12 +10,12 @@ CHECKED_WITH = "5.24.0"
 """The version of transformers whose families were gone through; a newer one may have others."""
 
 _UNCHECKED = (
-    "its routing can be expressed by an adapter, but nobody has written and checked one. Put a file into "
-    "ssmoe_embed/families/ after the nearest family's, and a description into tests/support/layouts/ (see ARCHITECTURE.md)"
+    "its routing can be expressed by an adapter, but nobody has written and checked one. Put a class into "
+    "ssmoe_embed/families/ beside the nearest family's, and a description into tests/support/layouts/ (see ARCHITECTURE.md)"
 )
 _SEES = (
     "it reads images, sound or video beside text, and nobody has written and checked an adapter for its text part. Choose a "
-    "language model of the same maker, or write the adapter (llama4.py shows how the text part is found)"
+    "language model of the same maker, or write the adapter (Llama4 in fused.py shows how the text part is found)"
 )
 _ENCODER_DECODER = (
     "it is an encoder-decoder, so no token at the end of a text has seen all of it, which the method relies on. Choose a "

@@ -158,7 +158,7 @@ def test_a_refusal_says_why_and_what_to_do(model_type):
         family_of(config)
     message = str(refusal.value)
     assert REFUSED[model_type] in message
-    assert "Choose" in message or "Put a file into" in message
+    assert "Choose" in message or "Put a class into" in message
     assert "olmoe" in message
 
 

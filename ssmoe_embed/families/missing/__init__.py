@@ -1,1 +1,0 @@
-"""Models that transformers has no classes for, made of classes that it has."""
