@@ -6,7 +6,8 @@
 Whether vectors are standardised is chosen for each row on STSBenchmark's development pairs; STSBenchmark's test pairs and
 EmotionClassification report. As a language model: two tasks of lm-evaluation-harness and the perplexity of a held-out
 text. Cost: CPU time of the forward passes for some texts, in turns, against the model as it is. Differences are from the
-model under its own routing on the same examples (paired bootstrap, 95 %).
+model under its own routing on the same examples (paired bootstrap, 95 %). Rows are measured in the order of --rows or, by
+default, of methods, --routings and --baselines. The model is read behind its own template.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from mteb.abstasks import AbsTask
 
 from ssmoe_embed.common.files import atomic_file, write_files
 from ssmoe_embed.common.tables import Report, Table
+from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.evaluation.baselines.of_model import MODEL_BASELINES, ModelBaselineEncoder
 from ssmoe_embed.evaluation.baselines.pooled import ModelBaseline, sample_texts
 from ssmoe_embed.evaluation.harness.grid import GridCell, GridOptions
@@ -59,6 +61,8 @@ PAPER_ROUTINGS = ("original", "ssmoe", "ev", "average-ev")
 CALIBRATIONS = ("none", "standardize")
 TESTS = ("STSBenchmark", "EmotionClassification")
 _RESAMPLES, _ROUNDS, _COST_TEXTS = 2000, 3, 24
+_SHORT = 120
+"""Characters of a short text."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,9 @@ class Place:
     limit: int | None
     text: Path | None
     dtype: str | None
+    top_c: int | float
+    sample: tuple[str, ...]
+    name: str
 
     def task(self, name: str, split: str | None = None) -> AbsTask:
         """One task, on every so many-th of its test or development examples."""
@@ -157,57 +164,62 @@ class Place:
         return max(known, key=lambda one: known[one]) if known else None
 
 
-def development(place: Place) -> None:
-    """Every row under every calibration on development pairs."""
-    wanted = [(row, one) for row in place.rows for one in place.calibrations]
-    _measure(place, wanted, [place.task("STSBenchmark", "validation")], "dev")
-
-
-def test(place: Place) -> None:
-    """Every row under its chosen calibration on test data."""
-    wanted = [(row, chosen) for row in place.rows if (chosen := place.chosen(row)) is not None]
-    for name in TESTS:
-        _measure(place, wanted, [place.task(name)], "test")
-
-
-def _measure(place: Place, wanted: Sequence[tuple[Row, str]], tasks: list[AbsTask], folder: str) -> None:
-    """Evaluate some rows, those that share forward passes together; what is refused is said and left out."""
+def embeddings(place: Place) -> None:
+    """Row by row: every calibration on development pairs, and the better one on test data; what is refused is said."""
     model, start = place.loaded(), time.monotonic()
     write_files(place.work, {"own.json": json.dumps({"calibration": str(model.own.calibration)}) + "\n"})
-    groups: dict[tuple[Any, ...], list[tuple[Row, str]]] = {}
-    for row, calibration in wanted:
-        groups.setdefault(row.group, []).append((row, calibration))
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in place.rows:
+        groups.setdefault(row.group, []).append(row)
     for number, together in enumerate(groups.values()):
-        missing = [
-            (row, calibration)
-            for row, calibration in together
-            if any(place.score(row, task.metadata.name, folder, calibration) is None for task in tasks)
-        ]
         try:
-            failures = _evaluated(model, missing, tasks, place.work / folder) if missing else []
-            said = "; ".join(map(str, failures)) or "done"
+            said = "; ".join(map(str, _measured(place, model, together))) or "done"
         except ValueError as error:
             said = str(error)
-        names = ", ".join(dict.fromkeys(row.name for row, _ in together))
+        names = ", ".join(row.name for row in together)
         left = (time.monotonic() - start) / (number + 1) * (len(groups) - number - 1)
-        print(f"[{number + 1}/{len(groups)}] {folder}, {names}: {said}; {left / 60:.0f} min left", flush=True)
+        print(f"[{number + 1}/{len(groups)}] {names}: {said}; {left / 60:.0f} min left", flush=True)
 
 
-def _evaluated(
-    model: EvaluatedModel, together: Sequence[tuple[Row, str]], tasks: list[AbsTask], output: Path
-) -> Sequence[Any]:
-    """Evaluate rows that share forward passes; returns what failed."""
+def _measured(place: Place, model: EvaluatedModel, together: Sequence[Row]) -> Sequence[Any]:
+    """Evaluate rows that share forward passes, which are made once; returns what failed."""
+    run = _evaluation(place, model, together[0])
+    failures: list[Any] = []
+    for folder in ("dev", "test"):
+        names = TESTS if folder == "test" else ("STSBenchmark",)
+        tasks = [place.task(name, None if folder == "test" else "validation") for name in names]
+        wanted = [
+            row.run(one)
+            for row in together
+            for one in (place.calibrations if folder == "dev" else (place.chosen(row),))
+            if one is not None and any(place.score(row, name, folder, one) is None for name in names)
+        ]
+        failures += run(wanted, tasks, place.work / folder) if wanted else []
+    return failures
+
+
+def _evaluation(
+    place: Place, model: EvaluatedModel, row: Row
+) -> Callable[[Sequence[Run], list[AbsTask], Path], Sequence[Any]]:
+    """What evaluates runs of the model, or of the baseline that a row is; it returns what failed."""
     options = EvaluationOptions(batch_size=32, predictions=True, progress=False)
-    runs = [row.run(calibration) for row, calibration in together]
-    first = together[0][0]
-    if first.kind != "baseline":
-        model.model[0].fit_calibration(sample_texts(), variants=[model.settings(run) for run in runs], progress=False)
-        return evaluate([model], tasks, runs, output, options=options).failures
-    encoders = [ModelBaselineEncoder(model, first.method, run) for run in runs]
-    memory: Any = _Memory(encoders[0].baseline)
-    for encoder in encoders:
-        encoder.baseline = memory
-    return evaluate([], tasks, [Run()], output, baselines=encoders, options=options).failures
+    if row.kind != "baseline":
+
+        def of_model(runs: Sequence[Run], tasks: list[AbsTask], output: Path) -> Sequence[Any]:
+            variants = [model.settings(run) for run in runs]
+            model.model[0].fit_calibration(list(place.sample), variants=variants, progress=False)
+            return evaluate([model], tasks, runs, output, options=options).failures
+
+        return of_model
+    memory: Any = _Memory(ModelBaselineEncoder(model, row.method, row.run("none")).baseline)
+
+    def of_baseline(runs: Sequence[Run], tasks: list[AbsTask], output: Path) -> Sequence[Any]:
+        encoders = [ModelBaselineEncoder(model, row.method, run, sample=place.sample) for run in runs]
+        for encoder in encoders:
+            encoder.baseline = memory
+        return evaluate([], tasks, [Run()], output, baselines=encoders, options=options).failures
+
+    return of_baseline
 
 
 class _Memory:
@@ -229,7 +241,7 @@ def language(place: Place) -> None:
     """The harness and the perplexity under every routing."""
     options = GridOptions(
         limit=place.limit,
-        settings=RoutingSettings(),
+        settings=RoutingSettings(top_c=place.top_c),
         text=place.text,
         dtype=place.dtype,
         overlap_prompts=0,
@@ -259,7 +271,7 @@ def causal(routing: str) -> str:
 
 def cost(place: Place) -> None:
     """CPU time of every row's forward passes, in turns, as a ratio to the model as it is."""
-    model, texts = place.loaded(), sample_texts()[:_COST_TEXTS]
+    model, texts = place.loaded(), place.sample[:_COST_TEXTS]
     calls: dict[str, Callable[[], Any]] = {}
     for row in place.rows:
         run = row.run("none")
@@ -283,7 +295,7 @@ def cost(place: Place) -> None:
     write_files(place.work, {"cost.json": json.dumps({name: median(one) / base for name, one in spent.items()}) + "\n"})
 
 
-STAGES: dict[str, Callable[[Place], None]] = {"dev": development, "test": test, "language": language, "cost": cost}
+STAGES: dict[str, Callable[[Place], None]] = {"embeddings": embeddings, "language": language, "cost": cost}
 OFFLINE = ("ssmoe_continuation", "ssmoe_dictionary")
 
 
@@ -292,7 +304,7 @@ def report(place: Place) -> Report:
     ending = {2: "nd", 3: "rd"}.get(place.every, "th")
     sampled = "" if place.every == 1 else f" Every {place.every}{ending} pair and test text only."
     note = (
-        f"`{place.model}`. {machine('torch', 'transformers', 'mteb')}. Points of 100; in brackets the difference from "
+        f"`{place.name}`. {machine('torch', 'transformers', 'mteb')}. Points of 100; in brackets the difference from "
         f"`{BASE}` and its 95 % interval.{sampled} Standardised or not: what was better on development pairs. `cost`: CPU "
         f"time of the forward passes, against `{BASE}` in one run."
     )
@@ -366,6 +378,25 @@ def _task_cell(folder: GridFolder, cell: str, result: Any) -> str:
     return f"{shown} ({100 * difference.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])"
 
 
+def _wanted(found: Sequence[Row], names: Sequence[str] | None) -> tuple[Row, ...]:
+    """The rows of some names, in their order."""
+    known = {row.name: row for row in found}
+    missing = [name for name in names or () if name not in known]
+    if missing:
+        raise SystemExit(f"There is no row {missing[0]!r}; there are {', '.join(known)}.")
+    return tuple(known[name] for name in names or known)
+
+
+def _share(text: str) -> int | float:
+    """A count or a fraction."""
+    return int(text) if text.isdigit() else float(text)
+
+
+def _short(count: int) -> list[str]:
+    """Short texts of the package."""
+    return [text for text in calibration_texts() if len(text) <= _SHORT][:count]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -387,6 +418,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--text", type=Path, help="held-out text whose perplexity is measured")
     parser.add_argument("--dtype", help="dtype of the weights; default: the model's own")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument(
+        "--top-c", type=_share, default=50, help="of language models' spectral routers; default: %(default)s"
+    )
+    parser.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help=f"standardise on N of the package's texts of {_SHORT} characters or fewer; by default on 512 of any length",
+    )
+    parser.add_argument("--rows", nargs="+", help="rows to measure or show, in this order; default: all")
+    parser.add_argument("--name", help="what the report calls the model; default: --model")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args(arguments)
@@ -397,12 +439,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         work=options.work,
         tasks=options.tasks,
         every=options.every,
-        rows=tuple(rows(options.routings, options.baselines)),
+        rows=_wanted(rows(options.routings, options.baselines), options.rows),
         calibrations=tuple(options.calibrations),
         harness=tuple(options.harness),
         limit=options.limit,
         text=options.text,
         dtype=options.dtype,
+        top_c=options.top_c,
+        sample=tuple(sample_texts() if options.sample is None else _short(options.sample)),
+        name=options.name or options.model,
     )
     if options.command == "measure":
         for name in options.stages:

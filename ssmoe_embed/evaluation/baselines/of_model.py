@@ -58,13 +58,16 @@ class ModelBaselineEncoder(AbsEncoder):
     on sample texts. A sentence-transformers prompt of the model is not used.
     """
 
-    def __init__(self, model: EvaluatedModel, name: str, run: Run | None = None) -> None:
+    def __init__(
+        self, model: EvaluatedModel, name: str, run: Run | None = None, *, sample: Sequence[str] | None = None
+    ) -> None:
         """Make one.
 
         Args:
             model: The model; its own template is taken where the baseline is not a template itself.
             name: One of `MODEL_BASELINES`.
             run: Template and settings to change; its method and corruption have no meaning here.
+            sample: Texts that a calibration is fitted on; by default some of those that come with the package.
 
         Raises:
             ValueError: No baseline has that name, or a setting does not fit.
@@ -80,6 +83,7 @@ class ModelBaselineEncoder(AbsEncoder):
             )
         self.baseline = MODEL_BASELINES[name](model.model[0], settings.forward)
         self._factors: BlockCalibration | None = None
+        self._sample = sample
         self.mteb_model_meta = self._meta(model, name, run)
 
     def _meta(self, model: EvaluatedModel, name: str, run: Run) -> ModelMeta:
@@ -117,7 +121,7 @@ class ModelBaselineEncoder(AbsEncoder):
             progress: Show a progress bar.
         """
         if self.calibration is not Calibration.NONE and self._factors is None:
-            sample = sorted(sample_texts(), key=len)
+            sample = sorted(sample_texts() if self._sample is None else self._sample, key=len)
             parts = [self._vectors(sample[start : start + batch_size]) for start in range(0, len(sample), batch_size)]
             self._factors = BlockCalibration.fit(torch.cat(parts), self.calibration)
         different = sorted(dict.fromkeys(texts), key=len, reverse=True)
