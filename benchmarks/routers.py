@@ -125,6 +125,7 @@ class Place:
     top_c: int | float
     sample: tuple[str, ...]
     name: str
+    tests: tuple[str, ...]
 
     def task(self, name: str, split: str | None = None) -> AbsTask:
         """One task, on every so many-th of its test or development examples."""
@@ -186,7 +187,7 @@ def _measured(place: Place, model: EvaluatedModel, together: Sequence[Row]) -> S
     run = _evaluation(place, model, together[0])
     failures: list[Any] = []
     for folder in ("dev", "test"):
-        names = TESTS if folder == "test" else ("STSBenchmark",)
+        names = place.tests if folder == "test" else TESTS[:1]
         tasks = [place.task(name, None if folder == "test" else "validation") for name in names]
         wanted = [
             row.run(one)
@@ -315,10 +316,10 @@ def report(place: Place) -> Report:
         if calibration is None:
             continue
         dev = _with_interval(place, row, calibration, "STSBenchmark", "dev")
-        cells = [_with_interval(place, row, calibration, name, "test") for name in TESTS]
+        cells = [_with_interval(place, row, calibration, name, "test") for name in place.tests]
         spent = f"{costs[row.name]:.2f}" if row.name in costs else None
         lines.append((row.name, row.kind, calibration, dev, *cells, spent))
-    heads = ("row", "kind", "calibration", "STSBenchmark dev", *(f"{name} test" for name in TESTS), "cost")
+    heads = ("row", "kind", "calibration", "STSBenchmark dev", *(f"{name} test" for name in place.tests), "cost")
     parts: list[str | Table] = [note, "## Embeddings", Table(heads, tuple(lines), texts=3)]
     if (place.work / "grid").is_dir():
         parts += _language(GridFolder(place.work / "grid"), place)
@@ -428,6 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"standardise on N of the package's texts of {_SHORT} characters or fewer; by default on 512 of any length",
     )
     parser.add_argument("--rows", nargs="+", help="rows to measure or show, in this order; default: all")
+    parser.add_argument("--tests", nargs="+", choices=TESTS, default=list(TESTS), help="default: %(default)s")
     parser.add_argument("--name", help="what the report calls the model; default: --model")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="Markdown file to write")
@@ -448,6 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         top_c=options.top_c,
         sample=tuple(sample_texts() if options.sample is None else _short(options.sample)),
         name=options.name or options.model,
+        tests=tuple(options.tests),
     )
     if options.command == "measure":
         for name in options.stages:
