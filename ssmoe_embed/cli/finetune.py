@@ -19,7 +19,11 @@ def finetune(
     ],
     output: opts.NewFolder,
     routing: Annotated[
-        str, typer.Option(help="Routing under which it is trained: original, ssmoe, ev, average-ev, random or hash.")
+        str,
+        typer.Option(
+            help="Routing under which it is trained: original, ssmoe, ev, average-ev, or one of docs/routers.md, such as "
+            "usmoe:causal=true."
+        ),
     ] = "ssmoe",
     alpha: opts.Share = None,
     top_c: opts.TopC = None,
@@ -106,7 +110,7 @@ def finetune(
         "--rank": ("--optimizer", optimizer, rank is not None and optimizer != "lora"),
         "--galore": ("--optimizer", optimizer, galore is not None and optimizer != "galore"),
         "--alpha": ("--routing", routing, alpha is not None and routing != "ssmoe"),
-        "--top-c": ("--routing", routing, top_c is not None and routing in ("original", "random", "hash")),
+        "--top-c": ("--routing", routing, top_c is not None and routing not in ("ssmoe", "ev", "average-ev")),
         "--eval-tasks": ("--eval-every", 0, bool(eval_tasks) and not eval_every),
         "--eval-limit": ("--eval-every", 0, eval_limit is not None and not eval_every),
     }

@@ -62,9 +62,9 @@ class RoutingSettings:
         object.__setattr__(self, "mix", Mix.parse(self.mix, "mix"))
         object.__setattr__(self, "top_c", self.spectral().top_c)
 
-    def spectral(self, routing: Routing = Routing.SSMOE) -> SpectralSettings:
+    def spectral(self, routing: str = Routing.SSMOE) -> SpectralSettings:
         """The settings of the spectral routers that a routing uses."""
-        if routing is Routing.AVERAGE_EV:
+        if routing == Routing.AVERAGE_EV:
             return SpectralSettings(self.top_c, "average", "canonical", self.scale)  # type: ignore[arg-type]
         return SpectralSettings(self.top_c, scale=self.scale)  # type: ignore[arg-type]  # parsed there
 
@@ -136,9 +136,4 @@ def spectral_routers(model: PreTrainedModel, settings: SpectralSettings, *, prog
         stored = SpectralRouters.load(beside)
         if stored.settings == settings:
             return stored
-    given = settings.as_dict()
-    if getattr(model, "is_quantized", False) or any(weight.is_meta for weight in model.parameters()):
-        commit = getattr(model.config, "_commit_hash", None)  # of a hub model
-        at = {} if commit is None else {"revision": commit}
-        return SpectralRouters.from_checkpoint(str(model.config.name_or_path), **given, progress=progress, **at)
-    return SpectralRouters.from_model(model, **given, progress=progress)
+    return SpectralRouters.of(model, settings, progress=progress)

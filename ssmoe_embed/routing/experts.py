@@ -109,13 +109,15 @@ class ExpertsCall:
         hidden: What enters the experts, `[N,H]`.
         logits: The learned router's, `[N,E]`.
         index: The experts that its router chose, `[N,k]`.
-        weighting: How it makes weights of scores.
+        score: The family's score function.
+        weighting: How the router makes weights of scores.
         run: What experts `[P]` answer to tokens `[P]`, both given as indices, unweighted `[P,H]`.
     """
 
     hidden: torch.Tensor
     logits: torch.Tensor
     index: torch.Tensor
+    score: Score
     weighting: Weighting
     run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -228,9 +230,8 @@ class ExpertsSite:
             return found.reshape(len(tokens), -1)
 
         logits = self.router_site.taken_logits()
-        kept, wanted = policy.assign(
-            ExpertsCall(flat, logits, index.reshape(len(flat), -1).long(), self.weighting, run)
-        )
+        chosen, score = index.reshape(len(flat), -1).long(), self.router_site.family.score
+        kept, wanted = policy.assign(ExpertsCall(flat, logits, chosen, score, self.weighting, run))
         tokens, experts = kept.nonzero(as_tuple=True)
         self.router_site.note_pairs(tokens, experts)
         answers = run(tokens, experts, wanted[tokens, experts])

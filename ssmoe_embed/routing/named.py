@@ -43,6 +43,7 @@ class NamedRouting:
 _PLAIN = (
     "routers that are no plain softmax over all experts; experts that do not take tokens, experts and weights (Llama 4)"
 )
+_OWN_WEIGHTS = "experts weighed by more than scores (PhiMoE, Gemma 4) or not told tokens, experts and weights (Llama 4)"
 _AHEAD = f"language models without `causal=true`; key-value caches; {_PLAIN}"
 NAMED = {
     "random": NamedRouting(
@@ -74,7 +75,19 @@ NAMED = {
         "The experts that answer a token most strongly.",
         "[CompeteSMoE](https://arxiv.org/abs/2505.13380)",
         cost="(E+k)/k times the experts' work",
-        refuses="experts weighed by more than scores (PhiMoE, Gemma 4) or not told tokens, experts and weights (Llama 4)",
+        refuses=_OWN_WEIGHTS,
+    ),
+    "equal": NamedRouting(
+        "controls.EqualShares",
+        "The experts that the learned router chooses, all with the same weight.",
+        "a control",
+        refuses=_OWN_WEIGHTS,
+    ),
+    "least-similar": NamedRouting(
+        "controls.LeastSimilarSettings",
+        "The experts whose spectral embeddings are least similar to the token.",
+        "a control",
+        cost="spectral routers are made when it is made",
     ),
     "steer": NamedRouting(
         "steering.SteeringSettings",
@@ -130,6 +143,11 @@ def check_causal(routing: str) -> None:
     settings = _read(routing)[1]
     if hasattr(settings, "check_causal"):
         settings.check_causal()
+
+
+def spends_by_text(routing: str) -> bool:
+    """Whether a routing gives each text a budget, so that a row of tokens must hold one text only."""
+    return is_named(routing) and hasattr(_read(routing)[1], "causal")
 
 
 def policy_named(routing: str, model: Any, tokenizer: Any = None) -> RoutingPolicy:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ssmoe_embed.common.choices import Choice, unknown
-from ssmoe_embed.language_model.routings import Routing, RoutingSettings
+from ssmoe_embed.language_model.routings import Routing, RoutingSettings, parse_routing
+from ssmoe_embed.routing.named import spends_by_text
 from ssmoe_embed.training.data import InstructionTemplate
 from ssmoe_embed.training.galore import GaLoreSettings
 from ssmoe_embed.training.spectral_decoupling import DecouplingSettings
@@ -40,7 +41,8 @@ class FinetuneSettings:
     """The settings of `finetune`.
 
     Attributes:
-        routing: The routing under which the model is trained, see `Routing`; `original` is its own.
+        routing: The routing under which the model is trained, see `parse_routing`; `original` is its own. What it is made
+            of besides spectral routers (codes, a table, noise) stays as it is at the start.
         routing_settings: What the routing leaves open: α, top_c, ….
         refresh_routers: Steps after which the spectral routers are made anew of the experts as they are; 0 keeps the first
             ones.
@@ -76,7 +78,7 @@ class FinetuneSettings:
         ValueError: A value is not allowed, or two of them do not go together.
     """
 
-    routing: Routing = Routing.ORIGINAL
+    routing: str = Routing.ORIGINAL
     routing_settings: RoutingSettings = field(default_factory=RoutingSettings)
     refresh_routers: int = 0
     template: InstructionTemplate = InstructionTemplate.ALPACA
@@ -106,7 +108,7 @@ class FinetuneSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "routing", Routing.parse(self.routing, "routing"))
+        object.__setattr__(self, "routing", parse_routing(self.routing))
         object.__setattr__(self, "template", InstructionTemplate.parse(self.template, "template"))
         object.__setattr__(self, "optimizer", OptimizerName.parse(self.optimizer, "optimizer"))
         object.__setattr__(self, "eval_tasks", tuple(self.eval_tasks))
@@ -123,11 +125,7 @@ class FinetuneSettings:
             raise ValueError(f"warmup={self.warmup!r} is no fraction of the steps; choose one below 1, such as 0.03.")
         if self.learning_rate <= 0 or self.epochs <= 0:
             raise ValueError(f"learning_rate={self.learning_rate!r} and epochs={self.epochs!r} must both be above 0.")
-        if self.refresh_routers and self.routing not in (Routing.SSMOE, Routing.EV, Routing.AVERAGE_EV):
-            raise ValueError(
-                f"refresh_routers has nothing to refresh: routing={str(self.routing)!r} has no spectral routers; leave "
-                "it at 0, or choose 'ssmoe', 'ev' or 'average-ev'."
-            )
+        self._check_routing()
         if self.optimizer is OptimizerName.LORA and (self.decouple or self.refresh_routers):
             raise ValueError(
                 "optimizer='lora' leaves the experts' own weights alone; it goes with neither decouple nor refresh_routers; "
@@ -137,6 +135,19 @@ class FinetuneSettings:
             raise ValueError(
                 f"layerwise goes with optimizer='galore' and accumulation=1, not with {str(self.optimizer)!r} and "
                 f"{self.accumulation}: nothing is left of a gradient that could be added to or clipped."
+            )
+
+    def _check_routing(self) -> None:
+        """Refuse what does not go with the routing."""
+        if self.packing and spends_by_text(self.routing):
+            raise ValueError(
+                f"routing={self.routing!r} gives each text a budget of its own, and packing puts several into one row; "
+                "leave one of them out."
+            )
+        if self.refresh_routers and self.routing not in (Routing.SSMOE, Routing.EV, Routing.AVERAGE_EV):
+            raise ValueError(
+                f"refresh_routers has nothing to refresh: routing={str(self.routing)!r} has no spectral routers; leave "
+                "it at 0, or choose 'ssmoe', 'ev' or 'average-ev'."
             )
 
     def _check_trained(self) -> None:

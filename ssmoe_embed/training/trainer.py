@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]  # its lazy 
 from ssmoe_embed.common.lazy import require_package
 from ssmoe_embed.evaluation.inspection.similarity import shared_inputs, similarity_loss
 from ssmoe_embed.families import family_of
-from ssmoe_embed.language_model.routings import Routing, policy_of
+from ssmoe_embed.language_model.routings import policy_of
 from ssmoe_embed.routing import Rerouting, reroute
 from ssmoe_embed.routing.sites import Recording, install_sites, recording
 from ssmoe_embed.spectral.routers import SpectralRouters
@@ -168,8 +168,6 @@ class EverySteps(TrainerCallback):
 def make_routing(model: PreTrainedModel, settings: FinetuneSettings, routers: SpectralRouters | None) -> TrainedRouting:
     """The routing that a model is trained under, with sites around its routers."""
     install_sites(model, family_of(model))
-    if settings.routing in (Routing.ORIGINAL, Routing.RANDOM, Routing.HASH):
-        routers = None
     return TrainedRouting(model, settings, routers)
 
 

@@ -20,6 +20,7 @@ from ssmoe_embed.language_model.dropped import expert_scores
 from ssmoe_embed.language_model.overlap import expert_overlap
 from ssmoe_embed.routing import EqualWeights
 from ssmoe_embed.routing.competition import Competition
+from ssmoe_embed.routing.controls import EqualShares
 from ssmoe_embed.routing.experts import DecidesAtExperts
 from ssmoe_embed.routing.mixing import scores
 from ssmoe_embed.routing.pairs import ExpertChoice, UnifiedRouting, places
@@ -30,7 +31,7 @@ OWN_WEIGHTS = ("gemma4", "gemma4_text", "phimoe", "llama4")
 QUICK = ("deepseek_v3", "gpt_oss", "llama4", "nemotron_h", "qwen3_moe")
 PAIRED = [UnifiedRouting(), UnifiedRouting(rate=0.2, budget=0.7, total="kept"), ExpertChoice()]
 CAUSAL = [UnifiedRouting(causal=True), ExpertChoice(causal=True)]
-ALL = [*PAIRED, *CAUSAL, UnifiedRouting(per_token=True), Competition(), Competition("norm")]
+ALL = [*PAIRED, *CAUSAL, UnifiedRouting(per_token=True), Competition(), Competition("norm"), EqualShares()]
 LENGTHS = BATCH["attention_mask"].sum(dim=1).tolist()
 
 
@@ -83,6 +84,9 @@ def expected_weights(policy, z, k, normalised):
     if isinstance(policy, ExpertChoice):
         weights = p * chosen_pairs(p, k, causal=policy.causal, by_expert=True)
         return weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-30) if normalised else weights
+    if isinstance(policy, EqualShares):
+        kept = p >= p.topk(k, dim=-1).values[:, -1:]
+        return kept.to(p) * (1 / k if normalised else (p * kept).sum(dim=-1, keepdim=True) / k)
     u = (1 - policy.rate) * p + policy.rate * (2 / E) * z.sigmoid()
     if policy.per_token:
         kept = u >= u.topk(k, dim=-1).values[:, -1:]
@@ -93,7 +97,7 @@ def expected_weights(policy, z, k, normalised):
 
 
 @pytest.mark.parametrize("family", PLAIN)
-@pytest.mark.parametrize("policy", [*PAIRED, *CAUSAL, UnifiedRouting(per_token=True)], ids=repr)
+@pytest.mark.parametrize("policy", [*PAIRED, *CAUSAL, UnifiedRouting(per_token=True), EqualShares()], ids=repr)
 def test_the_pairs_and_their_weights_are_those_of_the_equations(policy, family, model_folder):
     layout, folder = LAYOUTS[family], model_folder(family)
     model, tensors = AutoModel.from_pretrained(folder).eval(), stored_tensors(folder)
@@ -188,7 +192,7 @@ def test_a_texts_vector_depends_neither_on_its_batch_nor_on_padding(policy, olmo
     torch.testing.assert_close(padded, together[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", [*CAUSAL, UnifiedRouting(per_token=True), Competition()], ids=repr)
+@pytest.mark.parametrize("policy", [*CAUSAL, UnifiedRouting(per_token=True), Competition(), EqualShares()], ids=repr)
 def test_no_token_knows_of_later_ones(policy, olmoe):
     model = AutoModelForCausalLM.from_pretrained(olmoe).eval()
     ids = BATCH["input_ids"][:1]
@@ -278,6 +282,28 @@ def test_competition_gives_other_families_their_own_sum_of_weights(family):
         run(model)
     per_token = seen[-1].reshape(-1, model.config.num_experts_per_tok).sum(dim=1)
     torch.testing.assert_close(per_token, torch.full_like(per_token, expected), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "dots1", "ernie4_5_moe"])
+def test_equal_shares_keep_what_other_families_choose_and_the_sum_of_its_weights(family):
+    register_families()
+    layout = LAYOUTS[family]
+    model = layout.make()
+    experts = layout.live(layout.decoder(model).layers[layout.sparse[0]]).experts
+    own, pairs = [], []
+    handle = experts.register_forward_pre_hook(
+        lambda _, args, kwargs: own.append((*args, *kwargs.values())), with_kwargs=True
+    )
+    run(model)
+    handle.remove()
+    _, index, weights = own[0]
+    with reroute(model, EqualShares()):
+        asked = experts.forward._own
+        experts.forward._own = lambda *args: (pairs.append(args[1:]), asked(*args))[1]
+        run(model)
+    chosen, shares = (one.reshape(index.shape) for one in pairs[-1])
+    assert torch.equal(chosen, index.sort(dim=-1).values)
+    torch.testing.assert_close(shares, weights.mean(dim=-1, keepdim=True).expand_as(shares), rtol=1e-3, atol=1e-5)
 
 
 def test_an_embedding_takes_them_by_name(olmoe, olmoe_body):

@@ -31,6 +31,8 @@ def test_the_documentation_lists_every_routing_with_its_settings():
         ("usmoe:rate=0.5,causal=false", "usmoe"),
         ("competition:response=norm", "competition:response=norm"),
         ("random:seed=3", "random:seed=3"),
+        ("equal", "equal"),
+        ("least-similar:top_c=0.20", "least-similar:top_c=0.2"),
     ],
 )
 def test_a_routing_has_one_shortest_form(written, short):
@@ -49,6 +51,8 @@ def test_a_routing_has_one_shortest_form(written, short):
         ("usmoe:share=1", "setting='share'"),
         ("usmoe:causal=1", "neither true nor false"),
         ("competition:response=max", "softplus"),
+        ("equal:share=1", "equal has no settings"),
+        ("least-similar:top_c=2.5", "not a fraction"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_what_can(written, said):
@@ -77,10 +81,11 @@ def test_an_evaluation_measures_each_routing_and_the_mix_once():
         grid(["smoe"], routings=["usmeo"])
 
 
-@pytest.mark.parametrize("by", ["usmoe:causal=true", "competition", "best"])
+@pytest.mark.parametrize("by", ["usmoe:causal=true", "competition", "equal", "best"])
 def test_experts_are_dropped_by_routings_that_have_scores(by):
     assert parse_drop_by("router") == "router"
     assert parse_drop_by("smoothed:noise=0.10") == "smoothed"
+    assert parse_drop_by("least-similar:top_c=50") == "least-similar"
     with pytest.raises(ValueError, match="by="):
         parse_drop_by(by)
 

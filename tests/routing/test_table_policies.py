@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reference import routers_of, watched
+from reference import routed_by_hand, routers_of, spectral_weights, watched
 from routed import BATCH, run
-from tiny import EXPERTS, make_model, make_tokenizer
+from tiny import EXPERTS, TOP_C, make_model, make_tokenizer
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from ssmoe_embed import SSMoE, language_model, reroute
@@ -21,6 +21,7 @@ from ssmoe_embed.routing.sites import recording
 from ssmoe_embed.routing.smoothed import SmoothedSettings
 from ssmoe_embed.routing.steering import SteeringSettings, SteeringTable
 
+LEAST = f"least-similar:top_c={TOP_C}"
 LINES = [
     f"The {a} {b} near the {c}."
     for a in ("cat", "cook")
@@ -102,6 +103,14 @@ def test_smoothed_scores_are_the_mean_over_noisy_inputs(score):
         )
         found = policy.logits(layer, x, x @ router.weight.T, score)
         torch.testing.assert_close(scores(found, score), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_least_similar_experts_are_those_of_the_negative_spectral_router(olmoe, model):
+    rows = {layer: -row for layer, row in spectral_weights(olmoe, "olmoe", TOP_C).items()}
+    with routed_by_hand(model, rows, alpha=1.0):
+        expected = run(model)
+    with reroute(model, policy_named(LEAST, model)):
+        torch.testing.assert_close(run(model), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["olmoe", "gpt_oss"])
@@ -202,11 +211,11 @@ def test_stop_words_punctuation_and_the_least_salient_are_not_important():
 # --- what holds for all ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["smoothed", "codebook:codes=4,tokens=200,texts=", "steer:pairs=0.5,table="])
+@pytest.mark.parametrize("name", ["smoothed", "codebook:codes=4,tokens=200,texts=", "steer:pairs=0.5,table=", LEAST])
 @torch.no_grad()
 def test_a_texts_vector_depends_neither_on_its_batch_nor_on_padding(name, olmoe, table, lines):
     body = AutoModel.from_pretrained(olmoe).eval()
-    written = name + {"c": str(lines), "s": "", "t": str(table)}["t" if name.startswith("steer") else name[0]]
+    written = name + {"codebook": str(lines), "steer": str(table)}.get(name.partition(":")[0], "")
     before = body(**BATCH, use_cache=False).last_hidden_state
     with reroute(body, policy_named(written, body)):
         together = body(**BATCH, use_cache=False).last_hidden_state

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import TOP_C
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ssmoe_embed import SpectralRouters, language_model
+from ssmoe_embed import SpectralRouters, language_model, reroute
 from ssmoe_embed.language_model import RoutingSettings
 from ssmoe_embed.language_model.routings import ROUTERS_FILE
+from ssmoe_embed.routing.named import policy_named
 from ssmoe_embed.training import DecouplingSettings, FinetuneSettings, GaLoreSettings, finetune, trainer
 from ssmoe_embed.training.finetuning import LOG, RECORD
 from ssmoe_embed.training.hyper_router import HyperRouters
@@ -110,6 +112,49 @@ def test_the_routing_is_in_place_while_it_learns_in_silence(olmoe, data, tmp_pat
     printed = capfd.readouterr().err
     assert "%|" not in printed
     assert "callbacks" not in printed
+
+
+@pytest.mark.parametrize(
+    "routing",
+    [
+        "usmoe:causal=true,total=kept",
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in (
+                "expert-choice:causal=true",
+                "competition",
+                "equal",
+                "least-similar:top_c=2",
+                "smoothed:noise=2",
+                "codebook:codes=4,tokens=200",
+            )
+        ),
+    ],
+)
+def test_a_named_routing_in_training_is_the_routing(routing, olmoe, data, tmp_path, monkeypatch):
+    taken = []
+
+    def watched(self, model, inputs, *args, **kwargs):
+        taken.append({name: value.clone() for name, value in inputs.items()})
+        return own(self, model, inputs, *args, **kwargs)
+
+    own = trainer.RoutedTrainer.compute_loss
+    monkeypatch.setattr(trainer.RoutedTrainer, "compute_loss", watched)
+    chosen = settings(routing=routing, steps=2, checkpointing="usmoe" not in routing)
+    found = finetune(olmoe, data, tmp_path / "tuned", chosen, progress=False)
+    model = AutoModelForCausalLM.from_pretrained(olmoe).eval()
+    batch, total, count = taken[0], 0.0, 0
+    with reroute(model, policy_named(routing, model)), torch.no_grad():
+        for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+            wanted = labels[mask.bool()][1:]  # each text by itself, without padding
+            logits = model(ids[mask.bool()][None], use_cache=False).logits[0, :-1]
+            total += float(cross_entropy(logits, wanted, ignore_index=-100, reduction="sum"))
+            count += int((wanted != -100).sum())
+    assert losses(found)[0] == pytest.approx(total / count, rel=1e-4)
+    assert losses(found)[0] != pytest.approx(float(model(**batch).loss.detach()), rel=1e-5)
+    before, after = weights(olmoe), weights(tmp_path / "tuned")
+    assert any(".experts." in name and not torch.equal(before[name], after[name]) for name in before)
+    language_model.load(tmp_path / "tuned", routing, progress=False)
 
 
 def test_frozen_spectral_routers_stay_and_refreshed_ones_follow_the_experts(olmoe, data, tmp_path):
@@ -294,6 +339,9 @@ def test_data_that_does_not_fit_is_refused_before_anything_is_made(lines, said, 
         ({"optimizer": "galore", "galore": GaLoreSettings(rank=4000)}, "rank=4000 is not below"),
         ({"decouple": DecouplingSettings(q=4000)}, "q=4000 is above the rank"),
         ({"steps": 0}, "steps=0 is below 1"),
+        ({"routing": "usmoe"}, "causal=true"),
+        ({"routing": "usmeo"}, "usmoe"),
+        ({"routing": "usmoe:causal=true", "packing": True}, "packing puts several into one row"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_the_first_step(changes, said, olmoe, data, tmp_path):
