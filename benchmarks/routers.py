@@ -126,6 +126,7 @@ class Place:
     sample: tuple[str, ...]
     name: str
     tests: tuple[str, ...]
+    cells: tuple[str, ...]
 
     def task(self, name: str, split: str | None = None) -> AbsTask:
         """One task, on every so many-th of its test or development examples."""
@@ -249,7 +250,7 @@ def language(place: Place) -> None:
         data=None if place.tasks is None or place.harness == OFFLINE else LocalData(place.tasks),
         progress=False,
     )
-    names = [*PAPER_ROUTINGS, *(causal(row.name) for row in place.rows if row.kind == "routing")]
+    names = place.cells or [*PAPER_ROUTINGS, *(causal(row.name) for row in place.rows if row.kind == "routing")]
     start = time.monotonic()
     for number, name in enumerate(names):
         try:
@@ -415,6 +416,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--baselines", nargs="*", default=list(MODEL_BASELINES), help="default: %(default)s")
     parser.add_argument("--calibrations", nargs="+", choices=CALIBRATIONS, default=list(CALIBRATIONS))
     parser.add_argument("--harness", nargs="+", default=list(OFFLINE), help="harness tasks; default: %(default)s")
+    parser.add_argument(
+        "--cells", nargs="+", default=[], help="language models; default: the paper's and those of the routings shown"
+    )
     parser.add_argument("--limit", type=int, help="the first examples of each harness task; default: all")
     parser.add_argument("--text", type=Path, help="held-out text whose perplexity is measured")
     parser.add_argument("--dtype", help="dtype of the weights; default: the model's own")
@@ -451,6 +455,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sample=tuple(sample_texts() if options.sample is None else _short(options.sample)),
         name=options.name or options.model,
         tests=tuple(options.tests),
+        cells=tuple(options.cells),
     )
     if options.command == "measure":
         for name in options.stages:

@@ -119,10 +119,10 @@ def finetune(
             raise ValueError(f"{name} has no effect with {other} {value}; leave it out, or change {other}.")
     routing_settings: dict[str, Any] = opts.given(alpha=alpha, top_c=top_c)
     settings = FinetuneSettings(
-        routing=routing,  # type: ignore[arg-type]  # parsed there, as are template and optimizer
+        routing=routing,
         routing_settings=RoutingSettings(**routing_settings),
         refresh_routers=refresh_routers,
-        template=template,  # type: ignore[arg-type]
+        template=template,  # type: ignore[arg-type]  # parsed there, as is the optimizer
         optimizer=optimizer,  # type: ignore[arg-type]
         galore=GaLoreSettings(**{"seed": seed} | _named("--galore", galore or "", GaLoreSettings)),
         layerwise=layerwise,

@@ -178,10 +178,11 @@ class SpectralRouters:
     @classmethod
     def of(cls, model: nn.Module, settings: SpectralSettings, *, progress: bool = True) -> SpectralRouters:
         """As `from_model`, or `from_checkpoint` where the weights in memory are packed or not there."""
-        given, config = settings.as_dict(), model.config
+        given: dict[str, Any] = settings.as_dict()
+        config: Any = model.config
         if not getattr(model, "is_quantized", False) and not any(weight.is_meta for weight in model.parameters()):
             return cls.from_model(model, **given, progress=progress)
-        commit: Any = getattr(config, "_commit_hash", None)  # of a hub model
+        commit = getattr(config, "_commit_hash", None)  # of a hub model
         at = {} if commit is None else {"revision": commit}
         return cls.from_checkpoint(str(config.name_or_path), **given, progress=progress, **at)
 
