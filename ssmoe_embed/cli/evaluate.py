@@ -56,7 +56,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="Baselines to measure too: tfidf-words, tfidf-chars, bm25, minilm, chance, random-weights; of each MODEL "
-            "mean, echo, metaeol, token-prepending, embed-filter, aligned-wva, idf-router."
+            "mean, echo, metaeol, token-prepending, embed-filter, aligned-wva, idf-router, codes."
         ),
     ] = None,
     train_corrupt: Annotated[

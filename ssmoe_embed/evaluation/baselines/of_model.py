@@ -19,6 +19,7 @@ from ssmoe_embed.embedding.calibration import BlockCalibration
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration, ForwardSettings
 from ssmoe_embed.evaluation.baselines.pooled import (
+    Codes,
     Echo,
     IdfRouter,
     MeanPooling,
@@ -47,6 +48,7 @@ MODEL_BASELINES: dict[str, Callable[[SSMoE, ForwardSettings], ModelBaseline]] = 
     ),
     "aligned-wva": _of_encoder(AlignedWVA),
     "idf-router": _of_encoder(IdfRouter),
+    "codes": _of_encoder(Codes),
 }
 """What `evaluate` calls a baseline → what makes it of a model."""
 

@@ -1,8 +1,9 @@
 """Training-free embeddings of a base model that pool or prompt in another way, and the frame of all such baselines.
 
 Mean pooling; Echo, https://arxiv.org/abs/2402.15449; MetaEOL, https://arxiv.org/abs/2402.18458; Token Prepending,
-https://arxiv.org/abs/2412.11556; router features weighed as TF-IDF weighs words, an idea of ours after what
-https://arxiv.org/abs/2601.03425 observed: some experts are chosen for nearly everything.
+https://arxiv.org/abs/2412.11556; the codes of a codebook, after VQMoE, https://arxiv.org/abs/2411.19402; router features
+weighed as TF-IDF weighs words, an idea of ours after what https://arxiv.org/abs/2601.03425 observed: some experts are chosen
+for nearly everything.
 
 All run the model under its own routers. They take the template of the evaluated model, or the one that is asked for, except
 for those that are a template.
@@ -27,7 +28,9 @@ from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.prompts import templates
 from ssmoe_embed.embedding.settings import ForwardSettings
 from ssmoe_embed.embedding.tokenization import DataTokenizer, clean_unicode
+from ssmoe_embed.routing.codebook import CodebookRouting, CodebookSettings
 from ssmoe_embed.routing.policies import SpectralMix
+from ssmoe_embed.routing.sites import recording, routed
 
 _SAMPLE = 512
 """Texts of the calibration sample that a baseline is fitted on, where it is fitted."""
@@ -185,6 +188,29 @@ class IdfRouter(ModelBaseline):
         sizes = [self.encoder.family.expert_count(layer) for layer in self.encoder.layers]
         shares = torch.cat([one / one.sum() for one in torch.split(mean, sizes)])
         return -shares.clamp_min(torch.finfo(torch.float32).tiny).log().float()
+
+
+class Codes(ModelBaseline):
+    """The share of a text's tokens, template included, that each code of each layer has: see `routing/codebook.py`."""
+
+    def __init__(self, encoder: Encoder, forward: ForwardSettings) -> None:
+        """See `ModelBaseline`."""
+        super().__init__(encoder, forward)
+        self._book: CodebookRouting | None = None
+
+    def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """See `ModelBaseline.rows`."""
+        model = self.encoder.model
+        if self._book is None:
+            self._book = CodebookSettings().made(model, self.encoder.tokenizer)
+        order = tokens["attention_mask"].argsort(dim=1, descending=True, stable=True)  # [B,T], real tokens first
+        ids, mask = (tokens[name].gather(1, order) for name in ("input_ids", "attention_mask"))
+        with recording(mask.flatten().nonzero().squeeze(1)) as taken, routed(None):
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
+        sizes = mask.sum(dim=1).tolist()
+        by_text = {layer: inputs.split(sizes) for layer, inputs in taken.inputs.items()}
+        texts = ({layer: parts[text] for layer, parts in by_text.items()} for text in range(len(sizes)))
+        return torch.stack([self._book.histogram(inputs).float() for inputs in texts])
 
 
 def _mean(tokens: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:

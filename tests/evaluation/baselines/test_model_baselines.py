@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mteb.mocks import MockSTSTask
+from reference import watched
 from tiny import TOP_C, make_tokenizer, save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -16,6 +17,7 @@ from ssmoe_embed.evaluation.baselines.of_model import MODEL_BASELINES, ModelBase
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
+from ssmoe_embed.routing import codebook
 
 PROMPTEOL = Run(prompt="prompteol")
 
@@ -36,7 +38,8 @@ def short(texts):
 
 @pytest.fixture(autouse=True)
 def few_texts(monkeypatch, short):
-    monkeypatch.setattr(pooled, "calibration_texts", lambda: short)
+    for module in (pooled, codebook):
+        monkeypatch.setattr(module, "calibration_texts", lambda: short)
 
 
 def vectors(model, name, short, run=None, **options):
@@ -173,13 +176,32 @@ def test_idf_router_weighs_scores_by_how_rarely_experts_are_chosen(evaluated_olm
     assert math.isclose(float(idf.neg().exp().sum()), len(idf), rel_tol=1e-6)
 
 
+def test_codes_are_counted_over_all_tokens(evaluated_olmoe, plain, short):
+    module = evaluated_olmoe.model[0]
+    books = codebook.CodebookSettings().made(module.model, module.tokenizer).books
+    expected = []
+    for text in short[:8]:
+        with watched(plain[0]) as seen:
+            states(plain, wrapped(plain, text))
+        nearest = [
+            torch.cdist(calls[0][0].reshape(-1, books[layer].shape[1]), books[layer]).argmin(dim=1)
+            for layer, calls in seen.items()
+        ]
+        counted = [
+            one.bincount(minlength=len(book)) / len(one) for one, book in zip(nearest, books.values(), strict=True)
+        ]
+        expected.append(torch.cat(counted))
+    found = vectors(evaluated_olmoe, "codes", short[:8], PROMPTEOL)
+    np.testing.assert_allclose(found, torch.stack(expected), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", MODEL_BASELINES)
 def test_a_vector_depends_on_its_text_alone_whatever_side_is_padded(name, evaluated_olmoe, short, monkeypatch):
-    some = [*short[:6], *short[-3:]]
-    alone = np.concatenate([vectors(evaluated_olmoe, name, [text]) for text in some])
-    np.testing.assert_allclose(vectors(evaluated_olmoe, name, some, batch_size=9), alone, atol=2e-5)
+    some, encoder = [*short[:6], *short[-3:]], ModelBaselineEncoder(evaluated_olmoe, name)
+    alone = np.concatenate([encoder.vectors([text]) for text in some])
+    np.testing.assert_allclose(encoder.vectors(some, batch_size=9), alone, atol=2e-5)
     monkeypatch.setattr(evaluated_olmoe.model[0].tokenizer, "padding_side", "left")
-    np.testing.assert_allclose(vectors(evaluated_olmoe, name, some[::-1], batch_size=4)[::-1], alone, atol=2e-5)
+    np.testing.assert_allclose(encoder.vectors(some[::-1], batch_size=4).flip(0), alone, atol=2e-5)
     assert len(np.unique(alone.round(5), axis=0)) == len(some)
 
 
