@@ -208,7 +208,7 @@ class Codes(ModelBaseline):
         with recording(mask.flatten().nonzero().squeeze(1)) as taken, routed(None):
             model(input_ids=ids, attention_mask=mask, use_cache=False)
         sizes = mask.sum(dim=1).tolist()
-        by_text = {layer: inputs.split(sizes) for layer, inputs in taken.inputs.items()}
+        by_text = {layer: torch.split(inputs, sizes) for layer, inputs in taken.inputs.items()}
         texts = ({layer: parts[text] for layer, parts in by_text.items()} for text in range(len(sizes)))
         return torch.stack([self._book.histogram(inputs).float() for inputs in texts])
 
