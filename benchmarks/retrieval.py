@@ -33,12 +33,12 @@ from sentence_transformers import SentenceTransformer
 
 import ssmoe_embed
 from ssmoe_embed.data import search_corpus
-from ssmoe_embed.search import Document, IndexKind, SemanticIndex, building
-from ssmoe_embed.search.approximate import faiss_library
-from ssmoe_embed.search.building import recall
+from ssmoe_embed.search import Document, IndexKind, SemanticIndex
 from ssmoe_embed.search.hybrid import word_shares
+from ssmoe_embed.search.kinds import faiss_library
 from ssmoe_embed.search.manifest import RECALL, Manifest, StoredFile
-from ssmoe_embed.search.nearest import Nearest, exact_top
+from ssmoe_embed.search.nearest import Nearest, exact_top, open_approximate, recall
+from ssmoe_embed.search.nearest import build as build_approximate
 from ssmoe_embed.search.reading.corpus import read_documents
 from ssmoe_embed.search.store import Store
 from ssmoe_embed.search.store_writing import WritableStore
@@ -78,7 +78,7 @@ def build(folder: Path, kind: str) -> dict[str, float]:
     manifest = Manifest(1, 0, len(vectors), len(vectors), vectors.shape[1], "float32", "", "", kind)
     before, start, used = peak_mib(), time.perf_counter(), time.process_time()
     live = np.arange(len(vectors))
-    built = building.build(folder, manifest, vectors, live, name=f"{chosen}.faiss", recall=RECALL, progress=False)
+    built = build_approximate(folder, manifest, vectors, live, name=f"{chosen}.faiss", recall=RECALL, progress=False)
     stored = asdict(built.file) if built.file else None
     made = {
         "build": time.perf_counter() - start,
@@ -99,7 +99,7 @@ def opened(folder: Path, kind: str) -> Nearest:
     manifest = Manifest(
         1, 0, len(vectors), len(vectors), vectors.shape[1], "float32", "", "", kind, file, described["search"]
     )
-    return Nearest(vectors, building.open_approximate(folder, manifest))
+    return Nearest(vectors, open_approximate(folder, manifest))
 
 
 def search(folder: Path, kind: str) -> dict[str, float]:

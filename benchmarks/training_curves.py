@@ -30,8 +30,7 @@ from ssmoe_embed.common.files import atomic_file
 from ssmoe_embed.common.plots import COLOURS, house_style, label_axes, legend_below, new_figure, svg
 from ssmoe_embed.common.tables import Report, Table
 from ssmoe_embed.data import calibration_texts, read_records, search_corpus
-from ssmoe_embed.evaluation.harness.finding import OFFLINE_TASKS, load_tasks, metric_of
-from ssmoe_embed.evaluation.harness.grid import GridOptions
+from ssmoe_embed.evaluation.harness.grid import OFFLINE_TASKS, GridOptions, load_tasks, metric_of
 from ssmoe_embed.evaluation.harness.running import harness_outcome
 from ssmoe_embed.evaluation.inspection.activations import collect
 from ssmoe_embed.evaluation.inspection.alignment import gate_alignment, gradient_alignments

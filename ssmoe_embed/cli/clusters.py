@@ -13,8 +13,8 @@ from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.common.files import atomic_file
 
 if TYPE_CHECKING:
-    from ssmoe_embed.data.documents import Document
-    from ssmoe_embed.distributed.jobs import Encoding, ModelReference
+    from ssmoe_embed.data import Document
+    from ssmoe_embed.distributed.engine import Encoding, ModelReference
     from ssmoe_embed.distributed.shards import ShardFolder, TextRow
     from ssmoe_embed.search.index import SemanticIndex
     from ssmoe_embed.search.writing import AddCounts
@@ -87,8 +87,7 @@ class ClusterJob:
 
         The shards lie in the index's folder until they are part of it, so that an interrupted job goes on.
         """
-        from ssmoe_embed.distributed.engine import encode_on_ray
-        from ssmoe_embed.distributed.jobs import Encoding
+        from ssmoe_embed.distributed.engine import Encoding, encode_on_ray
         from ssmoe_embed.distributed.shards import TextRow, add_shards
         from ssmoe_embed.search.writing import AddCounts
 

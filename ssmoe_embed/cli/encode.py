@@ -60,7 +60,7 @@ def encode(
     """
     texts = _texts(source, field, encoding, on_error)
     if on_ray(engine, workers):
-        from ssmoe_embed.distributed.jobs import Encoding, ModelReference
+        from ssmoe_embed.distributed.engine import Encoding, ModelReference
 
         reference = ModelReference(model, opts.given(method=method, prompt=prompt, alpha=alpha), device)
         arguments = opts.given(

@@ -19,7 +19,7 @@ from ssmoe_embed.search.reading.passages import WORDS
 from ssmoe_embed.search.reading.records import KINDS
 
 if TYPE_CHECKING:
-    from ssmoe_embed.distributed.jobs import ModelReference
+    from ssmoe_embed.distributed.engine import ModelReference
     from ssmoe_embed.distributed.shards import ShardFolder
     from ssmoe_embed.search.index import SemanticIndex
     from ssmoe_embed.search.reading.corpus import Corpus
@@ -239,7 +239,7 @@ def _opened(
 
 def _reference(output: Path, model: str | None, settings: dict[str, Any], device: str | None) -> ModelReference:
     """How the workers of a cluster load the model."""
-    from ssmoe_embed.distributed.jobs import ModelReference
+    from ssmoe_embed.distributed.engine import ModelReference
 
     own = Manifest.read(output).reference
     if model is None:

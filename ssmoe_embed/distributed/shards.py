@@ -19,11 +19,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from ssmoe_embed.common.files import atomic_file
-from ssmoe_embed.data.documents import Document
+from ssmoe_embed.data import Document
 from ssmoe_embed.embedding.streaming import VectorFormat, write_stream
-from ssmoe_embed.search.errors import WrongModelError
 from ssmoe_embed.search.fingerprint import describe, difference
 from ssmoe_embed.search.index import SemanticIndex
+from ssmoe_embed.search.manifest import WrongModelError
 from ssmoe_embed.search.writing import AddCounts
 
 _MANIFEST = "shards.json"

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ssmoe_embed.checkpoints.float8 import StoredModule, read_row, read_weight
+from ssmoe_embed.checkpoints.formats import StoredModule, read_row, read_weight
 from ssmoe_embed.checkpoints.shards import TensorSource
 from ssmoe_embed.common.choices import Choice
 

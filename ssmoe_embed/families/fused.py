@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from ssmoe_embed.checkpoints.float8 import read_row
-from ssmoe_embed.checkpoints.mxfp4 import unpack_mxfp4
+from ssmoe_embed.checkpoints.formats import read_row, unpack_mxfp4
 from ssmoe_embed.checkpoints.shards import TensorSource
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score, each_expert
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssmoe_embed.checkpoints.float8 import read_weight
+from ssmoe_embed.checkpoints.formats import read_weight
 from ssmoe_embed.checkpoints.shards import TensorSource
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score, each_expert
 

@@ -25,8 +25,7 @@ from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.persistence import OWN_BASE, save_references
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.families import family_of, load_config
-from ssmoe_embed.hub.names import MODULES, local
-from ssmoe_embed.hub.recipes import RECIPES
+from ssmoe_embed.hub.names import MODULES, RECIPES, local
 from ssmoe_embed.quantization.settings import QuantizationSettings
 from ssmoe_embed.spectral.routers import SpectralRouters
 

@@ -18,11 +18,10 @@ from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.families import Score, family_of
-from ssmoe_embed.language_model.dropping import DropBy, Limits, choose, parse_drop_by, random_scores
+from ssmoe_embed.language_model.dropping import DropBy, Limits, choose, parse_drop_by, random_scores, slice_experts
 from ssmoe_embed.language_model.loading import base_of, load, load_tokenizer, skeleton
 from ssmoe_embed.language_model.perplexity import calibration_ids, joined, read_text, text_digest, windows
 from ssmoe_embed.language_model.routings import ROUTERS_FILE, Routing, RoutingSettings, policy_of, spectral_routers
-from ssmoe_embed.language_model.slicing import slice_experts
 from ssmoe_embed.routing import RoutingPolicy, reroute
 from ssmoe_embed.routing.mixing import scores
 from ssmoe_embed.routing.policies import check_at_routers

@@ -25,8 +25,7 @@ from ssmoe_embed.data import BUNDLED, tiny_folder
 from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.embedding.persistence import OWN_BASE
 from ssmoe_embed.families import family_of, load_config
-from ssmoe_embed.hub.names import local, unknown_model
-from ssmoe_embed.hub.recipes import RECIPES
+from ssmoe_embed.hub.names import RECIPES, local, unknown_model
 from ssmoe_embed.language_model.routings import RoutingSettings, parse_routing, policy_of
 from ssmoe_embed.quantization.loading import forget_unpacking, unpacked_mxfp4
 from ssmoe_embed.routing import RoutingPolicy, reroute

@@ -19,12 +19,10 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from ssmoe_embed.common.files import atomic_file, save_tensors
-from ssmoe_embed.data import emoji_concepts, emoji_pictures, search_corpus, search_folder
-from ssmoe_embed.data.documents import Document
-from ssmoe_embed.search.errors import DamagedIndexError, WrongModelError
+from ssmoe_embed.data import Document, emoji_concepts, emoji_pictures, search_corpus, search_folder
 from ssmoe_embed.search.fingerprint import model_identity
 from ssmoe_embed.search.index import SemanticIndex
-from ssmoe_embed.search.manifest import Manifest
+from ssmoe_embed.search.manifest import DamagedIndexError, Manifest, WrongModelError
 from ssmoe_embed.search.reading.corpus import Corpus
 from ssmoe_embed.search.vectors import Array
 

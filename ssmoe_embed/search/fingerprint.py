@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssmoe_embed.embedding.bundled import BundledEncoder
-from ssmoe_embed.search.errors import WrongModelError
+from ssmoe_embed.search.manifest import WrongModelError
 from ssmoe_embed.search.vectors import unit
 
 if TYPE_CHECKING:

@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.data.documents import Document
-from ssmoe_embed.search.building import open_approximate
-from ssmoe_embed.search.errors import DamagedIndexError
+from ssmoe_embed.data import Document
 from ssmoe_embed.search.hits import Hit
 from ssmoe_embed.search.hybrid import Usual, word_shares
-from ssmoe_embed.search.manifest import Manifest, file_hash
-from ssmoe_embed.search.nearest import NOTHING, Allowed, Nearest, dot
+from ssmoe_embed.search.manifest import DamagedIndexError, Manifest, file_hash
+from ssmoe_embed.search.nearest import NOTHING, Allowed, Nearest, dot, open_approximate
 from ssmoe_embed.search.store import Store
 from ssmoe_embed.search.vectors import Array, map_rows
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssmoe_embed.data.documents import Document
+from ssmoe_embed.data import Document
 from ssmoe_embed.search.vectors import Array
 
 if TYPE_CHECKING:

@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from typing_extensions import Self
 
-from ssmoe_embed.data.documents import Document
-from ssmoe_embed.search.errors import DamagedIndexError
-from ssmoe_embed.search.feeding import Given, chunks, encoded, paired
+from ssmoe_embed.data import Document
 from ssmoe_embed.search.fingerprint import check_model, describe, model_fingerprint
 from ssmoe_embed.search.generation import Generation
 from ssmoe_embed.search.hits import Explanation, Hit, explain, with_snippets
 from ssmoe_embed.search.hybrid import SearchMode
 from ssmoe_embed.search.kinds import IndexKind
-from ssmoe_embed.search.manifest import RECALL, Manifest
+from ssmoe_embed.search.manifest import RECALL, DamagedIndexError, Manifest
 from ssmoe_embed.search.nearest import dot
-from ssmoe_embed.search.vectors import Array, VectorType, unit
+from ssmoe_embed.search.vectors import Array, Given, VectorType, chunks, encoded, paired, unit
 from ssmoe_embed.search.writing import AddCounts, Writer, create_files, open_writer
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The small file that says which files make up the index; replacing it is what publishes a new generation."""
+"""What can be wrong with an index, and the small file that names its files; replacing it publishes a generation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from ssmoe_embed.common.files import atomic_file
-from ssmoe_embed.search.errors import RECOVERY, DamagedIndexError
+
+RECOVERY = "copy the index again, or index the corpus again into another folder"
+"""What to do where documents or vectors are lost."""
+
+UNHARMED = "nothing that was published is lost; make room if the disk is full, and repeat the command"
+"""What to do where a change could not be written."""
+
+
+class DamagedIndexError(ValueError):
+    """A file of the index is missing, cut short or not what the others say it is."""
+
+
+class WrongModelError(ValueError):
+    """The index was made with another model."""
+
+
+class BusyIndexError(ValueError):
+    """Somebody else is writing to the index."""
+
 
 NAME = "manifest.json"
 FORMAT = 2

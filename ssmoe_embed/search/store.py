@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ssmoe_embed.data.documents import Document
-from ssmoe_embed.search.errors import RECOVERY, UNHARMED, DamagedIndexError
+from ssmoe_embed.data import Document
 from ssmoe_embed.search.filters import ID, conditions_sql
+from ssmoe_embed.search.manifest import RECOVERY, UNHARMED, DamagedIndexError
 
 NEVER = 2**62
 """The generation that removes what is still there."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ssmoe_embed.data.documents import Document
+from ssmoe_embed.data import Document
 from ssmoe_embed.search.filters import facet_of
 from ssmoe_embed.search.store import FIELDS, NEVER, Store, document_of, parts
 

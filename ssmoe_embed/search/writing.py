@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 
 from ssmoe_embed.common.files import atomic_file
-from ssmoe_embed.data.documents import Document
-from ssmoe_embed.search.building import build, up_to_date
-from ssmoe_embed.search.errors import BusyIndexError
+from ssmoe_embed.data import Document
 from ssmoe_embed.search.kinds import IndexKind
-from ssmoe_embed.search.manifest import Manifest, StoredFile
+from ssmoe_embed.search.manifest import BusyIndexError, Manifest, StoredFile
+from ssmoe_embed.search.nearest import build, up_to_date
 from ssmoe_embed.search.store_writing import WritableStore
 from ssmoe_embed.search.vectors import Array, VectorType, append_rows, map_rows, unit
 

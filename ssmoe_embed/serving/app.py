@@ -27,9 +27,16 @@ from ssmoe_embed.serving.batching import Batcher
 from ssmoe_embed.serving.maps import MapMaker
 from ssmoe_embed.serving.metrics import CONTENT_TYPE, Metrics, Timed
 from ssmoe_embed.serving.openai_format import answer, models, parse_request
-from ssmoe_embed.serving.pictures import like_answer, thumbnail
 from ssmoe_embed.serving.refusals import Guard, RequestError, ServerLimits, bad_value, client_gone
-from ssmoe_embed.serving.searching import check_query, document_json, explanation, one_document, search_answer
+from ssmoe_embed.serving.searching import (
+    check_query,
+    document_json,
+    explanation,
+    like_answer,
+    one_document,
+    search_answer,
+    thumbnail,
+)
 
 
 @dataclass(frozen=True)

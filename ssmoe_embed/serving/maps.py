@@ -16,7 +16,7 @@ import torch
 
 from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.common.files import load_tensors, save_tensors
-from ssmoe_embed.data.documents import Document
+from ssmoe_embed.data import Document
 from ssmoe_embed.search.index import SemanticIndex
 
 _SEED = 0

@@ -250,8 +250,7 @@ class _Evaluation:
     """Measures a model on tasks of the harness while it is trained."""
 
     def __init__(self, settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase, *, progress: bool) -> None:
-        from ssmoe_embed.evaluation.harness.finding import find_tasks, load_tasks
-        from ssmoe_embed.evaluation.harness.grid import GridOptions
+        from ssmoe_embed.evaluation.harness.grid import GridOptions, find_tasks, load_tasks
 
         self.names = find_tasks(settings.eval_tasks)
         self.tasks = load_tasks(self.names)
@@ -260,7 +259,7 @@ class _Evaluation:
 
     def of(self, model: PreTrainedModel, file: Path) -> Any:
         """What measures the model at a step and adds a line to a file."""
-        from ssmoe_embed.evaluation.harness.finding import metric_of
+        from ssmoe_embed.evaluation.harness.grid import metric_of
         from ssmoe_embed.evaluation.harness.running import harness_outcome
 
         def measure(step: int) -> None:

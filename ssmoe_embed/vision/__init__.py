@@ -2,14 +2,13 @@
 
 from ssmoe_embed.families import register_adapter
 from ssmoe_embed.vision.checkpoint import load_published
-from ssmoe_embed.vision.configuration import ClipMoeConfig, ClipMoeTextConfig, ClipMoeVisionConfig
-from ssmoe_embed.vision.family import ClipMoeTower, ProjectionLayout
-from ssmoe_embed.vision.inputs import InputReader
-from ssmoe_embed.vision.modeling import ClipMoeModel, register
+from ssmoe_embed.vision.inputs import ImageError, InputReader, read_image
+from ssmoe_embed.vision.modeling import ClipMoeConfig, ClipMoeModel, ClipMoeTextConfig, ClipMoeVisionConfig, register
 from ssmoe_embed.vision.module import SSMoEVision
-from ssmoe_embed.vision.reading import ImageError, read_image
 from ssmoe_embed.vision.routing import (
     PAPER,
+    ClipMoeTower,
+    ProjectionLayout,
     Tower,
     VisionRouting,
     reroute_towers,

@@ -16,8 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ssmoe_embed.vision.configuration import ClipMoeConfig
-from ssmoe_embed.vision.modeling import KEPT_POSITIONS, ClipMoeModel
+from ssmoe_embed.vision.modeling import KEPT_POSITIONS, ClipMoeConfig, ClipMoeModel
 
 HEAD = 64
 """Dimensions of an attention head in every CLIP of OpenAI's."""

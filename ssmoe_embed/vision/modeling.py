@@ -1,18 +1,12 @@
-"""CLIP-MoE on transformers' own CLIP: every MLP of both towers gives way to experts and a router.
-
-With `h` what the block's second norm gives: `p = softmax_E(gate h)` over all `E` experts, in float32; the two largest,
-divided by their sum, weigh `c_proj(QuickGELU(c_fc h))` of their experts. An expert is a `CLIPMLP`, which calls `c_fc` and
-`c_proj` `fc1` and `fc2`. The dropout of 0.1 that CLIP-MoE was trained with is not here.
-
-Source: CLIP-MoE, https://arxiv.org/abs/2409.19291.
-"""
+"""CLIP-MoE on transformers' own CLIP: every MLP of both towers gives way to experts and a router, and texts may be long."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -20,14 +14,67 @@ from transformers import (
     AutoModel,
     AutoProcessor,
     AutoTokenizer,
+    CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPProcessor,
+    CLIPTextConfig,
     CLIPTokenizer,
+    CLIPVisionConfig,
 )
 from transformers.models.clip.modeling_clip import CLIPMLP
 
-from ssmoe_embed.vision.configuration import ClipMoeConfig
+
+@strict
+class ClipMoeTextConfig(CLIPTextConfig):
+    """The text tower: `num_experts` MLPs per block, of which `num_experts_per_tok` are run for a token."""
+
+    model_type = "clip_moe_text_model"
+    max_position_embeddings: int = 248
+    num_experts: int = 4
+    num_experts_per_tok: int = 2
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        check_experts(self)
+        super().__post_init__(**kwargs)
+
+
+@strict
+class ClipMoeVisionConfig(CLIPVisionConfig):
+    """The image tower: `num_experts` MLPs per block, of which `num_experts_per_tok` are run for a token."""
+
+    model_type = "clip_moe_vision_model"
+    num_experts: int = 4
+    num_experts_per_tok: int = 2
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        check_experts(self)
+        super().__post_init__(**kwargs)
+
+
+@strict
+class ClipMoeConfig(CLIPConfig):
+    """Both towers and the space that they share."""
+
+    model_type = "clip_moe"
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "vision_config": ClipMoeVisionConfig,
+        "text_config": ClipMoeTextConfig,
+    }
+
+
+def check_experts(config: Any) -> None:
+    """Make sure that a token can be sent to `num_experts_per_tok` of `num_experts` experts.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if not 1 <= config.num_experts_per_tok <= config.num_experts:
+        raise ValueError(
+            f"num_experts_per_tok={config.num_experts_per_tok} of num_experts={config.num_experts} cannot be chosen; "
+            "take between 1 and num_experts (CLIP-MoE: 2 of 4)."
+        )
+
 
 KEPT_POSITIONS = 20
 """Of the text's positions, how many stay as CLIP's when they are stretched (https://arxiv.org/abs/2403.15378)."""

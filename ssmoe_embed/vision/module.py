@@ -17,12 +17,10 @@ from ssmoe_embed.embedding.card import GENERATED
 from ssmoe_embed.routing import RoutingPolicy
 from ssmoe_embed.routing.sites import install_sites, routed
 from ssmoe_embed.spectral.routers import SpectralRouters
-from ssmoe_embed.vision.card import vision_card
-from ssmoe_embed.vision.family import ClipMoeTower
 from ssmoe_embed.vision.inputs import InputReader
 from ssmoe_embed.vision.modeling import ClipMoeModel
-from ssmoe_embed.vision.persistence import CONFIG, VisionParts, load_vision, save_vision
-from ssmoe_embed.vision.routing import Tower, VisionRouting, spectral_policies, spectral_routers
+from ssmoe_embed.vision.persistence import CONFIG, VisionParts, load_vision, save_vision, vision_card
+from ssmoe_embed.vision.routing import ClipMoeTower, Tower, VisionRouting, spectral_policies, spectral_routers
 
 
 class SSMoEVision(InputModule):

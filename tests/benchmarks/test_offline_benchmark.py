@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from ssmoe_embed.evaluation.tasks.offline import registry
+from ssmoe_embed.evaluation.tasks import offline
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "offline.py"
 
 
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-    monkeypatch.setattr(registry, "_added", {})  # tasks of one's own are known to the whole process
+    monkeypatch.setattr(offline, "_added", {})  # tasks of one's own are known to the whole process
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 

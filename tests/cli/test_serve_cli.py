@@ -26,7 +26,7 @@ def model(built):
 
 def test_the_command_serves_an_index_until_it_is_stopped(model, built, environment, tmp_path):
     pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
-    from ssmoe_embed.data.documents import Document
+    from ssmoe_embed.data import Document
     from ssmoe_embed.search.index import SemanticIndex
 
     index = SemanticIndex.create(tmp_path / "index", model, reference={"name": str(built), "settings": {}})

@@ -95,7 +95,7 @@ def test_every_source_has_its_licence_text():
 
 def test_every_file_of_the_offline_tasks_is_one_of_a_task_and_has_its_source():
     pytest.importorskip("mteb")
-    from ssmoe_embed.evaluation.tasks.offline.registry import OFFLINE as TASKS
+    from ssmoe_embed.evaluation.tasks.offline import OFFLINE as TASKS
 
     assert {task.file for task in TASKS} == set(OFFLINE)
     text = (DATA / "LICENSES.md").read_text(encoding="utf-8")

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 import ssmoe_embed
-from ssmoe_embed.distributed.jobs import Encoding, ModelReference, ShardEncoder
+from ssmoe_embed.distributed.engine import Encoding, ModelReference, ShardEncoder
 from ssmoe_embed.distributed.shards import ShardFolder, TextRow, add_shards, write_shards
 from ssmoe_embed.embedding.streaming import VectorFormat
-from ssmoe_embed.search.errors import WrongModelError
 from ssmoe_embed.search.fingerprint import model_fingerprint
 from ssmoe_embed.search.index import SemanticIndex
+from ssmoe_embed.search.manifest import WrongModelError
 
 pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
 pytest.importorskip("pyarrow", reason="shards need pyarrow")

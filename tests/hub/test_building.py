@@ -20,7 +20,7 @@ from ssmoe_embed.embedding import calibration
 from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.hub import building, loading, names
-from ssmoe_embed.hub.recipes import RECIPES, Recipe
+from ssmoe_embed.hub.names import RECIPES, Recipe
 from ssmoe_embed.spectral import routers
 from ssmoe_embed.spectral.routers import SpectralRouters
 

@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 
 from ssmoe_embed.embedding.settings import EmbeddingSettings
-from ssmoe_embed.hub.recipes import RECIPES, recipe
+from ssmoe_embed.hub.names import RECIPES, recipe
 from ssmoe_embed.spectral.settings import SpectralSettings
 
 NAMES = {

@@ -17,10 +17,9 @@ from transformers import AutoModel, AutoModelForCausalLM
 from ssmoe_embed import SpectralRouters, SpectralRouting, UnsupportedModelError, language_model, reroute
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model import RoutingSettings, drop, drop_experts, load, load_tokenizer
-from ssmoe_embed.language_model.dropping import Limits, choose
+from ssmoe_embed.language_model.dropping import Limits, choose, slice_experts
 from ssmoe_embed.language_model.loading import skeleton
 from ssmoe_embed.language_model.routings import ROUTERS_FILE
-from ssmoe_embed.language_model.slicing import slice_experts
 
 SETTINGS = RoutingSettings(alpha=0.6, top_c=TOP_C)
 BIASED = ("deepseek_v3", "ernie4_5_moe", "lfm2_moe", "minimax_m2")

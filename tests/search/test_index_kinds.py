@@ -5,9 +5,8 @@ import pytest
 from indexing import static_model
 
 from ssmoe_embed.search import Document, IndexKind, SemanticIndex
-from ssmoe_embed.search.building import recall
 from ssmoe_embed.search.kinds import APPROXIMATE
-from ssmoe_embed.search.nearest import Allowed, exact_top
+from ssmoe_embed.search.nearest import Allowed, exact_top, recall
 
 ROWS, DIMENSION = 3000, 24
 KINDS = ["hnsw", "ivf", "ivfpq", "sq8", "binary"]
@@ -85,7 +84,7 @@ def test_every_kind_finds_what_passes_a_filter(index, filters):
 
 
 def test_an_index_that_grew_is_extended(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("ssmoe_embed.search.building._TAIL", 100)
+    monkeypatch.setattr("ssmoe_embed.search.nearest._TAIL", 100)
     index = SemanticIndex.create(tmp_path / "index", model, kind="ivf")
     for start, end, covered, trained in [(0, 1000, 1000, 1000), (1000, 1050, 1000, 1000), (1050, 3000, 3000, 1000)]:
         index.add_vectors(DOCUMENTS[start:end], VECTORS[start:end])

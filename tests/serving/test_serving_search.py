@@ -9,7 +9,7 @@ pytest.importorskip("faiss", reason="an index needs the extra `faiss`")
 
 from serving import serving
 
-from ssmoe_embed.data.documents import Document
+from ssmoe_embed.data import Document
 from ssmoe_embed.search.hybrid import SearchMode
 from ssmoe_embed.search.index import SemanticIndex
 from ssmoe_embed.serving.app import create_app

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ssmoe_embed.vision import ImageError, read_image
-from ssmoe_embed.vision.reading import MOST_PIXELS, is_image
+from ssmoe_embed.vision.inputs import MOST_PIXELS, is_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from ssmoe_embed.common.files import atomic_file
-from ssmoe_embed.evaluation.ablation.controls import Control, controlled
 from ssmoe_embed.evaluation.ablation.measures import Agreement, Likelihood, Readings, agreement, likelihood
 from ssmoe_embed.evaluation.ablation.tasks import TaskRuns
-from ssmoe_embed.evaluation.ablation.variants import Variant, routers_of
+from ssmoe_embed.evaluation.ablation.variants import Control, Variant, controlled, routers_of
 from ssmoe_embed.evaluation.inspection.activations import collect
 from ssmoe_embed.evaluation.inspection.inspection import checked_module
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel

@@ -15,9 +15,8 @@ from ssmoe_embed.embedding.calibration import Calibrations
 from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration
-from ssmoe_embed.evaluation.ablation.controls import controlled
 from ssmoe_embed.evaluation.ablation.measures import Difference, seeded_difference
-from ssmoe_embed.evaluation.ablation.variants import SPECTRAL, Variant
+from ssmoe_embed.evaluation.ablation.variants import SPECTRAL, Variant, controlled
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ssmoe_embed.common.tables import MISSING, Report, Table, csv_text
-from ssmoe_embed.evaluation.harness.finding import PAPER_TASKS
-from ssmoe_embed.evaluation.harness.grid import GRID
+from ssmoe_embed.evaluation.harness.grid import GRID, PAPER_TASKS
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult, folder_flips
 
 _SHORT = {task: name for name, task in PAPER_TASKS.items()}

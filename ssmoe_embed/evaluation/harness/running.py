@@ -13,8 +13,15 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssmoe_embed.common.hub import HubOptions
-from ssmoe_embed.evaluation.harness.finding import LoadedTasks, find_tasks, load_tasks, metric_of
-from ssmoe_embed.evaluation.harness.grid import GridCell, GridOptions, check_grid
+from ssmoe_embed.evaluation.harness.grid import (
+    GridCell,
+    GridOptions,
+    LoadedTasks,
+    check_grid,
+    find_tasks,
+    load_tasks,
+    metric_of,
+)
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult, TextResult
 from ssmoe_embed.evaluation.tasks.local_data import harness_data
 from ssmoe_embed.language_model.dropped import Dropped, drop_experts, weight_bytes

@@ -19,12 +19,10 @@ from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
 from ssmoe_embed.embedding.settings import EmbeddingSettings
-from ssmoe_embed.evaluation.mteb.cache import publish
-from ssmoe_embed.evaluation.mteb.encoders import MethodEncoder
-from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
+from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, MethodEncoder
 from ssmoe_embed.evaluation.mteb.passes import SharedPass
 from ssmoe_embed.evaluation.mteb.runs import OF_THE_TASK
-from ssmoe_embed.evaluation.results.folder import ResultFolder, read_json
+from ssmoe_embed.evaluation.results.folder import ResultFolder, publish, read_json
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN, Corruption
 from ssmoe_embed.evaluation.vision.corruption import ImageCorruption
 

@@ -21,7 +21,7 @@ from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.persistence import TENSORS
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.families import family_of
-from ssmoe_embed.hub.recipes import RECIPES
+from ssmoe_embed.hub.names import RECIPES
 
 _MIB = 2**20
 

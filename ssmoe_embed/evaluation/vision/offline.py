@@ -1,4 +1,4 @@
-"""The image tasks whose data come with the package: emoji by their names, in a style and of concepts that were held out."""
+"""Image tasks by name, and those whose data ship: emoji by their names, in a style and of concepts held out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
 from PIL import Image
 
 from ssmoe_embed.data import emoji_concepts, emoji_pictures
+from ssmoe_embed.evaluation.vision.protocols import (
+    CAPTIONED,
+    CLASSIFICATION,
+    SUFFIX,
+    captioned_task,
+    paper_vision_tasks,
+    with_templates,
+)
 
 SPLIT = "test"
 NAMED = "a picture of {}"
@@ -54,7 +62,7 @@ def _shown(*, held_out: bool) -> list[tuple[str, Image.Image]]:
 
 
 def _on_white(content: bytes) -> Image.Image:
-    from ssmoe_embed.vision.reading import read_image
+    from ssmoe_embed.vision.inputs import read_image
 
     return read_image(content)
 
@@ -169,3 +177,28 @@ OFFLINE_VISION: tuple[type[AbsTask], ...] = (
     EmojiT2IRetrieval,
     EmojiI2TRetrieval,
 )
+
+
+OFFLINE_NAMES = ("EmojiStyleZeroShot", "EmojiConceptZeroShot", "EmojiT2IRetrieval", "EmojiI2TRetrieval")
+"""The image tasks whose data come with this package."""
+
+
+def vision_tasks(*, paper: bool) -> list[AbsTask]:
+    """The paper's image tasks, or those that ship."""
+    if paper:
+        return paper_vision_tasks()
+    from ssmoe_embed.evaluation.vision.offline import OFFLINE_VISION
+
+    return [kind() for kind in OFFLINE_VISION]
+
+
+def vision_task(name: str) -> AbsTask | None:
+    """The image task of that name that ships, or mteb's under the paper's protocol; None if there is none."""
+    import mteb
+
+    if name in OFFLINE_NAMES:
+        return next(task for task in vision_tasks(paper=False) if task.metadata.name == name)
+    if name in CAPTIONED:
+        return captioned_task(name)
+    plain = name.removesuffix(SUFFIX)
+    return with_templates(mteb.get_task(plain)) if name != plain and plain in CLASSIFICATION else None

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ssmoe_embed.common.choices import Choice
-from ssmoe_embed.data.documents import Document
+from ssmoe_embed.data import Document
 from ssmoe_embed.search.reading.decoding import fault_of, is_binary, known_encoding, numbered, open_text
 from ssmoe_embed.search.reading.passages import BREADCRUMB, WORDS
-from ssmoe_embed.search.reading.pictures import read_picture
 from ssmoe_embed.search.reading.prose import read_html, read_markdown, read_pdf, read_plain_text, read_word
-from ssmoe_embed.search.reading.records import KINDS, FileKind, Images, Moved, ReadOptions, Record
+from ssmoe_embed.search.reading.records import KINDS, FileKind, Images, Moved, ReadOptions, Record, read_picture
 from ssmoe_embed.search.reading.tables import read_json_lines, read_lines, read_parquet, read_table
 
 _REPORTED = 20

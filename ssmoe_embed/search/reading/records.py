@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -133,3 +135,29 @@ KINDS = {
 """The kind of file of each ending, pictures left out."""
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp"})
 """Endings of pictures."""
+
+
+_BETWEEN_WORDS = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])|(?<=\D)(?=\d)")
+
+
+def read_picture(path: Path, options: ReadOptions, moved: Moved) -> Iterator[Record]:
+    """The one record of a picture, which is looked at now, so that a broken one is told of before anything is encoded.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    from ssmoe_embed.vision.inputs import read_image
+
+    del options
+    image = read_image(path)
+    where = path.resolve().as_posix()
+    metadata = {
+        "path": path.as_posix(),
+        "width": image.width,
+        "height": image.height,
+        "image": {"path": where, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+    }
+    words = " ".join(part for part in _BETWEEN_WORDS.split(path.stem) if part)
+    moved(path.stat().st_size)
+    given = {"id": where, "title": path.name, "source": path.as_posix()}
+    yield Record("", words or path.name, given, metadata)

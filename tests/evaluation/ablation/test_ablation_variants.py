@@ -6,8 +6,7 @@ from torch.nn import functional as F
 
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.evaluation.ablation import variants
-from ssmoe_embed.evaluation.ablation.controls import Control, controlled
-from ssmoe_embed.evaluation.ablation.variants import VARIANTS, find_variants, routers_of
+from ssmoe_embed.evaluation.ablation.variants import VARIANTS, Control, controlled, find_variants, routers_of
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model.loading import load
 from ssmoe_embed.routing import SpectralRouting, reroute

@@ -10,9 +10,17 @@ import torch
 from tiny import TOP_C
 
 from ssmoe_embed import reroute
-from ssmoe_embed.evaluation.harness import finding
-from ssmoe_embed.evaluation.harness.finding import OFFLINE_TASKS, PAPER_TASKS, find_tasks, load_tasks
-from ssmoe_embed.evaluation.harness.grid import GRID, GridCell, GridOptions, check_grid
+from ssmoe_embed.evaluation.harness import grid as grids
+from ssmoe_embed.evaluation.harness.grid import (
+    GRID,
+    OFFLINE_TASKS,
+    PAPER_TASKS,
+    GridCell,
+    GridOptions,
+    check_grid,
+    find_tasks,
+    load_tasks,
+)
 from ssmoe_embed.evaluation.harness.report import report
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult
 from ssmoe_embed.evaluation.harness.running import run_grid
@@ -126,18 +134,18 @@ def test_perplexity_is_measured_under_the_cells_routing(grid, olmoe, text_file):
 
 def test_a_group_of_tasks_has_one_score_and_the_examples_of_all(olmoe, tmp_path, monkeypatch):
     folder = tmp_path / "tasks"
-    shutil.copytree(finding.TASK_FOLDER, folder)
+    shutil.copytree(grids.TASK_FOLDER, folder)
     lines = ["group: both", "task: [ssmoe_dictionary, ssmoe_continuation]"]
     lines += ["aggregate_metric_list:", "  - metric: acc", "    weight_by_size: true"]
     (folder / "both.yaml").write_text("\n".join(lines), encoding="utf-8")
-    monkeypatch.setattr(finding, "TASK_FOLDER", folder)
-    monkeypatch.setattr(finding, "OFFLINE_TASKS", ("both",))
-    finding._manager.cache_clear()
+    monkeypatch.setattr(grids, "TASK_FOLDER", folder)
+    monkeypatch.setattr(grids, "OFFLINE_TASKS", ("both",))
+    grids._manager.cache_clear()
     options = GridOptions(num_fewshot=0, limit=4, progress=False, overlap_prompts=0)
     try:
         found = run_grid(olmoe, [GridCell.parse("original")], ["both"], tmp_path / "out", options)
     finally:
-        finding._manager.cache_clear()
+        grids._manager.cache_clear()
     (result,) = found.results()
     correct = found.correct("original", "both")
     assert len(correct) == result.examples == 8
@@ -215,7 +223,7 @@ def test_a_folder_of_something_else_is_left_alone(olmoe, tmp_path):
 
 @pytest.mark.slow
 def test_the_papers_tasks_are_known_to_the_harness():
-    known = finding._manager(include_defaults=True).all_tasks
+    known = grids._manager(include_defaults=True).all_tasks
     assert all(name in known for name in [*PAPER_TASKS.values(), "mmlu"])
 
 

@@ -6,8 +6,7 @@ import math
 import pytest
 
 from ssmoe_embed.evaluation.harness import report
-from ssmoe_embed.evaluation.harness.finding import PAPER_TASKS
-from ssmoe_embed.evaluation.harness.grid import GRID, GridOptions
+from ssmoe_embed.evaluation.harness.grid import GRID, PAPER_TASKS, GridOptions
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult, TextResult, answer_flips, folder_flips
 from ssmoe_embed.evaluation.paper import language_models as comparison
 from ssmoe_embed.evaluation.paper.language_models import Quantity, published

@@ -11,8 +11,7 @@ from mteb.models import ModelMeta
 
 import ssmoe_embed
 from ssmoe_embed.evaluation.leaderboard.submission import CODE, MOCK_RUN, prepare_submission
-from ssmoe_embed.evaluation.mteb.encoders import MethodEncoder
-from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, load_encoder
+from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, MethodEncoder, load_encoder
 from ssmoe_embed.evaluation.mteb.passes import SharedPass
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run

@@ -22,7 +22,7 @@ from ssmoe_embed.evaluation.mteb.passes import SharedPass
 from ssmoe_embed.evaluation.mteb.records import loading_changes, revision_of
 from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
-from ssmoe_embed.hub.recipes import RECIPES
+from ssmoe_embed.hub.names import RECIPES
 
 
 def revision(name, **settings):

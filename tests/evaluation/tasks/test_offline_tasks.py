@@ -14,7 +14,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from ssmoe_embed.common import lazy as dependencies
 from ssmoe_embed.evaluation.baselines import load_baseline, task_texts
-from ssmoe_embed.evaluation.tasks.offline import add_task, offline_task, offline_tasks, registry, retrieval_task
+from ssmoe_embed.evaluation.tasks import offline
+from ssmoe_embed.evaluation.tasks.offline import add_task, offline_task, offline_tasks, retrieval_task
 
 METADATA = {task.metadata.name: task.metadata for task in offline_tasks()}
 TYPES = {"Classification", "Clustering", "PairClassification", "Reranking", "Retrieval", "STS"}
@@ -182,7 +183,7 @@ def test_the_how_to_documents_answer_every_question_and_hold_all_that_was_writte
 
 
 def test_a_file_of_ones_own_becomes_a_task_and_baselines_know_its_texts(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_added", {})
+    monkeypatch.setattr(offline, "_added", {})
     path = tmp_path / "drinks.jsonl"
     records = [
         {"id": 1, "document": "green tea"},

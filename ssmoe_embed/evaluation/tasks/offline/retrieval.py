@@ -13,7 +13,7 @@ from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from ssmoe_embed.data import search_corpus
-from ssmoe_embed.evaluation.tasks.offline.metadata import SPLIT, WORDNET, Shipped, make_metadata, offline_metadata
+from ssmoe_embed.evaluation.tasks.offline.texts import SPLIT, WORDNET, Shipped, make_metadata, offline_metadata
 
 HOWTO_DOCUMENTS = 600
 """Of the search corpus's 1,895, so that a model with five methods is through in minutes."""
