@@ -14,9 +14,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_M
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from ssmoe_embed import UnsupportedModelError
+from ssmoe_embed.cli.info import family_page
 from ssmoe_embed.families import families, family_of, supported_types
 from ssmoe_embed.families.refused import CHECKED_WITH, REFUSED
-from ssmoe_embed.families.table import markdown
 
 MODELS = Path(transformers.__file__).parent / "models"
 DOCS = Path(__file__).parents[2] / "docs" / "families.md"
@@ -163,16 +163,16 @@ def test_a_refusal_says_why_and_what_to_do(model_type):
 
 
 def test_the_table_in_the_documentation_is_up_to_date():
-    assert DOCS.read_text(encoding="utf-8") == markdown(), "run `ssmoe families --markdown > docs/families.md`"
+    assert DOCS.read_text(encoding="utf-8") == family_page(), "run `ssmoe families --markdown > docs/families.md`"
 
 
 def test_the_table_names_every_supported_and_every_refused_model_type():
     for name in (*supported_types(), *REFUSED):
-        assert f"`{name}`" in markdown()
+        assert f"`{name}`" in family_page()
 
 
 def test_the_command_prints_the_table(ssmoe):
-    assert ssmoe("families", "--markdown") == (0, markdown(), "")
+    assert ssmoe("families", "--markdown") == (0, family_page(), "")
     table = ssmoe("families")
     assert table.status == 0
     for name in supported_types():
