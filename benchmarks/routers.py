@@ -307,8 +307,8 @@ def report(place: Place) -> Report:
     sampled = "" if place.every == 1 else f" Every {place.every}{ending} pair and test text only."
     note = (
         f"`{place.name}`. {machine('torch', 'transformers', 'mteb')}. Points of 100; in brackets the difference from "
-        f"`{BASE}` and its 95 % interval.{sampled} Standardised or not: what was better on development pairs. `cost`: CPU "
-        f"time of the forward passes, against `{BASE}` in one run."
+        f"`{BASE}` and its 95 % interval.{sampled} Standardised (on {len(place.sample)} texts) or not: what was better on "
+        f"development pairs. `cost`: CPU time of the forward passes, against `{BASE}` in one run."
     )
     costs = read_json(place.work / "cost.json") if (place.work / "cost.json").is_file() else {}
     lines = []

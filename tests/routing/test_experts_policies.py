@@ -322,7 +322,8 @@ def test_an_embedding_takes_them_by_name(olmoe, olmoe_body):
 def test_the_load_under_them_counts_the_pairs_that_were_computed(calibrated_module, texts):
     settings = calibrated_module.settings.changed(method="smoe", routing_signal=None, calibration="none")
     k = calibrated_module.model.config.num_experts_per_tok
-    for routing, share in (("usmoe", 1.0), ("usmoe:budget=0.5", 0.5), ("competition", 1.0), ("hash", 1.0)):
+    whole = ("usmoe", "competition", "hash", "equal", "least-similar:top_c=2")
+    for routing, share in (*((name, 1.0) for name in whole), ("usmoe:budget=0.5", 0.5)):
         found = collect(calibrated_module, texts[:6], settings.changed(routing=routing), batch_size=3)
         lengths = found.last.diff(prepend=torch.tensor([-1]))
         expected = sum(max(1, math.floor(share * k * length)) for length in lengths.tolist())
