@@ -354,7 +354,7 @@ def _language(folder: GridFolder, place: Place) -> list[str | Table]:
     results, texts = folder.results(), {one.cell: one for one in folder.perplexities()}
     tasks = sorted({one.task for one in results})
     lines = []
-    for cell in dict.fromkeys(one.cell for one in results):
+    for cell in dict.fromkeys([*texts, *(one.cell for one in results)]):
         found = {one.task: one for one in results if one.cell == cell}
         text = texts.get(cell)
         cells = [_task_cell(folder, cell, found[task]) if task in found else None for task in tasks]
@@ -415,7 +415,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--routings", nargs="*", default=list(NAMED), help="named routings; default: %(default)s")
     parser.add_argument("--baselines", nargs="*", default=list(MODEL_BASELINES), help="default: %(default)s")
     parser.add_argument("--calibrations", nargs="+", choices=CALIBRATIONS, default=list(CALIBRATIONS))
-    parser.add_argument("--harness", nargs="+", default=list(OFFLINE), help="harness tasks; default: %(default)s")
+    parser.add_argument("--harness", nargs="*", default=list(OFFLINE), help="harness tasks; default: %(default)s")
     parser.add_argument(
         "--cells", nargs="+", default=[], help="language models; default: the paper's and those of the routings shown"
     )

@@ -49,7 +49,7 @@ def run_grid(
     Args:
         base: Folder, hub id or recipe name of the language model.
         cells: Routings, with all experts or fewer.
-        tasks: `paper`, `offline`, and names of the harness.
+        tasks: `paper`, `offline`, and names of the harness; none for the perplexity of the options' text alone.
         output: Result folder.
         options: How to measure.
         on_cell: Told of each cell before it is measured.
@@ -62,7 +62,7 @@ def run_grid(
             folder holds results of other settings. Like those above, this is found before any weights are read.
     """
     options = options or GridOptions()
-    names = find_tasks(tasks)
+    names = [] if options.text is not None and not tasks else find_tasks(tasks)
     tasks_there = load_tasks(names, options.num_fewshot, options.data)
     check_grid(base, cells, options)
     folder = GridFolder(Path(output))

@@ -132,6 +132,12 @@ def test_perplexity_is_measured_under_the_cells_routing(grid, olmoe, text_file):
     assert len(set(found.values())) == len(CELLS)
 
 
+def test_a_text_alone_is_measured_without_tasks(grid, olmoe, options, tmp_path):
+    found = run_grid(olmoe, [GridCell.parse("original")], [], tmp_path / "out", options)
+    assert found.results() == []
+    assert found.perplexities() == [one for one in grid.perplexities() if one.cell == "original"]
+
+
 def test_a_group_of_tasks_has_one_score_and_the_examples_of_all(olmoe, tmp_path, monkeypatch):
     folder = tmp_path / "tasks"
     shutil.copytree(grids.TASK_FOLDER, folder)
