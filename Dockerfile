@@ -1,11 +1,14 @@
 # A server of embeddings and search: docker build -t ssmoe . && docker run -p 8080:8080 ssmoe
-FROM python:3.12-slim
+ARG PYTHON=3.12
+FROM python:${PYTHON}-slim
 
 WORKDIR /app
+# PyTorch for CPUs, without the gigabytes of CUDA; for a GPU: --build-arg TORCH_INDEX=https://pypi.org/simple, and run with --gpus all
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" torch
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY ssmoe_embed ssmoe_embed
-# PyTorch for CPUs; for a GPU leave the index out, and run with --gpus all
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu ".[serve,faiss]"
+RUN pip install --no-cache-dir ".[serve,faiss]"
 
 RUN useradd --create-home ssmoe
 USER ssmoe
