@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +29,6 @@ _WIDTH = 100
 _BAR = 12
 _LONGEST = 500
 """Characters shown of a document without snippet."""
-_MARKS = re.compile(r"`+|\*\*")
 
 
 def _json(hit: Hit, explanation: Explanation | None) -> str:
@@ -70,15 +68,12 @@ def _head(rank: int, hit: Hit) -> Text:
 
 
 def _marked(hit: Hit) -> Text:
-    """The snippet with its best sentence marked, without Markdown's marks; or the beginning of the text."""
-    snippet = hit.snippet
-    if snippet is None:
-        text = hit.document.text
-        return Text(_MARKS.sub("", text[:_LONGEST]) + ("…" if len(text) > _LONGEST else ""))
+    """The snippet with its best sentence marked; or the beginning of the text."""
     style = "reverse" if Console().no_color else "bold yellow"
-    parts = (snippet.text[: snippet.start], snippet.sentence, snippet.text[snippet.end :])
-    before, best, after = (_MARKS.sub("", part) for part in parts)
-    return Text.assemble(before, (best, style), after)
+    shown = Text.assemble(*((text, style if best else "") for text, best in hit.shown()))
+    if hit.snippet is None and len(shown) > _LONGEST:
+        return shown[:_LONGEST] + Text("…")
+    return shown
 
 
 def _table(explanation: Explanation) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _END = re.compile(r"(?<=[.!?;:…。！？])[\"')\]]*\s+|\n\s*")
+_MARKS = re.compile(
+    r"^```[^\n]*\n(?P<block>.*?)(?:^```[^\n]*\n?|\Z)"
+    r"|(?P<ticks>`+)(?P<code>[^`]+)(?P=ticks)"
+    r"|(?<![\w\])])!?\[(?P<label>[^][\n]*)\]\([^()\s]*(?:\s\"[^\"\n]*\")?\)"
+    r"|(?<!\w)\*\*(?P<bold>(?![\s*])[^\n]*?(?<![\s*]))\*\*(?!\w)"
+    r"|^\#{1,6}[ \t]+"
+    r"|`+",
+    re.MULTILINE | re.DOTALL,
+)
+"""Markdown's marks around code, links, images and what is bold, and before headings; code keeps what is in it."""
 _MOST_SENTENCES = 40
 _LONGEST = 500
 """Characters of a snippet, unless its sentence alone has more."""
@@ -61,6 +71,34 @@ class Hit:
     words: float | None = None
     weak: bool = False
     snippet: Snippet | None = None
+
+    def shown(self) -> list[tuple[str, bool]]:
+        """The snippet, or else the text, in parts and whether each is the best sentence, without Markdown's marks."""
+        if self.snippet is None:
+            return [(without_marks(self.document.text, 0, len(self.document.text)), False)]
+        text, start, end = self.snippet.text, self.snippet.start, self.snippet.end
+        parts = [(without_marks(text, 0, start), False), (without_marks(text, start, end), True)]
+        return [part for part in [*parts, (without_marks(text, end, len(text)), False)] if part[0]]
+
+
+def without_marks(text: str, start: int, end: int) -> str:
+    """A part of a text without Markdown's marks, which are looked for in the whole of it."""
+    kept, position = [], start
+    for left, right in _marks(text, 0, len(text)):
+        kept.append(text[position : min(left, end)])
+        position = max(position, right)
+    return "".join(kept) + text[position:end]
+
+
+def _marks(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where Markdown's marks begin and end, in their order."""
+    for match in _MARKS.finditer(text, start, end):
+        names = [name for name in ("block", "code", "label", "bold") if match[name] is not None]
+        left, right = match.span(names[0]) if names else (match.end(), match.end())
+        yield match.start(), left
+        if names and names[0] in {"label", "bold"}:
+            yield from _marks(text, left, right)
+        yield right, match.end()
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from time import perf_counter
@@ -16,8 +15,6 @@ from ssmoe_embed.search.index import SemanticIndex
 from ssmoe_embed.search.likeness import search_like
 from ssmoe_embed.serving.maps import CorpusMap
 from ssmoe_embed.serving.refusals import RequestError, ServerLimits, bad_value
-
-_MARKS = re.compile(r"`+|\*\*")
 
 
 def check_query(query: str, limits: ServerLimits) -> None:
@@ -118,13 +115,7 @@ def hit_json(hit: Hit) -> dict[str, Any]:
     """A hit as JSON, the snippet in parts before, in and after the best sentence, without Markdown's marks."""
     known = {name: value for name, value in document_json(hit.document).items() if name != "text"}
     scores = {"score": hit.score, "similarity": hit.similarity, "words": hit.words, "weak": hit.weak}
-    snippet = hit.snippet
-    if snippet is None:
-        return known | scores | {"snippet": [{"text": hit.document.text, "best": False}]}
-    text, begin, end = snippet.text, snippet.start, snippet.end
-    parts = [(text[:begin], False), (text[begin:end], True), (text[end:], False)]
-    plain = [{"text": _MARKS.sub("", part), "best": best} for part, best in parts if part]
-    return known | scores | {"snippet": plain}
+    return known | scores | {"snippet": [{"text": text, "best": best} for text, best in hit.shown()]}
 
 
 def _points(index: SemanticIndex, made: CorpusMap, found: Sequence[Hit]) -> list[list[float] | None]:

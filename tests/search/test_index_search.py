@@ -6,6 +6,7 @@ from indexing import best, ids
 
 import ssmoe_embed
 from ssmoe_embed.search import Document, SemanticIndex
+from ssmoe_embed.search.hits import Hit, Snippet
 
 
 def test_filters_take_values_lists_and_several_keys(index, model, documents):
@@ -30,6 +31,23 @@ def test_the_snippet_marks_the_sentence_nearest_to_the_query(loaded, tmp_path):
     assert hits["a"].snippet.sentence.split() == expected.split()
     assert hits["a"].snippet.text in hits["a"].document.text
     assert hits["b"].snippet.sentence == "only one"
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ('See [the docs](http://x.y/z) and ![a cat](cat.png "Cat").', "See the docs and a cat."),
+        ("## Powers\n**Not `2 ** 3`**, but x**2**3.", "Powers\nNot 2 ** 3, but x**2**3."),
+        ("f(**a, **b), f(**a,**b), a[0](1)", "f(**a, **b), f(**a,**b), a[0](1)"),
+        ("```python\nf(**x) # `a`\n## b\n```\nafter `it", "f(**x) # `a`\n## b\nafter it"),
+    ],
+)
+def test_a_hit_is_shown_without_the_marks_of_markdown_and_with_those_of_code(text, plain):
+    document = Document("a", text)
+    assert Hit(document, 1.0).shown() == [(plain, False)]
+    for start in range(len(text)):  # wherever the best sentence begins
+        shown = Hit(document, 1.0, snippet=Snippet(text, start, max(start, len(text) - 2))).shown()
+        assert "".join(part for part, _ in shown) == plain
 
 
 @pytest.mark.parametrize(
