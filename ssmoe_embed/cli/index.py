@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +17,7 @@ from typer.core import TyperCommand
 from ssmoe_embed.cli import options as opts
 from ssmoe_embed.cli.clusters import ClusterJob, on_ray, shards_at
 from ssmoe_embed.cli.images import images_of
-from ssmoe_embed.search.manifest import RECALL, Manifest
+from ssmoe_embed.search.manifest import RECALL, BusyIndexError, Manifest
 from ssmoe_embed.search.reading.passages import WORDS
 from ssmoe_embed.search.reading.records import KINDS
 
@@ -129,13 +132,14 @@ def index(
         wanted, model = images_of(corpus, images, model, Manifest.exists(output))
         source = read_documents(*corpus, on_error=on_error, field=field, words=words, encoding=encoding, images=wanted)
     settings = opts.given(method=method, prompt=prompt, alpha=alpha)
-    if source is not None:
-        made = _opened(output, source, model, settings, opts.given(kind=kind, dtype=dtype), device, quiet)
-    else:
-        made = SemanticIndex.open(output)
     try:
-        cluster = ClusterJob(_reference(output, model, settings, device), workers) if clustered else None
-        _change(made, source, cluster, batch_size, recall, prune, quiet)
+        with _unless_empty(output):
+            if source is not None:
+                made = _opened(output, source, model, settings, opts.given(kind=kind, dtype=dtype), device, quiet)
+            else:
+                made = SemanticIndex.open(output)
+            cluster = ClusterJob(_reference(output, model, settings, device), workers) if clustered else None
+            _change(made, source, cluster, batch_size, recall, prune, quiet)
         _tell_skipped(source, list_skipped)
         if delete or conditions:
             _delete(made, delete or [], conditions or [], recall)
@@ -148,6 +152,25 @@ def index(
         _verify(made)
     if not quiet:
         _report(made)
+
+
+@contextmanager
+def _unless_empty(folder: Path) -> Iterator[None]:
+    """Remove the index that the block made if it fails before anything was encoded; what was, a later run goes on with."""
+    before = set(folder.iterdir()) if folder.is_dir() else None
+    there = Manifest.exists(folder)
+    try:
+        yield
+    except (BusyIndexError, FileExistsError):  # another process made it
+        raise
+    except Exception:
+        work = [*folder.glob("vectors-*"), *folder.glob("shards/part-*")]
+        if not there and Manifest.exists(folder) and Manifest.read(folder).generation == 1 and not work:
+            for path in set(folder.iterdir()) - (before or set()):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if before is None:
+                folder.rmdir()
+        raise
 
 
 def _check_idle(something: object, prune: bool, other_kind: bool) -> None:

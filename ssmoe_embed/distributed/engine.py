@@ -238,7 +238,13 @@ def _cluster(workers: int | None) -> Iterator[Any]:
                     "this machine alone."
                 ) from None
             cpus = max(workers or 1, os.cpu_count() or 1)
-            ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+            try:
+                ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+            except Exception as failed:  # Ray raises this very class
+                raise ValueError(
+                    f"Ray could not start on this machine: {_reason(failed)} Try again when it has less to do, or name a "
+                    "running cluster in RAY_ADDRESS."
+                ) from failed
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised, too
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:

@@ -8,14 +8,16 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib import format as npy
-from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from ssmoe_embed.common.choices import Choice
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 CHUNK_BATCHES = 32
 """Batches read ahead, so that texts of like length share a batch."""

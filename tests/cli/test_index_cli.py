@@ -1,6 +1,7 @@
 """`ssmoe index` and `ssmoe search --index`, as a user types them."""
 
 import json
+import sys
 
 import pytest
 from indexing import static_model
@@ -29,6 +30,37 @@ def index(ssmoe, corpus, built, tmp_path):
     assert "3 added; 3 texts encoded" in err
     assert "3 documents" in err
     return tmp_path / "index"
+
+
+@pytest.mark.parametrize("case", ["a broken line", "no Ray"])
+def test_an_index_into_which_nothing_was_put_is_not_left(ssmoe, corpus, built, monkeypatch, case):
+    folder = corpus.with_name("index")
+    for there in ([], ["mine.txt"]):
+        for name in there:
+            folder.mkdir()
+            (folder / name).write_text("kept", "utf-8")
+        if case == "no Ray":
+            monkeypatch.setitem(sys.modules, "ray", None)
+            ran = ssmoe("index", corpus, "-o", folder, "--model", built, "--engine", "ray", "-q")
+            assert "pip install 'ssmoe-embed[ray]'" in ran.err
+        else:
+            broken = corpus.with_name("broken.jsonl")
+            broken.write_text(f"{corpus.read_text('utf-8')}\nno JSON\n", "utf-8")
+            ran = ssmoe("index", broken, "-o", folder, "--model", built, "-q")
+            assert "broken.jsonl:4" in ran.err
+        assert ran.status == 1
+        assert folder.is_dir() == bool(there)
+        assert [path.name for path in folder.glob("*")] == there
+
+
+def test_what_was_encoded_before_a_failure_is_kept_for_the_next_run(ssmoe, corpus, built, tmp_path):
+    lines = [json.dumps({"text": f"text {number}"}) for number in range(33)]
+    corpus.write_text("\n".join([*lines, "no JSON"]), "utf-8")
+    asked = ("index", corpus, "-o", tmp_path / "index", "--model", built, "--batch-size", 1)
+    assert ssmoe(*asked, "-q").status == 1
+    corpus.write_text("\n".join(lines), "utf-8")
+    ran = ssmoe(*asked)
+    assert "33 added; 1 texts encoded" in ran.err
 
 
 def test_search_finds_what_the_index_holds_with_the_index_own_model(ssmoe, index, built):
@@ -132,14 +164,17 @@ def test_broken_lines_stop_or_are_skipped_and_told_of(ssmoe, built, tmp_path):
     status, _, err = ssmoe("index", path, "-o", tmp_path / "i", "--model", built)
     assert status == 1
     assert "broken.jsonl:2 is not valid JSON" in err
-    assert len(SemanticIndex.open(tmp_path / "i")) == 0
-    status, _, err = ssmoe("search", "x", "--index", tmp_path / "i")
-    assert status == 1
-    assert "no document yet" in err
-    status, _, err = ssmoe("index", path, "-o", tmp_path / "i", "--on-error", "skip")
+    status, _, err = ssmoe("index", path, "-o", tmp_path / "i", "--model", built, "--on-error", "skip")
     assert status == 0
     assert "Skipped" in err
     assert "2 added" in err
+
+
+def test_searching_an_index_without_documents_says_how_to_fill_it(ssmoe, tmp_path):
+    SemanticIndex.create(tmp_path / "i", static_model())
+    status, _, err = ssmoe("search", "x", "--index", tmp_path / "i", "--words-only")
+    assert status == 1
+    assert "no document yet" in err
 
 
 def test_an_empty_corpus_makes_no_index(ssmoe, tmp_path):

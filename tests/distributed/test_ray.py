@@ -183,6 +183,20 @@ def test_a_workers_error_is_told_in_one_line(texts, tmp_path):
         encode_on_ray(rows_of(texts), tmp_path, ModelReference("no/such/model"), workers=1, progress=False)
 
 
+def test_a_cluster_that_does_not_start_is_told_with_what_to_do(tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    from ssmoe_embed.distributed.engine import encode_on_ray
+
+    def refuse(address=None, **_):
+        raise ConnectionError("none") if address else Exception("The node timed out.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ValueError, match=r"could not start on this machine: The node timed out\. Try again"):
+        encode_on_ray(rows_of("ab"), tmp_path, ModelReference("ssmoe/tiny"), progress=False)
+
+
 def test_a_cluster_that_is_not_there_is_no_reason_to_work_elsewhere(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     from ssmoe_embed.distributed.engine import encode_on_ray
