@@ -111,6 +111,8 @@ def _options(
 
 
 _show_warning = warnings.showwarning
+_told: set[str] = set()
+"""The package's warnings that were shown; Python itself forgets them whenever a library changes its filters."""
 
 
 def _warn(
@@ -123,6 +125,9 @@ def _warn(
 ) -> None:
     """A warning of this package as its text alone, without the line of code that it comes from."""
     if Path(__file__).parents[1] in Path(filename).parents:
+        if str(message) in _told:
+            return
+        _told.add(str(message))
         Console(stderr=True).print(f"Warning: {message}", markup=False, highlight=False, soft_wrap=True)
     else:
         _show_warning(message, category, filename, lineno, file, line)
@@ -146,6 +151,7 @@ def main() -> None:
         logging.getLogger("ssmoe_embed").setLevel(logging.DEBUG)
     # where peft brings bitsandbytes in, it advises a package that would speed up what is not used here
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    _told.clear()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +37,13 @@ def _known_device(value: str | None) -> str | None:
     except RuntimeError:
         raise ValueError(f"device={value!r} names no device; choose one such as cpu, cuda, cuda:1 or mps.") from None
     return value
+
+
+def _without_bars(quiet: bool) -> bool:
+    """Hide the bars of libraries too that ask nobody before they show one; tqdm reads this when it is first imported."""
+    if quiet:
+        os.environ["TQDM_DISABLE"] = "1"
+    return quiet
 
 
 def in_existing_folder(file: Path | None) -> Path | None:
@@ -129,7 +137,9 @@ TextEncoding = Annotated[
 OnBroken = Annotated[
     str, typer.Option("--on-error", help="Whether a broken line ends the command (stop) or is left out (skip).")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show no progress bars.", callback=_without_bars, is_eager=True)
+]
 Engine = Annotated[
     str, typer.Option("--engine", help="local, or ray: many workers on a Ray cluster, on this machine or others.")
 ]

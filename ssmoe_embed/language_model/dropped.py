@@ -17,6 +17,7 @@ from ssmoe_embed.common.folders import atomic_folder
 from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.data import calibration_texts
+from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.families import Score, family_of
 from ssmoe_embed.language_model.dropping import DropBy, Limits, choose, parse_drop_by, random_scores, slice_experts
 from ssmoe_embed.language_model.loading import base_of, load, load_tokenizer, skeleton
@@ -252,7 +253,8 @@ def drop(
             seed=seed,
             progress=progress,
         )
-        model.save_pretrained(folder)
+        with loading_bar(progress):  # which hides that of saving too
+            model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         if dropped.routers is not None:
             dropped.routers.save(folder / ROUTERS_FILE)

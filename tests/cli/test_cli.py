@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 
 import numpy as np
 import pyarrow as pa
@@ -160,6 +161,18 @@ def test_a_warning_of_the_package_is_one_line_without_its_code(ssmoe, olmoe, tmp
     [told] = [line for line in ran.err.splitlines() if "top_c" in line]
     assert told.startswith("Warning: top_c=5000")
     assert ".py" not in ran.err
+
+
+def test_a_warning_is_told_once_whatever_libraries_do_to_the_filters(ssmoe, tmp_path, monkeypatch):
+    def build(*_, **__):
+        for line in (1, 2):
+            warnings.simplefilter("always")
+            warnings.warn_explicit("top_c is large", UserWarning, ssmoe_embed.__file__, line)
+        return tmp_path
+
+    monkeypatch.setattr("ssmoe_embed.hub.building.build", build)
+    for _ in range(2):
+        assert ssmoe("build", "base", "-o", tmp_path).err.count("Warning: top_c is large") == 1
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "ndjson"])

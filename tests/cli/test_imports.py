@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from indexing import static_model
+
+from ssmoe_embed.search import Document, SemanticIndex
 
 HEAVY = {
     "torch",
@@ -84,6 +87,23 @@ def test_searching_with_the_bundled_model_imports_neither_pytorch_nor_what_stand
     modules, output = imported(MAIN, "search", "kitten", "--index", index, XDG_CACHE_HOME=str(tmp_path))
     assert "the cat" in output
     assert not modules & SLOW
+
+
+def test_removing_and_checking_documents_needs_no_model(imported, tmp_path):
+    index = SemanticIndex.create(tmp_path / "index", static_model())
+    index.add([Document("1", "a"), Document("2", "b")], progress=False)
+    modules, output = imported(MAIN, "index", "--output", index.folder, "--delete", "1", "--verify")
+    assert "1 document removed" in output
+    assert not modules & SLOW
+
+
+def test_quiet_hides_the_bars_of_libraries_that_ask_nobody_too(imported):
+    note = (
+        "import atexit, os, sys; atexit.register(lambda: print(os.environ.get('TQDM_DISABLE'), 'tqdm' in sys.modules))"
+    )
+    for flags, told in ((["--quiet"], "1 False"), ([], "0 False")):
+        _, output = imported(f"{note}\n{MAIN}", "encode", "no-such-file", *flags, TQDM_DISABLE="0")
+        assert told in output
 
 
 @pytest.mark.slow

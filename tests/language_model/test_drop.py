@@ -212,6 +212,7 @@ def test_the_command_prints_memory_and_records_what_stayed(ssmoe, olmoe, tmp_pat
     arguments = ["drop", olmoe, "--keep", 0.75, "--by", "ssmoe", "--top-c", TOP_C, "--quiet"]
     done = ssmoe(*arguments, "--calibration", text, "--output", tmp_path / "part")
     before, after = (sum(w.nbytes for w in load(folder).parameters()) for folder in (olmoe, tmp_path / "part"))
+    assert "Writing" not in done.err
     assert f"{before / 1e6:,.2f} MB before, {after / 1e6:,.2f} MB after" in done.out
     record = json.loads((tmp_path / "part" / "ssmoe_drop.json").read_text(encoding="utf-8"))
     assert (record["by"], record["keep"]) == ("ssmoe", 0.75)

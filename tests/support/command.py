@@ -42,6 +42,8 @@ def ssmoe(*arguments: object, stdin: bytes = b"") -> Ran:
     """Run the command with redirected streams."""
     streams = {name: io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for name in ("stdout", "stderr")}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TQDM_DISABLE", "1")  # restored in the end, whatever the command made of it
+        patch.delenv("TQDM_DISABLE")
         patch.setattr(sys, "argv", ["ssmoe", *map(str, arguments)])
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(_Pipe(stdin)), "utf-8"))
         for name, stream in streams.items():
