@@ -86,6 +86,13 @@ def label_axes(axes: Any, title: str, x: str = "", y: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def draw_interval(axes: Any, x: float, middle: float, ends: tuple[float, float] | None) -> None:
+    """A thin vertical bar around a point of the line that was drawn last; nothing where there is no interval."""
+    if ends is not None:
+        around = [[middle - ends[0]], [ends[1] - middle]]
+        axes.errorbar([x], [middle], around, fmt="none", ecolor=axes.lines[-1].get_color(), elinewidth=0.9, capsize=2)
+
+
 def legend_below(figure: Any, columns: int = 4) -> None:
     """One legend below all panels, of everything that any of them names; none where that is a single line."""
     named = {

@@ -10,10 +10,11 @@ from statistics import fmean
 from typing import Any
 
 from ssmoe_embed.common.files import write_files
-from ssmoe_embed.common.plots import house_style, label_axes, line_style, new_figure, png
+from ssmoe_embed.common.plots import draw_interval, house_style, label_axes, line_style, new_figure, png
 from ssmoe_embed.common.tables import MISSING, Report, Table, csv_text, points
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.evaluation.results.folder import Rate, ResultFolder, TaskScore
+from ssmoe_embed.evaluation.significance.bootstrap import mean_interval
 
 _TYPES = ("Classification", "Clustering", "PairClassification", "Reranking", "Retrieval", "STS", "Summarization")
 """The order of the kinds of task; others follow by name."""
@@ -175,6 +176,9 @@ def heatmap(table: ScoreTable) -> bytes:
 def slopes(tables: Sequence[ScoreTable]) -> bytes | None:
     """A PNG of what corruption costs: a panel for each type of task and operation, a line for each method.
 
+    Rates stand where they are on the axis. Bars are 95 % intervals of the mean change from clean texts when the tasks are
+    drawn again, where there are three of them.
+
     Returns:
         None where no method was measured on all tasks of a type, both clean and corrupted.
     """
@@ -205,14 +209,35 @@ def slopes(tables: Sequence[ScoreTable]) -> bytes | None:
 
 def _panel(axes: Any, steps: Sequence[ScoreTable], names: dict[ResultRow, str], kind: str | None) -> None:
     """The lines of one type of task under rising rates of one operation."""
+    places = _places([table.corruption for table in steps])
     for i, row in enumerate(names):
         means = [_mean(table, row, kind) if row in table.cells else None for table in steps]
-        known = [(x, mean) for x, mean in enumerate(means) if mean is not None]
-        axes.plot([x for x, _ in known], [y for _, y in known], marker="o", label=names[row], **line_style(i))
+        known = [(x, mean, table) for x, mean, table in zip(places, means, steps, strict=True) if mean is not None]
+        axes.plot([x for x, _, _ in known], [y for _, y, _ in known], marker="o", label=names[row], **line_style(i))
+        first = known[0][1] if known else 0.0
+        for x, mean, table in known[1:]:
+            ends = mean_interval(_changes(known[0][2], table, row, kind))
+            draw_interval(axes, x, mean, ends and (first + ends[0], first + ends[1]))
     ticks = [table.corruption.partition("@")[2].replace(",", "\n") or table.corruption for table in steps]
     label_axes(axes, kind or "mean of types", f"{steps[-1].corruption.partition('@')[0]}, nominal rate")
-    axes.set_xticks(range(len(steps)), ticks)
-    axes.set_xlim(-0.3, len(steps) - 0.7)
+    axes.set_xticks(places, ticks, rotation=30 if len(steps) > 3 else 0)
+    axes.set_xlim(-0.1 * places[-1], 1.1 * places[-1])
+
+
+def _places(corruptions: Sequence[str]) -> list[float]:
+    """The rates; where two are the same, the numbers of the steps."""
+    rates = [float(one.partition("@")[2].partition(",")[0] or 0) for one in corruptions]
+    return rates if len(set(rates)) == len(rates) else [float(number) for number in range(len(rates))]
+
+
+def _changes(clean: ScoreTable, other: ScoreTable, row: ResultRow, kind: str | None) -> list[float]:
+    """How much each task changes, or the mean of each type."""
+    if kind is None:
+        pairs = [(clean.mean(row, one), other.mean(row, one)) for one in clean.types]
+    else:
+        there = [task for task in clean.metrics if clean.kinds[task] == kind]
+        pairs = [(clean.cells[row].get(task), other.cells[row].get(task)) for task in there]
+    return [after - before for before, after in pairs if before is not None and after is not None]
 
 
 def _mean(table: ScoreTable, row: ResultRow, kind: str | None) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,6 +150,24 @@ def p_value(differences: NDArray[np.float64]) -> float:
     """Two-sided p-value of a bootstrap's differences; see `PairedBootstrap.p_value`."""
     side = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (side + 1) / (len(differences) + 1))
+
+
+def mean_interval(changes: Sequence[float], *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
+    """Percentile interval of a mean change when tasks are drawn again, which says nothing of the choice of examples.
+
+    Args:
+        changes: The change of each task.
+        confidence: Of the interval.
+        seed: Of the resampling.
+
+    Returns:
+        Its ends; None for fewer than three tasks.
+    """
+    if len(changes) < 3:
+        return None
+    drawn = np.random.default_rng(seed).integers(len(changes), size=(RESAMPLES, len(changes)))
+    low, high = np.quantile(np.asarray(changes)[drawn].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def weighted_scorer(

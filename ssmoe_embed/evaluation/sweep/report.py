@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ssmoe_embed.common.files import write_files
-from ssmoe_embed.common.plots import GREY, house_style, label_axes, legend_below, new_figure, png
+from ssmoe_embed.common.plots import GREY, draw_interval, house_style, label_axes, legend_below, new_figure, png
 from ssmoe_embed.common.tables import Report, Table, csv_text, points
 from ssmoe_embed.evaluation.paper.embeddings import PublishedAblation
+from ssmoe_embed.evaluation.significance.bootstrap import mean_interval
 from ssmoe_embed.evaluation.sweep.axes import Axis, Point, value_label
 from ssmoe_embed.evaluation.sweep.running import MEAN, TEST_SET_WARNING, SweepResult
 
@@ -88,7 +89,10 @@ def x_axis(axes: Sequence[Axis]) -> Axis:
 
 @house_style
 def plot(result: SweepResult, *, with_paper: bool = False) -> bytes:
-    """The sweep as a PNG: a panel a task and one for their mean, a line for each combination of the other axes."""
+    """The sweep as a PNG: a panel a task and one for their mean, a line for each combination of the other axes.
+
+    Bars in the panel of the mean are 95 % intervals of its change from the line's first point, tasks being drawn again.
+    """
     across = x_axis(result.axes)
     panels = columns(result) if len(columns(result)) <= _MOST_PANELS else [MEAN]
     wide = min(len(panels), _COLUMNS)
@@ -119,14 +123,18 @@ def _draw(axes: Any, result: SweepResult, across: Axis, task: str) -> None:
     places = list(across.values) if across.is_numeric else list(range(len(names)))
     order = sorted(range(len(places)), key=places.__getitem__)
     told = {axis.setting for axis in result.axes if len(axis.values) > 1 and axis.setting != across.setting}
-    lines: dict[str, dict[str, float | None]] = {}
+    lines: dict[str, dict[str, Point]] = {}
     for point in result.points:
         rest = Point(tuple(pair for pair in point.values if pair[0] in told))
         line = lines.setdefault(rest.label if rest.values else result.model, {})
-        line[value_label(across.setting, point[across.setting])] = result.score(point, task)
-    for label, scores in lines.items():
-        there = [(places[i], scores[names[i]]) for i in order if scores[names[i]] is not None]
-        axes.plot([x for x, _ in there], [y for _, y in there], marker="o", label=label)
+        line[value_label(across.setting, point[across.setting])] = point
+    for label, line in lines.items():
+        there = [(places[i], line[names[i]]) for i in order if result.score(line[names[i]], task) is not None]
+        scores = [result.score(point, task) or 0.0 for _, point in there]
+        axes.plot([x for x, _ in there], scores, marker="o", label=label)
+        for (x, point), score in list(zip(there, scores, strict=True))[1:] if task == MEAN else ():
+            ends = mean_interval([_change(result, there[0][1], point, one) for one in result.tasks])
+            draw_interval(axes, x, score, ends and (scores[0] + ends[0], scores[0] + ends[1]))
     if not across.is_numeric:
         axes.set_xticks(places, names, rotation=30, ha="right")
     elif across.setting == "top_c":
@@ -135,6 +143,11 @@ def _draw(axes: Any, result: SweepResult, across: Axis, task: str) -> None:
         axes.minorticks_off()
     elif len(places) <= 12:
         axes.set_xticks(places)
+
+
+def _change(result: SweepResult, first: Point, point: Point, task: str) -> float:
+    """What a task gains from one point to another, both measured."""
+    return (result.score(point, task) or 0.0) - (result.score(first, task) or 0.0)
 
 
 def _draw_paper(axes: Any, across: Axis, numbers: Sequence[PublishedAblation]) -> None:

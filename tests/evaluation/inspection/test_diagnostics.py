@@ -309,6 +309,12 @@ def test_the_page_is_one_file_with_all_numbers_beside_it(olmoe, texts, tmp_path)
     assert html.count("cannot be asked one by one") == 2
     assert re.findall(r'src="(?!data:image/svg\+xml;base64,)', html) == []
     assert html.count("data:image/svg+xml;base64,") == 6
+    style, dark = re.search(
+        r"<style>(.*?)@media \(prefers-color-scheme: dark\) \{(.*?)\n  \}", html, re.DOTALL
+    ).groups()
+    assert re.findall(r"--\w+", style) == re.findall(r"--\w+", dark)
+    rules = html.split("</style>")[0].split(dark)[1]
+    assert not re.search(r"#[0-9a-f]{3}", rules)  # every colour of the page has one for the dark
     assert json.loads(numbers.read_text(encoding="utf-8"))["models"][1] == json.loads(json.dumps(found.as_dict()))
     assert collapse_figure([found]) == collapse_figure([found])
 

@@ -4,10 +4,12 @@ import csv
 import io
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from ssmoe_embed.evaluation.results.folder import Rate, TaskScore
@@ -128,6 +130,36 @@ def test_the_pictures_are_drawn_also_of_many_tasks_and_of_gaps(scores):
         assert image[..., :3].std() > 0.01
     drawn = slopes(score_tables(scores))
     assert imread(io.BytesIO(drawn))[..., :3].std() > 0.01
+
+
+def test_slopes_have_rates_to_scale_and_intervals_of_the_change_over_tasks(monkeypatch):
+    bars, places = [], []
+    monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, yerr, **_: bars.append((x[0], y[0], yerr)))
+    original = Axes.set_xticks
+    monkeypatch.setattr(
+        Axes, "set_xticks", lambda self, x, *a, **k: places.append(list(x)) or original(self, x, *a, **k)
+    )
+    values = {"clean": (0.9, 0.7, 0.5, 0.2), "replace@0.1": (0.8, 0.6, 0.4, 0.1), "replace@0.4": (0.8, 0.3, 0.5, 0.2)}
+    slopes(
+        score_tables(
+            [
+                score(task, value, corruption=name, task_type="STS", metric="cosine_spearman")
+                for name, row in values.items()
+                for task, value in zip("ABCD", row, strict=True)
+            ]
+        )
+    )
+    assert places[-1] == [0, 0.1, 0.4]
+    (first, _, equal), (second, mean, ends) = bars
+    assert (first, second) == (0.1, 0.4)
+    assert equal == [[pytest.approx(0, abs=1e-9)], [pytest.approx(0, abs=1e-9)]]  # every task lost the same
+    changes = [-10, -40, 0, 0]
+    means = sorted(fmean(drawn) for drawn in product(changes, repeat=4))
+    low, high = (means[round(share * (len(means) - 1))] for share in (0.025, 0.975))
+    assert (mean - ends[0][0], mean + ends[1][0]) == (
+        pytest.approx(57.5 + low, abs=1),
+        pytest.approx(57.5 + high, abs=1),
+    )
 
 
 def test_there_are_no_slopes_without_clean_and_corrupted_texts():

@@ -83,6 +83,18 @@ def test_the_report_is_written_with_a_plot(axes, tmp_path):
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_mean_has_an_interval_of_its_change_over_three_tasks_or_more(monkeypatch):
+    from matplotlib.axes import Axes
+
+    bars = []
+    monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, yerr, **_: bars.append((x[0], y[0], yerr)))
+    axes = [Axis("alpha", (0.0, 1.0))]
+    plot(result(axes, [10, 20, 30, 40]))
+    assert bars == []
+    plot(result(axes, [10, 20, 30, 15, 25, 35], ("A", "B", "C")))
+    assert bars == [(1.0, 25, [[pytest.approx(0)], [pytest.approx(0)]])]  # all of them gain five
+
+
 def test_the_plot_draws_the_measured_scores_and_the_papers(monkeypatch):
     from matplotlib.axes import Axes
 
