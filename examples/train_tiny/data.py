@@ -18,15 +18,18 @@ class Data:
     def __init__(self, work: Path) -> None:
         from transformers import AutoTokenizer
 
+        self.start = work / "start.safetensors"
         self.tokenizer: Any = AutoTokenizer.from_pretrained(work / "tokenizer")
         self.templates = Templates(self.tokenizer)
-        self.texts, self.prose = TokenStore(work / "texts.npz"), TokenStore(work / "passages.npz")
+        self.texts, self.lower = TokenStore(work / "texts.npz"), TokenStore(work / "texts_lower.npz")
+        self.prose = TokenStore(work / "passages.npz")
         self.held_texts, self.held_prose = (
             TokenStore(work / "heldout_texts.npz"),
             TokenStore(work / "heldout_passages.npz"),
         )
         vectors = load_vectors(work / "teacher" / "texts")
-        self.targets = project(vectors, fit_basis(vectors, 256))
+        given = work / "basis.npy"
+        self.targets = project(vectors, np.load(given) if given.exists() else fit_basis(vectors, 256))
         self.texts.limit(len(self.targets))  # the teacher may still be at work on the rest
         self.partners = np.load(work / "partners.npy", allow_pickle=False)
         self.held_vectors = load_vectors(work / "teacher" / "heldout_texts").astype(np.float32)

@@ -6,33 +6,51 @@ written by hand, because autograd's backward of the gathers (an `index_add`) is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+ROWS = 64
+"""Experts' rows are multiplied in multiples of this many: the library compiles a kernel for every new shape in bfloat16,
+which takes ten times as long as running it."""
+
+
+def _rounded(count: int) -> int:
+    return -(-count // ROWS) * ROWS
+
+
+def _slices(ends: list[int]) -> Iterator[tuple[int, int, int, int]]:
+    """Yield each used expert with its rows, and where a window of rounded size that holds them begins."""
+    for expert, (start, end) in enumerate(pairwise([0, *ends])):
+        if end > start:
+            yield expert, start, end, max(0, min(start, ends[-1] - _rounded(end - start)))
+
 
 def _per_expert(a: Tensor, b: Tensor, ends: list[int]) -> Tensor:
     """Multiply each expert's rows of `a` `[S,X]` by its matrix in `b` `[E,X,Y]`: `[S,Y]`."""
     out = a.new_empty(a.shape[0], b.shape[-1])
-    start = 0
-    for expert, end in enumerate(ends):
-        if end > start:
-            torch.mm(a[start:end], b[expert], out=out[start:end])
-        start = end
+    for expert, start, end, begin in _slices(ends):
+        window = slice(begin, begin + _rounded(end - start))
+        if begin == start:
+            torch.mm(a[window], b[expert], out=out[window])  # what is too much is overwritten by the next expert
+        else:
+            out[start:end] = torch.mm(a[window], b[expert])[start - begin : end - begin]
     return out
 
 
 def _outer_per_expert(a: Tensor, b: Tensor, ends: list[int]) -> Tensor:
     """Sum the outer products of each expert's rows of `a` `[S,X]` and `b` `[S,Y]`: `[E,X,Y]`."""
     out = a.new_zeros(len(ends), a.shape[1], b.shape[1])
-    start = 0
-    for expert, end in enumerate(ends):
-        if end > start:
-            torch.mm(a[start:end].t(), b[start:end], out=out[expert])
-        start = end
+    padded = b.new_zeros(max((_rounded(end - start) for _, start, end, _ in _slices(ends)), default=0), b.shape[1])
+    for expert, start, end, begin in _slices(ends):
+        own = padded[: min(_rounded(end - start), a.shape[0])].zero_()
+        own[start - begin : end - begin] = b[start:end]
+        torch.mm(a[begin : begin + len(own)].t(), own, out=out[expert])
     return out
 
 

@@ -23,6 +23,7 @@ SHARES = (0.5, 0.35, 0.15)
 """How often each template is drawn."""
 WEIGHTS = (1.0, 1.0, 0.3)
 """What each template counts in the distillation loss."""
+LOWER = 0.35
 IGNORED = -100
 
 
@@ -149,6 +150,7 @@ class Sampler:
 
     Args:
         texts: the texts to distil.
+        lower: the same in lower case, which the teacher does not tell apart; drawn in `LOWER` of the cases.
         prose: the passages for the language model.
         templates: how texts are read out.
         partners: for each text the number of another that means the same, or -1; drawn together with it.
@@ -163,12 +165,14 @@ class Sampler:
         prose: TokenStore,
         templates: Templates,
         *,
+        lower: TokenStore,
         partners: np.ndarray,
         layout: tuple[Block, ...],
         prose_rows: int,
         seed: int,
     ) -> None:
         self.texts, self.prose, self.templates, self.partners = texts, prose, templates, partners
+        self.lower = lower
         self.layout, self.prose_rows, self.seed = layout, prose_rows, seed
         rows = sum(block.rows for block in layout)
         self._text_rows = range(rows - 1, prose_rows - 1, -1)  # short rows first: the long ones are for long texts
@@ -203,7 +207,8 @@ class Sampler:
             for one in (text, int(self.partners[text])):
                 if one >= 0 and one not in packer.texts:
                     template = int(rng.choice(len(TEMPLATES), p=SHARES))
-                    piece = self.templates.apply(self.texts.text(one), template, self.layout[0].length)
+                    store = self.lower if rng.random() < LOWER else self.texts
+                    piece = self.templates.apply(store.text(one), template, self.layout[0].length)
                     misses += not packer.add_text(piece, self._text_rows, one, WEIGHTS[template])
         self.drawn += 1
         return packer.batch()

@@ -1,4 +1,6 @@
-"""Find texts that define the same word in two dictionaries, for the contrastive part of the training.
+"""Find texts that mean much the same, for the contrastive part of the training.
+
+Definitions of one word in two dictionaries, a task and its solution, a paragraph and its keywords.
 
     python examples/train_tiny/pairs.py --root build/root --work build/tiny
 
@@ -53,6 +55,16 @@ def choose_partners(left: np.ndarray, right: np.ndarray, vectors: np.ndarray) ->
     return partners
 
 
+def named_pairs(rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the texts that share the name of a pair."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        if row["pair"]:
+            found[row["pair"]].append(number)
+    pairs = np.array([numbers[:2] for numbers in found.values() if len(numbers) > 1], np.int64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="Pair the definitions of one word from two dictionaries.")
@@ -63,7 +75,8 @@ def main() -> None:
     with (options.work / "texts.jsonl").open(encoding="utf-8") as stream:
         rows = [json.loads(line) for line in stream][: len(vectors)]
     numbers = {row["text"]: number for number, row in enumerate(rows) if row["kind"] == "gloss"}
-    left, right = candidates(options.root, numbers)
+    both = candidates(options.root, numbers), named_pairs(rows)
+    left, right = (np.concatenate(sides) for sides in zip(*both, strict=True))
     partners = choose_partners(left, right, vectors)
     np.save(options.work / "partners.npy", partners, allow_pickle=False)
     print(f"{len(left)} candidates, {int((partners != NOBODY).sum())} texts with a partner")

@@ -7,6 +7,7 @@ The word lists below are the authors' own; the combinations are drawn with a fix
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 
 TASKS: dict[str, tuple[str, ...]] = {
@@ -56,6 +57,53 @@ TASKS: dict[str, tuple[str, ...]] = {
         "grant|revoke|check|change: permissions|a user|a role|a password|access to a table",
         "convert|store|index|search|extract: json|dates|null values|text|arrays|large objects",
     ),
+    "on Linux": (
+        "install|remove|upgrade|search for|list|pin|hold back: a package|software|security updates|a driver|a font",
+        "start|stop|restart|enable at boot|see the log of|write: a service|a systemd unit|a daemon|the web server",
+        "add|delete|lock|list|rename: a user|a group|an account|a home directory|a login shell",
+        "mount|format|partition|resize|encrypt|check|eject: a disk|a usb stick|a file system|an external drive|swap",
+        "show|change|test|block|open|trace: the ip address|a network port|dns|the firewall|a slow connection|the route",
+        "find out|change|set: the kernel version|the host name|the time zone|the keyboard layout|the free memory|the cpu",
+    ),
+    "over ssh": (
+        "create|copy|use|protect|change|add: a key|a key pair|a passphrase|the authorized keys|an agent|a config entry",
+        "copy|mount|synchronise|edit: remote files|a folder on a server|a remote directory",
+        "forward|tunnel|keep open|share: a port|a connection|a session|traffic|a display",
+    ),
+    "in vim": (
+        "quit|save and close|leave|open|reload|split: the editor|a file|all windows|without saving|a buffer|a tab",
+        "undo|repeat|copy|paste|delete|indent|sort|join|comment out: a line|the last change|a word|a paragraph|a block",
+        "search for|replace|highlight|jump to: a word|text in the whole file|a line number|the end of the file|a mark",
+    ),
+    "in CSS": (
+        "center|align|hide|resize|rotate|float|overlay: an element|a button|text|an image|a box|a table|a menu|a column",
+        "change|set|remove|animate: the color|the font|the margin|the border|the background|the width|a link's underline",
+        "make: a page responsive|a sticky header|two columns of equal height|a dark theme|rounded corners|a grid layout",
+    ),
+    "in JavaScript": (
+        "sort|filter|copy|merge|loop over|remove from|count: an array|an object|unique values|duplicates|a map",
+        "fetch|send|parse|cache|wait for|cancel: data from a server|json|a request|a promise|a form|an upload",
+        "add|remove|handle|trigger|debounce: an event listener|a click|an element|a class|a key press|a timer",
+    ),
+    "with docker": (
+        "build|tag|push|pull|delete|shrink|inspect: an image|a base image|unused images|layers",
+        "start|stop|remove|restart|enter|limit|debug: a container|all containers|a stopped container|a shell inside it",
+        "mount|share|back up|copy|clean up: a volume|a folder|files from a container|disk space|build cache",
+        "connect|expose|publish|name|link: a port|a network|two containers|environment variables|a health check",
+    ),
+    "with a regular expression": (
+        "match|capture|replace|exclude|validate|count: digits|an email address|whole words|white space|a date|a url|"
+        "everything between quotes|the start of a line|repeated letters|an optional group|the shortest match",
+    ),
+    "in HTTP": (
+        "send|retry|debug|secure|cache|redirect|download with: a request|a header|a cookie|a post|a file|a token",
+        "fix|explain|return|avoid: a 404 error|a 403 forbidden|a certificate warning|a timeout|a cors error|a 500 error",
+    ),
+    "on my computer": (
+        "convert|shrink|merge|split|compress|rotate|sign: a pdf|a photo|a video|images|a spreadsheet|a song|a scan",
+        "back up|restore|encrypt|find|recover|share|print: my files|a lost document|photos|passwords|a folder|old mail",
+        "fix|clean|speed up|restart|update|reset: a slow laptop|the wifi|the screen|the printer|the battery|the sound",
+    ),
     "in Rust": (
         "borrow|move|clone|share|drop|return: a value|a reference|ownership|a mutable reference|a string slice",
         "handle|return|propagate|unwrap|match: an error|an option|a result|a panic",
@@ -98,6 +146,16 @@ CIRCUMSTANCES = (
     "during the holidays|at the airport|in the garden|before sunrise||||||"
 )
 
+_COMMON = (
+    "a|about|all|also|an|and|any|are|as|at|be|been|but|by|can|could|do|does|for|from|had|has|have|he|her|his|how|i|if|in|"
+    "into|is|it|its|just|may|more|most|no|not|of|on|one|only|or|other|our|out|she|should|so|some|such|than|that|the|their|"
+    "them|then|there|these|they|this|those|to|up|use|used|uses|using|was|we|were|what|when|where|which|who|why|will|with|"
+    "would|you|your"
+)
+COMMON = frozenset(_COMMON.split("|"))
+"""Words that nobody types into a search field."""
+_WORD = re.compile(r"[a-z][a-z0-9_.+#-]*[a-z0-9+#]")
+
 
 def software_questions(seed: int, per_task: int = 3) -> Iterator[str]:
     """Yield every task of `TASKS`, asked in a few of the ways of `ASKING`."""
@@ -119,6 +177,19 @@ def everyday_sentences(seed: int, count: int) -> Iterator[str]:
         words = (rng.choice(people), rng.choice(actions), rng.choice(circumstances))
         sentence = " ".join(word for word in words if word)
         yield sentence[0].upper() + sentence[1:] + rng.choice(("", ".", "."))
+
+
+def task_questions(task: str, rng: random.Random) -> str:
+    """Ask for a task as people do: "Search for a pattern in files." → "how do I search for a pattern in files?"."""
+    task = task.rstrip(".:")
+    return rng.choice(ASKING).replace(" {where}", "").format(task[:1].lower() + task[1:])
+
+
+def keywords(text: str, rng: random.Random, most: int = 5) -> str:
+    """Keep a few words of a text, in their order, as one types them into a search field; never the common ones."""
+    words = [word for word in dict.fromkeys(_WORD.findall(text.lower())) if word not in COMMON]
+    chosen = set(rng.sample(words, min(len(words), rng.randint(2, most))))
+    return " ".join(word for word in words if word in chosen)
 
 
 def word_questions(word: str, rng: random.Random) -> str:

@@ -17,6 +17,12 @@ def fit_basis(vectors: np.ndarray, dimensions: int, sample: int = 50_000) -> np.
     return np.asarray(basis * signs, np.float32)
 
 
+def align_basis(vectors: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """Return the orthonormal `[384, H]` that brings the teacher's vectors nearest to another model's (Procrustes)."""
+    left, _, right = np.linalg.svd(vectors.T.astype(np.float64) @ outputs, full_matrices=False)
+    return np.asarray(left @ right, np.float32)
+
+
 def project(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Return unit vectors in the basis, float16 to save memory."""
     out = np.empty((len(vectors), basis.shape[1]), np.float16)

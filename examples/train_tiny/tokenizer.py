@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-VOCABULARY = 8_192
+VOCABULARY = 12_288
 EOS, PAD = "<|endoftext|>", "<|padding|>"
 EOS_ID, PAD_ID = 0, 1
 MAX_LENGTH = 2_048
@@ -53,15 +53,24 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int = VOCABULARY) -> Any:
     )
 
 
-def write_ids(tokenizer: Any, source: Path, target: Path) -> int:
-    """Store the token ids of a file of texts as `ids` (flat, uint16) and `offsets`; returns the number of tokens."""
-    encoded = tokenizer.backend_tokenizer.encode_batch(list(read_lines(source)), add_special_tokens=False)
+def write_ids(tokenizer: Any, texts: Iterable[str], target: Path) -> int:
+    """Store the token ids of texts as `ids` (flat, uint16) and `offsets`; returns the number of tokens."""
+    encoded = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
     rows = [e.ids for e in encoded]
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     ids = np.fromiter((i for row in rows for i in row), np.uint16, count=int(offsets[-1]))
     np.savez(target, ids=ids, offsets=offsets)
     return len(ids)
+
+
+def write_all_ids(tokenizer: Any, work: Path) -> None:
+    """Store the token ids of all files, and of the texts in lower case, as questions are typed."""
+    for name in ("texts", "passages", "heldout_texts", "heldout_passages"):
+        count = write_ids(tokenizer, read_lines(work / f"{name}.jsonl"), work / f"{name}.npz")
+        print(f"{count:10d} tokens in {name}")
+    lower = (text.lower() for text in read_lines(work / "texts.jsonl"))
+    print(f"{write_ids(tokenizer, lower, work / 'texts_lower.npz'):10d} tokens in texts_lower")
 
 
 def main() -> None:
@@ -76,8 +85,7 @@ def main() -> None:
 
     tokenizer = train_tokenizer(everything())
     tokenizer.save_pretrained(work / "tokenizer")
-    for name in ("texts", "passages", "heldout_texts", "heldout_passages"):
-        print(f"{write_ids(tokenizer, work / f'{name}.jsonl', work / f'{name}.npz'):10d} tokens in {name}")
+    write_all_ids(tokenizer, work)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,9 @@ def toy_training():
 
     def make():
         partners = np.arange(60) ^ 1
-        sampler = Sampler(texts, prose, ToyTemplates(), partners=partners, layout=settings.layout, prose_rows=1, seed=1)
+        sampler = Sampler(
+            texts, prose, ToyTemplates(), lower=texts, partners=partners, layout=settings.layout, prose_rows=1, seed=1
+        )
         return Trainer(FastOlmoe(small_model()), sampler, targets, settings)
 
     return make
