@@ -1,4 +1,4 @@
-"""The shape of ssmoe/tiny: an OLMoE language model of 11.4 million parameters."""
+"""The shape of ssmoe/tiny: an OLMoE language model of 12.4 million parameters."""
 
 from __future__ import annotations
 

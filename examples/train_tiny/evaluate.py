@@ -18,8 +18,8 @@ import torch
 from baselines import count_perplexities, random_model, tfidf_vectors
 from data import Data
 from fast_model import FastOlmoe
-from leakage import held_out_definitions, unseen_passages
-from packing import TEMPLATES
+from leakage import held_out_definitions, read_rows, unseen_passages
+from packing import TEMPLATES, TokenStore
 from targets import fit_basis, project
 from teacher import load_vectors
 from train import Settings
@@ -61,6 +61,36 @@ def reference_rows(work: Path, data: Data) -> list[list[str]]:
     return table
 
 
+def bits_per_byte(folder: Path, passages: list[str]) -> str:
+    """Measure a model folder on texts; comparable between vocabularies, but for the first token of every 256."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pieces = [np.array(ids) for ids in tokenizer(passages, add_special_tokens=False)["input_ids"]]
+    fast = FastOlmoe(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), torch.float32)
+    loss, _ = metrics.language_model_loss(fast, TokenStore.of(pieces), 10**9)
+    asked = sum(len(piece) + 1 - -(-(len(piece) + 1) // metrics.LENGTH) for piece in pieces)
+    return f"{loss * asked / np.log(2) / sum(len(text.encode()) for text in passages):.3f}"
+
+
+def training_curve(work: Path, every: int = 1_000) -> list[list[str]]:
+    """Return what the training measured on the way, on 1,000 held-out texts and 25,000 tokens."""
+    with (work / "log.jsonl").open(encoding="utf-8") as stream:
+        rows = {row["step"]: row for row in map(json.loads, stream) if "rho_eos" in row}
+    last = max(rows)
+    return [
+        [
+            f"{step:,}",
+            f"{row.get('tokens', 0):,}",
+            f"{row['rho_eos']:.3f}",
+            f"{row['retrieval_eos']['R@1']:.3f}",
+            f"{row['perplexity']:.1f}",
+        ]
+        for step, row in sorted(rows.items())
+        if step % every == 0 or step == last
+    ]
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -76,8 +106,8 @@ def training_facts(work: Path) -> dict[str, Any]:
     return state
 
 
-def report(work: Path, model: Path) -> str:
-    """Measure everything and return the text of RESULTS.md."""
+def report(work: Path, model: Path, earlier: Path | None) -> str:
+    """Measure everything and return the text of RESULTS.md; of an earlier model only its language modelling."""
     from transformers import AutoModelForCausalLM
 
     data = Data(work)
@@ -86,13 +116,16 @@ def report(work: Path, model: Path) -> str:
     untrained = FastOlmoe(random_model(0), torch.float32)
     table = embedder_rows("ssmoe/tiny", trained, data, rows) + embedder_rows("random weights", untrained, data, rows)
     table += reference_rows(work, data)
-    unseen = {kind: data.held_prose.select(n) for kind, n in unseen_passages(work, len(data.targets)).items()}
+    numbers = unseen_passages(work, len(data.targets))
+    unseen = {kind: data.held_prose.select(n) for kind, n in numbers.items()}
+    held = [row["text"] for row in read_rows(work / "heldout_passages.jsonl")]
     perplexities, loads = [], metrics.no_choices(trained)
     for kind, store in unseen.items():
         loss, chosen = metrics.language_model_loss(trained, store, 10**9)
         counted = count_perplexities(data.prose, store, trained.config.vocab_size)
         values = [np.exp(loss), counted["bigram"], counted["unigram"]]
-        perplexities.append([kind, f"{len(store.ids):,}", *(f"{value:.1f}" for value in values)])
+        bits = [bits_per_byte(one, [held[n] for n in numbers[kind]]) for one in (model, earlier) if one]
+        perplexities.append([kind, f"{len(store.ids):,}", *(f"{value:.1f}" for value in values), *bits])
         loads = [a + b for a, b in zip(loads, chosen, strict=True)]
     short = [data.held_texts.text(int(i)) for i in rows]
     shares = {"prose": loads, "texts": metrics.text_loads(trained, data.templates, short, 0)}
@@ -103,6 +136,7 @@ def report(work: Path, model: Path) -> str:
         for kind, layers in shares.items()
         for layer, load in enumerate(layers)
     ]
+    bits_of = ["bits per byte", "the earlier model's"][: 1 + bool(earlier)]
     epochs = state["sampler"]["epoch"] + state["sampler"]["cursor"] / len(data.targets)
     hours = state["elapsed"] / 3600
     settings = {**asdict(Settings()), **state.get("settings", {})}
@@ -126,9 +160,9 @@ impossible where they differ. Definitions of other words were trained on in pair
 
 Perplexity per token on held-out passages of which no sentence occurs in the texts that were read or distilled
 (`leakage.py` compares them; the tokenizer may have met them); at most 256 tokens of context. The count models were
-fitted on the same training prose.
+fitted on the same training prose. Bits per byte do not depend on the vocabulary.
 
-{markdown(["held-out", "tokens", "ssmoe/tiny", "bigram counts", "unigram counts"], perplexities)}
+{markdown(["held-out", "tokens", "ssmoe/tiny", "bigram counts", "unigram counts", *bits_of], perplexities)}
 
 ## Routers
 
@@ -140,9 +174,13 @@ of the training, over which the balance was asked): entropy relative to even use
 
 ## Training
 
-{state["step"]:,} steps, {state["tokens"]:,} tokens, {hours:.2f} hours on two CPU cores shared with other work
+{state["step"]:,} steps, {state["tokens"]:,} tokens, {hours:.2f} hours on CPU cores shared with other work
 ({state["tokens"] / state["elapsed"]:,.0f} tokens/s); {len(data.targets):,} distilled texts, {epochs:.2f} epochs.
-Settings of the last part (`CARD.md` tells what was changed on the way):
+What it measured on the way:
+
+{markdown(["step", "tokens", "teacher correlation", "definitions R@1", "perplexity"], training_curve(work))}
+
+Settings (`CARD.md` tells what came before and what was changed on the way):
 
 ```json
 {json.dumps(settings, indent=2)}
@@ -155,9 +193,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Evaluate an exported model on held-out material.")
     parser.add_argument("--work", type=Path, required=True, help="folder of the training")
     parser.add_argument("--model", type=Path, required=True, help="exported model folder")
+    parser.add_argument("--earlier", type=Path, help="folder of the model that the training began from")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
     options = parser.parse_args()
-    options.output.write_text(report(options.work, options.model), encoding="utf-8")
+    options.output.write_text(report(options.work, options.model, options.earlier), encoding="utf-8")
 
 
 if __name__ == "__main__":

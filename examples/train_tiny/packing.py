@@ -43,8 +43,12 @@ class TokenStore:
 
     def select(self, numbers: list[int]) -> TokenStore:
         """Return a store of some of the texts."""
-        chosen = TokenStore.__new__(TokenStore)
-        pieces = [self.text(number) for number in numbers]
+        return TokenStore.of([self.text(number) for number in numbers])
+
+    @classmethod
+    def of(cls, pieces: list[np.ndarray]) -> TokenStore:
+        """Return a store of the ids of some texts."""
+        chosen = cls.__new__(cls)
         chosen.ids = np.concatenate([*pieces, np.zeros(0, np.uint16)])
         chosen.offsets = np.cumsum([0, *map(len, pieces)])
         return chosen

@@ -81,7 +81,7 @@ def model_card(
         revision: The base model's commit, where known.
         spectral: How its spectral routers were made, if it has any.
     """
-    rows = {"base revision": revision or "not pinned"} | settings.as_dict() | dict(spectral or {})
+    rows = {"base revision": revision or "not pinned"} | settings.saved() | dict(spectral or {})
     if source.quantization is not None:
         rows |= {"base model's weights": source.quantization}
     name = "base" if source.included else source.name_or_path.rstrip("/").rsplit("/", 1)[-1]
