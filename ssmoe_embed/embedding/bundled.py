@@ -20,7 +20,7 @@ from ssmoe_embed.data import tiny_folder
 Array = np.ndarray[Any, Any]
 _LONGEST = 8_192
 """Characters of a text that are read; the model reads 256 tokens."""
-_NO_SETTINGS = {"base_license", "base_model_name_or_path", "base_revision", "dtype"}
+_NO_SETTINGS = {"quantization", "base_license", "base_model_name_or_path", "base_revision", "dtype"}
 
 
 class BundledEncoder:
@@ -58,7 +58,7 @@ class BundledEncoder:
             "name": f"{self._name}/base",
             "revision": None,
             "prompts": {},
-            "settings": {"instruction": ""} | settings,
+            "settings": settings,
         }
 
     def get_embedding_dimension(self) -> int:
