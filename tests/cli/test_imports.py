@@ -6,6 +6,7 @@ import sys
 import pytest
 from indexing import static_model
 
+import ssmoe_embed
 from ssmoe_embed.search import Document, SemanticIndex
 
 HEAVY = {
@@ -47,20 +48,33 @@ def ssmoe_version():
     return version("ssmoe-embed")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--help"], "Sentence embeddings from"),
-        (["--version"], f"ssmoe-embed {ssmoe_version()}"),
-        (["serach"], "No such command 'serach'"),
-        (["search", "--tpo", "3"], "No such option: --tpo"),
-        *(([command, "--help"], f"Usage: ssmoe {command}") for command in COMMANDS),
-    ],
-)
-def test_help_version_and_typos_import_nothing_heavy(imported, arguments, said):
-    modules, output = imported(MAIN, *arguments)
-    assert said in output
-    assert not modules & (HEAVY | EXTRAS)
+SAID = {
+    "--help": "Sentence embeddings from",
+    "--version": f"ssmoe-embed {ssmoe_version()}",
+    "serach": "No such command 'serach'",
+    "search --tpo 3": "No such option: --tpo",
+    **{f"{command} --help": f"Usage: ssmoe {command}" for command in COMMANDS},
+}
+ALL = f"""
+import sys
+sys.stderr = sys.stdout
+from ssmoe_embed.cli import main
+for line in {list(SAID)}:
+    sys.argv = ["ssmoe", *line.split()]
+    try:
+        main()
+    except SystemExit:
+        print("@@HEAVY", *sys.modules.keys() & {HEAVY | EXTRAS}, "@@")
+"""
+
+
+def test_help_version_and_typos_import_nothing_heavy(imported):
+    _, output = imported(ALL)
+    *parts, end = output.split("@@")
+    assert end.strip() == ""
+    for (line, said), printed, heavy in zip(SAID.items(), parts[::2], parts[1::2], strict=True):
+        assert said in printed, line
+        assert heavy.strip() == "HEAVY", line
 
 
 @pytest.mark.parametrize(("line", "completed"), [("ssmoe se", {"search", "serve"}), ("ssmoe search --h", {"--help"})])
@@ -106,9 +120,31 @@ def test_quiet_hides_the_bars_of_libraries_that_ask_nobody_too(imported):
         assert told in output
 
 
+BEFORE_AND_AFTER = """
+import sys
+from sentence_transformers import SentenceTransformer
+assert "ssmoe_embed" not in sys.modules
+try:
+    SentenceTransformer(sys.argv[1], device="cpu")
+except ValueError as refusal:
+    print("REFUSED", "trust_remote_code" in str(refusal))
+assert "ssmoe_embed" not in sys.modules
+model = SentenceTransformer(sys.argv[1], device="cpu", trust_remote_code=True)
+print("SHAPE", model.encode(["a", "b"], show_progress_bar=False).shape)
+from ssmoe_embed import *
+from ssmoe_embed.search import *
+load, SSMoE, SemanticIndex
+print("PLAIN", type(SentenceTransformer(sys.argv[1], device="cpu")[0]))
+"""
+
+
 @pytest.mark.slow
-def test_using_the_package_imports_no_extra(imported):
-    modules, _ = imported("from ssmoe_embed import *; from ssmoe_embed.search import *; load, SSMoE, SemanticIndex")
+def test_sentence_transformers_trusts_our_models_once_we_are_imported_and_no_extra_is(imported, built):
+    """Imported first it asks for `trust_remote_code`; that it knows them if we are is what all other tests rely on."""
+    modules, output = imported(BEFORE_AND_AFTER, built)
+    width = ssmoe_embed.load(built, progress=False).get_embedding_dimension()
+    for line in ("REFUSED True", f"SHAPE (2, {width})", "PLAIN <class 'ssmoe_embed.SSMoE'>"):
+        assert line in output
     assert modules >= HEAVY
     of_others = {"bitsandbytes"} if "peft" in modules else set()  # sentence-transformers imports peft, and peft that
     assert not modules & (EXTRAS - of_others)
@@ -121,14 +157,6 @@ def test_every_public_name_is_there_when_it_is_used(package):
     assert all(getattr(module, name) is not None for name in module.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'embedd'"):
         assert module.embedd
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("order", ["ssmoe_embed, sentence_transformers", "sentence_transformers, ssmoe_embed"])
-def test_sentence_transformers_loads_our_models_whichever_is_imported_first(imported, built, order):
-    code = f"import {order}, sys; print(type(sentence_transformers.SentenceTransformer(sys.argv[1], device='cpu')[0]))"
-    _, output = imported(code, built)
-    assert "<class 'ssmoe_embed.SSMoE'>" in output
 
 
 @pytest.mark.parametrize(("name", "kept"), [("triton", 0), ("another", 1)])

@@ -4,12 +4,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from command import script
 
 pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -17,30 +17,26 @@ EXPECTED = "Undo the last commit"
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 
-def run(name, environment, *packages, **variables):
+def run(name, *packages):
     """What an example prints."""
     for package in packages:
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    command = [sys.executable, str(EXAMPLES / name)]
-    finished = subprocess.run(
-        command, env=environment | variables, check=False, capture_output=True, encoding="utf-8", timeout=300
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    return finished.stdout
+    ran = script(EXAMPLES / name)
+    assert ran.status == 0, ran.err
+    return ran.out
 
 
-def test_semantic_search(environment):
-    lines = run("semantic_search.py", environment, "faiss").splitlines()
+def test_semantic_search():
+    lines = run("semantic_search.py", "faiss").splitlines()
     assert lines[0].startswith("3 passages")
     assert "git.md" in lines[1]
     assert any("routing of layer" in line for line in lines)
     assert lines[-2:] == ["['extra']", "3 passages left"]
 
 
-@pytest.mark.slow
-def test_fine_tuning_an_embedding_model_helps_texts_that_were_held_out(environment):
-    found = run("finetune_embedding.py", environment, "peft", "datasets").splitlines()[-1]
+def test_fine_tuning_an_embedding_model_helps_texts_that_were_held_out():
+    found = run("finetune_embedding.py", "peft", "datasets").splitlines()[-1]
     before, after = map(float, re.findall(r"\d\.\d+", found))
     assert after > before
     assert found.endswith("the same: True")
@@ -54,9 +50,9 @@ def test_fine_tuning_an_embedding_model_helps_texts_that_were_held_out(environme
         ("frameworks/llamaindex_example.py", ["llama_index.core", "llama_index.embeddings.huggingface"]),
     ],
 )
-def test_vectors_go_into_other_libraries(environment, name, packages):
+def test_vectors_go_into_other_libraries(name, packages):
     try:
-        lines = run(name, environment, *packages).splitlines()
+        lines = run(name, *packages).splitlines()
     except ModuleNotFoundError as error:  # of a package's parent
         pytest.skip(f"{error.name} is not installed")
     assert EXPECTED in lines[0]
@@ -94,8 +90,7 @@ def postgres():
             )
 
 
-def test_vectors_go_into_postgresql(environment, postgres):
-    lines = run(
-        "vector_databases/pgvector_example.py", environment, "psycopg", "pgvector", PGVECTOR_DSN=postgres
-    ).splitlines()
+def test_vectors_go_into_postgresql(postgres, monkeypatch):
+    monkeypatch.setenv("PGVECTOR_DSN", postgres)
+    lines = run("vector_databases/pgvector_example.py", "psycopg", "pgvector").splitlines()
     assert EXPECTED in lines[0]

@@ -1,6 +1,8 @@
 """Building the small repository, and finding a model by its name."""
 
 import json
+import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -173,25 +175,23 @@ ANOTHER_RUN = """
 import json, sys, torch, ssmoe_embed
 torch.set_num_threads(1)
 base, output, texts = sys.argv[1:]
-ssmoe_embed.build(base, output, calibration_texts=json.loads(texts), top_c=5, license="apache-2.0", progress=False)
+texts = json.loads(texts)
+for name, quantize, some in (("plain", None, texts), ("packed", "nf4", texts[:8])):
+    made = ssmoe_embed.build(
+        base, f"{output}/{name}", calibration_texts=some, top_c=5, license="apache-2.0", progress=False, quantize=quantize
+    )
+    ssmoe_embed.load(made, progress=False)
 """
 
 
 @pytest.mark.slow
-def test_another_run_gives_identical_bytes(built, olmoe, texts, tmp_path, environment):
-    command = [sys.executable, "-c", ANOTHER_RUN, str(olmoe), str(tmp_path / "out"), json.dumps(texts)]
-    subprocess.run(command, env=environment | {"PYTHONHASHSEED": "1"}, check=True)
-    assert files(tmp_path / "out") == files(built)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("quantize", ["nf4", None])
-def test_without_progress_nothing_is_shown(quantize, olmoe, texts, tmp_path, environment):
-    code = ANOTHER_RUN.replace("progress=False", f"progress=False, quantize={quantize!r}")
-    code += "ssmoe_embed.load(output, progress=False)"
-    command = [sys.executable, "-c", code, str(olmoe), str(tmp_path / "out"), json.dumps(texts[:8])]
-    bars = {name: value for name, value in environment.items() if name != "TQDM_DISABLE"}
+def test_another_run_gives_identical_bytes_and_without_progress_shows_nothing(
+    built, olmoe, texts, tmp_path, environment
+):
+    command = [sys.executable, "-c", ANOTHER_RUN, str(olmoe), str(tmp_path), json.dumps(texts)]
+    bars = {name: value for name, value in environment.items() if name != "TQDM_DISABLE"} | {"PYTHONHASHSEED": "1"}
     shown = subprocess.run(command, env=bars, check=True, capture_output=True, encoding="utf-8")
+    assert files(tmp_path / "plain") == files(built)
     assert "%|" not in shown.stderr
     assert "Loading" not in shown.stdout + shown.stderr
 
@@ -393,40 +393,34 @@ def test_a_truncated_checkpoint_is_named(olmoe, texts, tmp_path):
 
 # --- a run that was killed --------------------------------------------------------------------------------------------
 
-KILLED = """
-import json, os, signal, sys, torch, ssmoe_embed
-from ssmoe_embed.embedding import calibration
-from ssmoe_embed.embedding.encoder import Encoder
-from ssmoe_embed.spectral import routers
-torch.set_num_threads(1)
-base, output, texts, place = sys.argv[1:]
-module, name = {"layer": (routers, "save_tensors"), "read": (Encoder, "read")}[place]
-before, calls = getattr(module, name), []
 
-def dying(*args, **kwargs):
-    calls.append(before(*args, **kwargs))
-    if len(calls) == (1 if place == "layer" else 3):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return calls[-1]
+def killed(olmoe, output, texts, place):
+    """A build that got SIGKILL after its first layer or in its calibration, in a copy of this process."""
+    module, name = {"layer": (routers, "save_tensors"), "read": (Encoder, "read")}[place]
 
-setattr(module, name, dying)
-calibration._NOTED = 1
-ssmoe_embed.build(base, output, calibration_texts=json.loads(texts), top_c=5, license="apache-2.0", progress=False)
-"""
+    def build_and_die():
+        before, calls = getattr(module, name), []
 
+        def dying(*args, **kwargs):
+            calls.append(before(*args, **kwargs))
+            if len(calls) == (1 if place == "layer" else 3):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return calls[-1]
 
-def killed(olmoe, output, texts, place, environment):
-    """A build that got SIGKILL after its first layer or in its calibration."""
-    command = [sys.executable, "-c", KILLED, str(olmoe), str(output), json.dumps(texts), place]
-    assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == -signal.SIGKILL
+        setattr(module, name, dying)
+        calibration._NOTED = 1
+        build(olmoe, output, texts, license="apache-2.0")
+
+    process = multiprocessing.get_context("fork").Process(target=build_and_die)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert [path.name.startswith(".out.") for path in output.parent.iterdir()] == [True]
 
 
-@pytest.mark.parametrize("place", [pytest.param("layer", marks=pytest.mark.slow), "read"])
-def test_a_killed_build_goes_on_and_gives_the_same_bytes(
-    place, *, built, olmoe, texts, tmp_path, environment, monkeypatch
-):
-    killed(olmoe, tmp_path / "out", texts, place, environment)
+@pytest.mark.parametrize("place", ["layer", "read"])
+def test_a_killed_build_goes_on_and_gives_the_same_bytes(place, *, built, olmoe, texts, tmp_path, monkeypatch):
+    killed(olmoe, tmp_path / "out", texts, place)
     made, read = [], []
     passes = 2 * len(calibration._batches(sorted(texts, key=len), 32, calibration._CPU_CHARACTERS))
     embeddings = routers.spectral_embeddings
@@ -440,9 +434,8 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.slow
-def test_another_build_takes_nothing_from_a_killed_one_and_removes_it(olmoe, texts, tmp_path, environment):
-    killed(olmoe, tmp_path / "out", texts, "layer", environment)
+def test_another_build_takes_nothing_from_a_killed_one_and_removes_it(olmoe, texts, tmp_path):
+    killed(olmoe, tmp_path / "out", texts, "layer")
     build(olmoe, tmp_path / "out", texts, top_c=4)
     build(olmoe, tmp_path / "other", texts, top_c=4)
     assert files(tmp_path / "out") == files(tmp_path / "other")

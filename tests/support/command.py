@@ -1,7 +1,10 @@
-"""Running `ssmoe` in this process, as a shell would."""
+"""Running `ssmoe`, and scripts, in this process as a shell would: what they import need not be imported again."""
 
 import io
+import runpy
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -40,17 +43,33 @@ class _Pipe(io.RawIOBase):
 
 def ssmoe(*arguments: object, stdin: bytes = b"") -> Ran:
     """Run the command with redirected streams."""
+    return _run(main, "ssmoe", *arguments, stdin=stdin)
+
+
+def script(path: Path, *arguments: object) -> Ran:
+    """Run a file as `python path` does."""
+    before = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path.parent))
+        ran = _run(lambda: runpy.run_path(str(path), run_name="__main__"), path, *arguments)
+    for name in set(sys.modules) - before:  # those beside it
+        if path.parent in Path(getattr(sys.modules[name], "__file__", None) or "/").parents:
+            del sys.modules[name]
+    return ran
+
+
+def _run(code: Callable[[], object], *arguments: object, stdin: bytes = b"") -> Ran:
     streams = {name: io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for name in ("stdout", "stderr")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TQDM_DISABLE", "1")  # restored in the end, whatever the command made of it
         patch.delenv("TQDM_DISABLE")
-        patch.setattr(sys, "argv", ["ssmoe", *map(str, arguments)])
+        patch.setattr(sys, "argv", [*map(str, arguments)])
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(_Pipe(stdin)), "utf-8"))
         for name, stream in streams.items():
             patch.setattr(sys, name, stream)
         status = 0
         try:
-            main()
+            code()
         except SystemExit as stop:
             status = stop.code or 0
         out, err = (stream.buffer.getvalue().decode("utf-8", "surrogateescape") for stream in streams.values())

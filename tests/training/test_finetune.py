@@ -1,11 +1,12 @@
 """Fine-tuning: under every routing by one path, resumed to the same weights, an ordinary checkpoint in the end."""
 
 import json
+import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -195,20 +196,19 @@ def test_the_balance_is_that_of_the_learned_routers_whatever_the_routing(olmoe, 
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_weights(olmoe, data, tmp_path, environment):
+def test_a_killed_run_goes_on_to_the_same_weights(olmoe, data, tmp_path):
     whole = finetune(olmoe, data, tmp_path / "whole", settings(**GALORE), progress=False)
-    code = f"""
-import os, signal, sys
-sys.path[:0] = {[str(Path(__file__).parent), *(place for place in sys.path if "tests" in place)]!r}
-from test_finetune import GALORE, settings
-from ssmoe_embed.training import finetune, trainer
-kill = trainer.EverySteps((3, lambda step: step and os.kill(os.getpid(), signal.SIGKILL)))
-own = trainer.RoutedTrainer.train
-trainer.RoutedTrainer.train = lambda self, **k: (self.add_callback(kill), own(self, **k))[1]
-finetune({str(olmoe)!r}, {str(data)!r}, {str(tmp_path / "killed")!r}, settings(**GALORE), progress=False)
-"""
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    kill = trainer.EverySteps((3, lambda step: step and os.kill(os.getpid(), signal.SIGKILL)))
+    train = trainer.RoutedTrainer.train
+
+    def train_and_die():
+        trainer.RoutedTrainer.train = lambda self, **k: (self.add_callback(kill), train(self, **k))[1]
+        finetune(olmoe, data, tmp_path / "killed", settings(**GALORE), progress=False)
+
+    process = multiprocessing.get_context("fork").Process(target=train_and_die)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / "killed.checkpoints" / "checkpoint-2").is_dir()
     assert not (tmp_path / "killed").exists()
     found = finetune(olmoe, data, tmp_path / "killed", settings(**GALORE), progress=False)

@@ -1,13 +1,12 @@
 """Evaluations that are killed or fail, and folders with results of something else: nothing is lost, mixed or overwritten."""
 
 import json
-import subprocess
-import sys
+import multiprocessing
+import signal
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from evaluation_tasks import METHODS, QUIET, contents, failing, main_scores, renamed, unavailable, whole
+from evaluation_tasks import METHODS, QUIET, contents, failing, killing, main_scores, renamed, unavailable, whole
 from mteb.mocks import MockMultilingualSTSTask, MockRetrievalTask, MockSTSTask
 from tiny import save_model
 
@@ -25,23 +24,15 @@ def model(evaluated_olmoe):
     return evaluated_olmoe
 
 
-KILLED = """
-import sys
-sys.path.insert(0, sys.argv[3])
-import ssmoe_embed
-from evaluation_tasks import all_kinds, killing
-from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions
-from ssmoe_embed.evaluation.mteb.runner import evaluate
-from ssmoe_embed.evaluation.mteb.runs import grid
-options = EvaluationOptions(progress=False, predictions=True)
-evaluate([sys.argv[1]], [all_kinds()[5], killing()], grid(["router", "smoe", "moee"]), sys.argv[2], options=options)
-"""
-
-
 @pytest.mark.slow
-def test_a_killed_evaluation_goes_on_where_it_stopped(built, tmp_path, environment):
-    command = [sys.executable, "-c", KILLED, built, tmp_path, Path(__file__).parents[2] / "support"]
-    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == -9
+def test_a_killed_evaluation_goes_on_where_it_stopped(built, tmp_path):
+    runs, options = grid(["router", "smoe", "moee"]), EvaluationOptions(progress=False, predictions=True)
+    process = multiprocessing.get_context("fork").Process(
+        target=evaluate, args=([built], [MockSTSTask(), killing()], runs, tmp_path), kwargs={"options": options}
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     before = {path: data for path, data in contents(tmp_path).items() if "results" in path.parts}
     folder = ResultFolder(tmp_path)
     assert sorted((score.task, score.method) for score in folder.scores()) == [
@@ -50,7 +41,6 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(built, tmp_path, environme
         ("MockSTSTask", "smoe"),
         ("Victim", "router"),
     ]
-    runs, options = grid(["router", "smoe", "moee"]), EvaluationOptions(progress=False, predictions=True)
     resumed = evaluate([built], [MockSTSTask(), whole()], runs, tmp_path, options=options)
     assert (resumed.failures, resumed.kept, resumed.done) == ([], 4, 2)
     after = contents(tmp_path)
