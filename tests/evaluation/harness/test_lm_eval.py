@@ -233,6 +233,7 @@ def test_the_papers_tasks_are_known_to_the_harness():
     assert all(name in known for name in [*PAPER_TASKS.values(), "mmlu"])
 
 
+@pytest.mark.slow  # the harness looks for its own tasks
 def test_a_task_that_needs_the_network_says_so_before_a_model_is_loaded(tmp_path):
     with pytest.raises(ValueError, match=r"'arc_easy'.*network.*--tasks offline"):
         run_grid(tmp_path / "no model", GRID, ["arc_easy"], tmp_path / "out", GridOptions(progress=False))
