@@ -194,7 +194,9 @@ def test_front_matter_is_metadata_and_lines_keep_their_numbers(tmp_path):
     first, second = read_documents(path)
     known = {"tags": ["x", "y"], "date": "2024-05-06", "path": str(path)}
     assert (first.title, first.text, first.metadata) == ("A note", "before", known | {"first_line": 7, "last_line": 7})
-    assert (second.title, second.text, second.metadata["first_line"]) == ("Head", "body", 10)
+    assert (second.title, second.text, second.metadata["first_line"]) == ("A note › Head", "body", 10)
+    path.write_text("---\ntitle: A note\n---\n# A note\nbody\n## More\nend\n", encoding="utf-8")
+    assert [one.title for one in read_documents(path)] == ["A note", "A note › More"]
     for broken in ("---\na: [\n---\ntext\n", "---\ntext without end\n", "---\n- a list\n---\ntext\n"):
         path.write_text(broken, encoding="utf-8")
         assert "text" in " ".join(d.text for d in read_documents(path))
@@ -209,7 +211,7 @@ def test_pages_word_and_pdf_files_are_read(tmp_path):
     )
     assert [(d.title, d.text) for d in read_documents(page)] == [
         ("Shop", "Willkommen f\xfcr alle"),
-        ("Prices", "Two **apples** & a pear."),
+        ("Shop › Prices", "Two **apples** & a pear."),
     ]
     word = tmp_path / "letter.docx"
     body = "<w:p><w:r><w:t>Hello you.</w:t></w:r></w:p>"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmoe_embed.search.reading.decoding import fault_of, numbered, open_text
-from ssmoe_embed.search.reading.passages import split_passages
+from ssmoe_embed.search.reading.passages import BREADCRUMB, split_passages
 from ssmoe_embed.search.reading.records import Moved, ReadOptions, Record
 
 
@@ -77,7 +77,14 @@ def _cut(
         if passage.text.strip():
             where = {"page": page} if page else {"first_line": passage.first, "last_line": passage.last}
             place = f"p{page}:{passage.place}" if page else passage.place
-            yield Record(place, passage.text, {"title": passage.heading or above}, known | where)
+            yield Record(place, passage.text, {"title": _under(above, passage.heading)}, known | where)
+
+
+def _under(above: str | None, heading: str | None) -> str | None:
+    """A heading below the title of its file, once."""
+    if above is None or heading is None or f"{heading}{BREADCRUMB}".startswith(f"{above}{BREADCRUMB}"):
+        return heading or above
+    return f"{above}{BREADCRUMB}{heading}"
 
 
 def read_html(path: Path, options: ReadOptions, moved: Moved) -> Iterator[Record]:
