@@ -118,7 +118,10 @@ def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         return f"its {', '.join(apart)} differ"
     cosines = (np.array(wanted["probes"]) * np.array(found["probes"])).sum(axis=1)
     if (1 - cosines > _APART).any():
-        return f"it gives other vectors for the same texts (cosine down to {cosines.min():.4f})"
+        return (
+            f"it gives other vectors for the same texts (cosine down to {cosines.min():.4f}), so its weights were changed "
+            "or replaced since"
+        )
     return ""
 
 
