@@ -25,7 +25,7 @@ def routers(monkeypatch):
     monkeypatch.setattr(routers, "sample_texts", lambda: [f"text number {i} of them" for i in range(40)])
     monkeypatch.setattr(routers, "_ROUNDS", 1)
     yield routers
-    for name in {"routers", "measuring"} & (set(sys.modules) - before):
+    for name in {"routers", "routers_report", "measuring"} & (set(sys.modules) - before):
         del sys.modules[name]
 
 
@@ -62,7 +62,9 @@ def test_rows_are_chosen_on_development_pairs_reported_on_test_data_and_kept(
     routers, places, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(
-        routers, "METHODS", {name: routers.METHODS[name] for name in ("smoe", "router", "ssmoe-hidden")}
+        sys.modules["routers_report"],
+        "METHODS",
+        {name: sys.modules["routers_report"].METHODS[name] for name in ("smoe", "router", "ssmoe-hidden")},
     )
     monkeypatch.setattr(routers, "PAPER_ROUTINGS", ("original",))
     text = tmp_path / "held-out.txt"

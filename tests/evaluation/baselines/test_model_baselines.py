@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ssmoe_embed
 from ssmoe_embed.embedding.prompts import ENSEMBLES, TEMPLATES
-from ssmoe_embed.evaluation.baselines import pooled
+from ssmoe_embed.evaluation.baselines import base
 from ssmoe_embed.evaluation.baselines.of_model import MODEL_BASELINES, ModelBaselineEncoder
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
@@ -38,7 +38,7 @@ def short(texts):
 
 @pytest.fixture(autouse=True)
 def few_texts(monkeypatch, short):
-    for module in (pooled, codebook):
+    for module in (base, codebook):
         monkeypatch.setattr(module, "calibration_texts", lambda: short)
 
 
