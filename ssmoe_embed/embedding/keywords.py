@@ -25,6 +25,7 @@ class EmbeddingKeywords(TypedDict, total=False):
     instruction: str
     hidden_layer: int
     max_seq_length: int | None
+    routing: str | None
 
 
 class ModelKeywords(HubKeywords, SpectralKeywords, EmbeddingKeywords, total=False):

@@ -18,7 +18,11 @@ from tiny import TOP_C
 
 import ssmoe_embed
 from ssmoe_embed import SSMoE
+from ssmoe_embed.common.hub import HubKeywords, HubOptions
 from ssmoe_embed.data import tiny_folder
+from ssmoe_embed.embedding.keywords import EmbeddingKeywords
+from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.spectral.settings import SpectralKeywords, SpectralSettings
 
 QUIET = {"show_progress_bar": False}
 PROBES = ["How do I undo the last commit?", "x", "The cook made a soup on Monday.", "", "東京は晴れです"]
@@ -609,3 +613,11 @@ def test_pushing_uploads_exactly_the_small_repository_and_a_card_with_its_name(l
     assert set(uploaded) == SMALL_REPOSITORY
     assert uploaded["ssmoe.safetensors"] == (built / "ssmoe.safetensors").read_bytes()
     assert b'SentenceTransformer("me/model")' in uploaded["README.md"]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "settings"),
+    [(EmbeddingKeywords, EmbeddingSettings), (SpectralKeywords, SpectralSettings), (HubKeywords, HubOptions)],
+)
+def test_every_setting_is_a_keyword_that_editors_complete(keywords, settings):
+    assert list(keywords.__annotations__) == list(settings.__dataclass_fields__)
