@@ -102,7 +102,7 @@ function card(hit, index) {
   const title = make("button", "title", hit.title || hit.id);
   title.type = "button";
   title.addEventListener("click", () => openDocument(hit.id));
-  top.append(make("span", "rank", `${index + 1}`), title, make("span", "score", (hit.similarity ?? hit.words).toFixed(2)));
+  top.append(make("span", "rank", `${index + 1}`), title, score(hit));
   item.append(top);
   if (hit.image) item.append(thumbnail(hit));
   item.append(snippet(hit));
@@ -110,6 +110,17 @@ function card(hit, index) {
   for (const name of ["pointerenter", "focusin"]) item.addEventListener(name, () => approach(hit.id));
   for (const name of ["pointerleave", "focusout"]) item.addEventListener(name, () => approach(null));
   return item;
+}
+
+function score(hit) {
+  const found = make("span", "score", hit.similarity == null ? "" : hit.similarity.toFixed(2));
+  found.title = "cosine similarity to the query";
+  if (hit.words != null) {
+    const words = make("small", "", `words ${Math.round(100 * hit.words)}%`);
+    words.title = "share of the query's words that the document has, by their weight";
+    found.append(words);
+  }
+  return found;
 }
 
 function thumbnail(entry) {
