@@ -13,6 +13,7 @@ default, of methods, --routings and --baselines. The model is read behind its ow
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -35,11 +36,14 @@ from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.tasks.local_data import LocalData
-from ssmoe_embed.language_model import RoutingSettings
-from ssmoe_embed.routing.named import NAMED, check_causal
+from ssmoe_embed.evaluation.texts import spread
+from ssmoe_embed.language_model import RoutingSettings, load_tokenizer
+from ssmoe_embed.language_model import load as load_language_model
+from ssmoe_embed.language_model.steering import steering_table
+from ssmoe_embed.routing.named import NAMED, canonical
 
 PAPER_ROUTINGS = ("original", "ssmoe", "ev", "average-ev")
-_ROUNDS, _COST_TEXTS = 3, 24
+_ROUNDS, _COST_TEXTS, _DOMAIN = 3, 24, 100
 _SHORT = 120
 """Characters of a short text."""
 
@@ -128,25 +132,16 @@ def language(place: Place) -> None:
         data=None if place.tasks is None or place.harness == OFFLINE else LocalData(place.tasks),
         progress=False,
     )
-    names = place.cells or [*PAPER_ROUTINGS, *(causal(row.name) for row in place.rows if row.kind == "routing")]
+    names = place.cells or [*PAPER_ROUTINGS, *(row.name for row in place.rows if row.kind == "routing")]
     start = time.monotonic()
     for number, name in enumerate(names):
         try:
-            run_grid(place.base, [GridCell.parse(name)], place.harness, place.work / "grid", options)
+            run_grid(place.base, [GridCell.parse(place.cell(name))], place.harness, place.work / "grid", options)
             said = "done"
         except ValueError as error:
             said = str(error)
         left = (time.monotonic() - start) / (number + 1) * (len(names) - number - 1)
         print(f"[{number + 1}/{len(names)}] {name}: {said}; {left / 60:.0f} min left", flush=True)
-
-
-def causal(routing: str) -> str:
-    """A routing as a language model may have it."""
-    try:
-        check_causal(routing)
-    except ValueError:
-        return f"{routing}{',' if ':' in routing else ':'}causal=true"
-    return routing
 
 
 def cost(place: Place) -> None:
@@ -177,6 +172,22 @@ def cost(place: Place) -> None:
 
 STAGES: dict[str, Callable[[Place], None]] = {"embeddings": embeddings, "language": language, "cost": cost}
 OFFLINE = ("ssmoe_continuation", "ssmoe_dictionary")
+
+
+def _routings(options: argparse.Namespace) -> list[str]:
+    """The routings; `steer` by a table of the development pairs' sentences, which is made where there is none yet."""
+    table = options.work / "steer.safetensors"
+    if "steer" not in options.routings or (
+        not table.is_file() and (options.tasks is None or options.command == "report")
+    ):
+        return [name for name in options.routings if name != "steer"]
+    if not table.is_file():
+        with gzip.open(options.tasks / "STSBenchmark" / "validation.jsonl.gz", "rt", encoding="utf-8") as lines:
+            sentences = [json.loads(line)["sentence1"] for line in lines]
+        base = options.base or options.model
+        model, tokenizer = load_language_model(base, dtype=options.dtype), load_tokenizer(base)
+        steering_table(model, tokenizer, spread(sentences, _DOMAIN)).save(table)
+    return [canonical(f"steer:table={table}") if name == "steer" else name for name in options.routings]
 
 
 def _wanted(found: Sequence[Row], names: Sequence[str] | None) -> tuple[Row, ...]:
@@ -244,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         work=options.work,
         tasks=options.tasks,
         every=options.every,
-        rows=_wanted(rows(options.routings, options.baselines), options.rows),
+        rows=_wanted(rows(_routings(options), options.baselines), options.rows),
         calibrations=tuple(options.calibrations),
         harness=tuple(options.harness),
         limit=options.limit,

@@ -21,6 +21,7 @@ from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore, read_json
 from ssmoe_embed.evaluation.significance.bootstrap import paired_bootstrap
 from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
+from ssmoe_embed.routing.named import check_causal, is_named
 
 BASE = "smoe"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -74,9 +75,9 @@ class Row:
 
 
 def rows(routings: Sequence[str], baselines: Sequence[str]) -> list[Row]:
-    """All lines: methods, routings, baselines."""
+    """All lines: methods, routings, baselines; a routing's table is not part of its line's name."""
     found = [Row(name, "method", *values) for name, values in METHODS.items()]
-    found += [Row(name, "routing", "smoe", {"routing": name}) for name in routings]
+    found += [Row(name.partition(":table=")[0], "routing", "smoe", {"routing": name}) for name in routings]
     return [*found, *(Row(name, "baseline", name) for name in baselines)]
 
 
@@ -121,6 +122,11 @@ class Place:
                     target.write(gzip.compress(kept.encode(), mtime=0))
         return folder
 
+    def cell(self, name: str) -> str:
+        """The language model that a line's name stands for."""
+        routed = {row.name: row.settings["routing"] for row in self.rows if row.kind == "routing"}
+        return causal(routed.get(name, name))
+
     def loaded(self) -> EvaluatedModel:
         """The embedding model."""
         loading: dict[str, Any] = {} if self.dtype is None else {"model_kwargs": {"dtype": self.dtype}}
@@ -137,6 +143,16 @@ class Place:
         found = {one: self.score(row, "STSBenchmark", "dev", one) for one in self.calibrations}
         known = {one: score.score for one, score in found.items() if score is not None}
         return max(known, key=lambda one: known[one]) if known else None
+
+
+def causal(routing: str) -> str:
+    """A routing as a language model may have it; other names are left as they are."""
+    try:
+        if is_named(routing):
+            check_causal(routing)
+    except ValueError:
+        return f"{routing}{',' if ':' in routing else ':'}causal=true"
+    return routing
 
 
 def report(place: Place) -> Report:
@@ -196,7 +212,8 @@ def _language(folder: GridFolder, place: Place) -> list[str | Table]:
         found = {one.task: one for one in results if one.cell == cell}
         text = texts.get(cell)
         cells = [_task_cell(folder, cell, found[task]) if task in found else None for task in tasks]
-        lines.append((cell, None if text is None else f"{text.value:.2f}", *cells))
+        name = cell.partition(":table=")[0]
+        lines.append((name, None if text is None else f"{text.value:.2f}", *cells))
     lines.sort(key=lambda line: (line[0] != "original", float(line[1] or "inf")))
     limit = "" if place.limit is None else f"; the first {place.limit} examples of each task"
     heads = ("routing", "perplexity", *tasks)

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("mteb")
 pytest.importorskip("lm_eval")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SHOWN = ["--routings", "hash", "usmoe:rate=0.3", "--baselines", "mean"]
+SHOWN = ["--routings", "hash", "usmoe:rate=0.3", "steer", "--baselines", "mean"]
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def routers(monkeypatch):
 
     monkeypatch.setattr(routers, "sample_texts", lambda: [f"text number {i} of them" for i in range(40)])
     monkeypatch.setattr(routers, "_ROUNDS", 1)
+    monkeypatch.setattr(routers, "_DOMAIN", 16)
     yield routers
     for name in {"routers", "routers_report", "measuring"} & (set(sys.modules) - before):
         del sys.modules[name]
@@ -64,7 +65,7 @@ def test_rows_are_chosen_on_development_pairs_reported_on_test_data_and_kept(
     monkeypatch.setattr(
         sys.modules["routers_report"],
         "METHODS",
-        {name: sys.modules["routers_report"].METHODS[name] for name in ("smoe", "router", "ssmoe-hidden")},
+        {name: sys.modules["routers_report"].METHODS[name] for name in ("smoe", "router")},
     )
     monkeypatch.setattr(routers, "PAPER_ROUTINGS", ("original",))
     text = tmp_path / "held-out.txt"
@@ -73,7 +74,7 @@ def test_rows_are_chosen_on_development_pairs_reported_on_test_data_and_kept(
     routers.main(["measure", *options])
     said = capsys.readouterr().out
     assert "min left" in said
-    assert said.count(": done") == 5 + 3  # groups of rows, and language models
+    assert said.count(": done") == 5 + 4  # groups of rows, and language models
     stamps = {
         path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.json") if path.parent.name != "work"
     }
@@ -84,8 +85,8 @@ def test_rows_are_chosen_on_development_pairs_reported_on_test_data_and_kept(
     shown = (tmp_path / "routers.md").read_text(encoding="utf-8")
     assert capsys.readouterr().out == shown
     rows = {line.split("|")[1].strip(): line for line in reversed(shown.splitlines()) if line.startswith("|")}
-    assert {"smoe", "hash", "usmoe:rate=0.3", "mean", "original", "usmoe:causal=true,rate=0.3"} <= rows.keys()
-    assert rows["hash"].count("[") == 3
+    assert {"smoe", "hash", "usmoe:rate=0.3", "steer", "mean", "original", "usmoe:causal=true,rate=0.3"} <= rows.keys()
+    assert rows["hash"].count("[") == rows["steer"].count("[") == 3
     assert "Every 2nd pair" in shown
 
 
