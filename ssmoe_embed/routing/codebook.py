@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.families import Score, family_of
@@ -65,7 +66,8 @@ class CodebookSettings:
         if not ids:
             raise ValueError(f"{self.texts} has no token to make codes of.")
         inputs, logits = _router_inputs(model, torch.tensor(ids[: self.tokens]))
-        books = {layer: self._codes(inputs[layer], logits[layer]) for layer in inputs}
+        layers = tqdm(inputs, desc="Making codes", unit="layer", leave=False, disable=None)
+        books = {layer: self._codes(inputs[layer], logits[layer]) for layer in layers}
         return CodebookRouting(
             {layer: codes for layer, (codes, _) in books.items()},
             {layer: table for layer, (_, table) in books.items()},
@@ -78,7 +80,7 @@ class CodebookSettings:
             return inputs, logits
         from sklearn.cluster import MiniBatchKMeans
 
-        means = MiniBatchKMeans(self.codes, batch_size=4096, n_init=1, random_state=self.seed)
+        means = MiniBatchKMeans(self.codes, batch_size=4096, init_size=4 * self.codes, n_init=1, random_state=self.seed)
         labels = torch.from_numpy(means.fit_predict(inputs.numpy())).long()
         used, labels = torch.unique(labels, return_inverse=True)  # some codes may be nobody's
         counts = labels.bincount()[:, None]
