@@ -334,7 +334,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dense", type=Path, default=Path("build/real/moe-all"), help="the same with all experts")
     parser.add_argument("--tasks", type=Path, default=Path("build/real/tasks"), help="the tasks' data")
     parser.add_argument("--work", type=Path, default=Path("build/real/measured"), help="results")
-    parser.add_argument("--split", type=Path, help="what examples/split_dense measured (.json), for the report")
+    parser.add_argument(
+        "--split",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="what examples/split_dense measured (.json), for the report; then of other divisions",
+    )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--dtype", default="bfloat16", help="of the models' weights")
     parser.add_argument("--threads", type=int, default=1)

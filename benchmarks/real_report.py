@@ -34,17 +34,17 @@ VARIED = ("calibration", "combination", "routing_weight", "alpha", "hidden_layer
 """Settings that are chosen for each method on development data."""
 
 
-def report(work: Path, tasks_of: Callable[[Iterable[str]], list[AbsTask]], split: Path | None = None) -> Report:
+def report(work: Path, tasks_of: Callable[[Iterable[str]], list[AbsTask]], split: Sequence[Path] = ()) -> Report:
     """Everything that is measured so far.
 
     Args:
         work: Where it is.
         tasks_of: Gives tasks with the data that they were measured on, by name.
-        split: What examples/split_dense wrote of its model.
+        split: What examples/split_dense wrote of its model, and of others that were tried.
     """
     parts: list[str | Table] = [f"{machine('torch', 'transformers', 'mteb')}. Points of 100."]
-    if split is not None:
-        parts += _divided(json.loads(split.read_text(encoding="utf-8")))
+    if split:
+        parts += _divided(split)
     scored = ResultFolder(work / "dev").scores()
     dev = [one for one in scored if one.corruption == CLEAN]
     if dev:
@@ -107,23 +107,28 @@ def _difference(line: comparison.MethodDifference) -> tuple[str | None, ...]:
     return f"{100 * found.difference:+.1f}", interval, comparison.p_text(found.p_value)
 
 
-def _divided(rows: Sequence[dict[str, Any]]) -> list[str | Table]:
-    """What was measured of the model when it was made."""
-    dense = rows[0]["perplexity"]
-    shown = [
-        (
-            row["name"],
-            f"{row['perplexity']:.2f}",
-            f"{row['perplexity'] / dense:.3f}",
-            f"{row['similarity']:.1f}",
-            f"{row['cosine']:.4f}",
-            f"{min(row['entropy']):.3f}" if row["entropy"] else None,
-            row["dead"],
-        )
-        for row in rows
-    ]
+def _divided(files: Sequence[Path]) -> list[str | Table]:
+    """What was measured of the model when it was made; of further files, other divisions, what they would have shipped."""
+    made = [(_sharpness(file), json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    shown = []
+    for number, (sharpness, rows) in enumerate(made):
+        dense = rows[0]["perplexity"]
+        for at, row in enumerate(rows if number == 0 else rows[-1:]):
+            shown.append(
+                (
+                    row["name"],
+                    None if number == 0 and at < 2 else sharpness,  # neither has a router
+                    f"{row['perplexity']:.2f}",
+                    f"{row['perplexity'] / dense:.3f}",
+                    f"{row['similarity']:.1f}",
+                    f"{row['cosine']:.4f}",
+                    f"{min(row['entropy']):.3f}" if row["entropy"] else None,
+                    row["dead"],
+                )
+            )
     heads = (
         "active experts",
+        "deviation of router logits",
         "perplexity",
         "× dense",
         "STSBenchmark dev",
@@ -132,6 +137,11 @@ def _divided(rows: Sequence[dict[str, Any]]) -> list[str | Table]:
         "dead experts",
     )
     return ["## The model: what leaving experts out costs", Table(heads, tuple(shown))]
+
+
+def _sharpness(file: Path) -> str:
+    """The router's, which examples/split_dense puts into the name of its file."""
+    return file.name.partition("sharpness=")[2].partition("-")[0]
 
 
 def _inspected(found: dict[str, Any]) -> list[str | Table]:

@@ -46,6 +46,7 @@ def tasks(tmp_path):
     return tmp_path / "tasks"
 
 
+@pytest.mark.slow
 def test_settings_come_from_development_data_and_interrupted_work_goes_on(real, olmoe, tasks, tmp_path, capsys):
     places = ["--moe", str(olmoe), "--dense", str(olmoe), "--tasks", str(tasks), "--work", str(tmp_path / "work")]
     stages = ["models", "dev", "first", "beside", "rates", "corrupted", "inspect"]
@@ -68,9 +69,21 @@ def test_settings_come_from_development_data_and_interrupted_work_goes_on(real, 
         path: stamp for path, stamp in before.items() if path != gone
     }
     capsys.readouterr()
-    real.main(["report", *places, "--output", str(tmp_path / "real.md")])
+    split = [tmp_path / f"shared=8-experts=4-k=2-sharpness={one}-seed=0-steps=0.json" for one in (0.5, 1.0)]
+    measured = {"similarity": 70.0, "cosine": 0.9, "entropy": [], "dead": 0}
+    for file, worst in zip(split, (30.0, 40.0), strict=True):
+        rows = [("dense", 20.0), ("4 of 4, equal weights", 20.0), ("2 of 4", worst)]
+        file.write_text(json.dumps([measured | {"name": name, "perplexity": value} for name, value in rows]))
+    real.main(["report", *places, "--split", *map(str, split), "--output", str(tmp_path / "real.md")])
     shown = (tmp_path / "real.md").read_text(encoding="utf-8")
     assert capsys.readouterr().out == shown
+    divided = [line.split(" | ")[:4] for line in shown.splitlines() if "of 4" in line or "| dense" in line]
+    assert divided == [
+        ["| dense", "–", "20.00", "1.000"],
+        ["| 4 of 4, equal weights", "–", "20.00", "1.000"],
+        ["| 2 of 4", "0.5", "30.00", "1.500"],
+        ["| 2 of 4", "1.0", "40.00", "2.000"],
+    ]
     assert "local-" in shown
     assert "length of a row" in shown
     assert "| replace@0.5 |" in shown.split("## Routers")[0]
