@@ -56,6 +56,7 @@ class SSMoE(InputModule):
         routers: SpectralRouters | None = None,
         calibrations: Mapping[str, BlockCalibration] | Calibrations | None = None,
         source: BaseModelSource | None = None,
+        sharing: Encoder | None = None,
     ) -> None:
         """Put the parts together; most users call `from_base` or load a saved model.
 
@@ -66,6 +67,7 @@ class SSMoE(InputModule):
             routers: Spectral routers of this very model; needed by `ev` and `ssmoe`.
             calibrations: Fitted factors.
             source: Where the model came from, and what it was then; by default that is not known, so it is saved whole.
+            sharing: An encoder of the same model and tokenizer, whose templates and named routings are used again.
 
         Raises:
             UnsupportedModelError: The model's family has no adapter.
@@ -75,7 +77,7 @@ class SSMoE(InputModule):
         self.model, self.tokenizer = model, tokenizer
         self.source = source or BaseModelSource(str(model.config.name_or_path))
         self.calibrations = calibrations if isinstance(calibrations, Calibrations) else Calibrations(calibrations)
-        self._encoder = Encoder(model, tokenizer, routers)
+        self._encoder = Encoder(model, tokenizer, routers) if sharing is None else replace(sharing, routers=routers)
         self._owner: tuple[Any, ...] = ()  # a tuple, or torch would take it for a submodule
         self._settings = settings or EmbeddingSettings()
         self._encoder.check(self._settings)
@@ -174,7 +176,7 @@ class SSMoE(InputModule):
         if routers is not None and routers is not self.routers:
             shared = shared.with_other_routers()
         parts = replace(self.parts, settings=chosen, routers=routers or self.routers, calibrations=shared)
-        other = type(self)(**vars(parts))
+        other = type(self)(**vars(parts), sharing=self.encoder)
         other.training = self.training  # the base model's mode is its own
         return other
 

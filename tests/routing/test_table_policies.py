@@ -249,6 +249,13 @@ def test_a_file_is_known_by_its_content(table, tmp_path, olmoe):
         canonical(written)
 
 
+def test_codes_are_made_once_for_all_views_of_a_model(olmoe):
+    named = {"method": "smoe", "calibration": "none", "routing": "codebook:codes=4,tokens=200"}
+    module = SSMoE.from_base(olmoe, progress=False, **named)
+    view = module.using(method="router")
+    assert view.encoder.policy(view.settings.forward) is module.encoder.policy(module.settings.forward)
+
+
 @torch.no_grad()
 def test_experts_are_dropped_by_the_scores_of_a_routing(olmoe, tokenizer, table):
     text = " ".join(LINES * 10)
