@@ -14,14 +14,14 @@ import argparse
 import gzip
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import mteb
 import torch
 from mteb.abstasks import AbsTask
-from real_report import ABLATION, EMBEDDING, EVERY, INSPECTION, REASONED, VARIED, development_task, report
+from real_report import ABLATIONS, EMBEDDING, EVERY, INSPECTION, REASONED, VARIED, development_task, report
 
 from ssmoe_embed.common.files import atomic_file, write_files
 from ssmoe_embed.data import calibration_texts
@@ -276,7 +276,10 @@ def inspection(place: Place) -> None:
 
 
 def ablation(place: Place) -> None:
-    """The method taken apart: perplexity, choice of experts, and every fifth of STSBenchmark's test pairs."""
+    """The method taken apart: perplexity, choice of experts, and every fifth of STSBenchmark's test pairs.
+
+    Of the dense model the perplexity of the same texts, which is what leaving experts out costs there.
+    """
     from ssmoe_embed.evaluation.ablation.report import write_report
     from ssmoe_embed.evaluation.ablation.running import AblationOptions, ablate
     from ssmoe_embed.evaluation.ablation.variants import find_variants
@@ -284,19 +287,19 @@ def ablation(place: Place) -> None:
     from ssmoe_embed.evaluation.texts import corpora
 
     thinned(place, "test")
+    task, texts = development_task(place.work, "test"), corpora(None, None, 60)
     options = AblationOptions(
-        alphas=(0.5, 1.0),
-        seeds=2,
-        task_seeds=1,
-        tasks=(development_task(place.work, "test"),),
-        calibration_texts=128,
-        progress=True,
+        alphas=(0.5, 1.0), seeds=2, task_seeds=1, tasks=(task,), calibration_texts=128, progress=True
     )
-    model = EvaluatedModel.load(str(place.model), model_kwargs={"dtype": place.dtype})
-    folder = place.work / ABLATION
-    found = ablate("moe", model, find_variants(list(VARIANTS)), corpora(None, None, 60), folder, options=options)
-    write_report(found, folder)
-    _raise(found.notes)
+    for name, folder, variants, asked in (
+        ("moe", place.model, VARIANTS, options),
+        ("dense", place.whole, ("ev",), replace(options, alphas=(1.0,), tasks=())),
+    ):
+        model = EvaluatedModel.load(str(folder), model_kwargs={"dtype": place.dtype})
+        output = place.work / ABLATIONS[name]
+        found = ablate(name, model, find_variants(list(variants)), texts, output, options=asked)
+        write_report(found, output)
+        _raise(found.notes)
 
 
 STAGES: dict[str, Callable[[Place], None]] = {
@@ -356,9 +359,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = report(place.work, place.tasks_of, options.split).markdown()
     print(text, end="")
     if options.output:
-        apart, files = place.work / ABLATION / "ablation.md", {options.output.name: text}
-        if apart.is_file():
-            files["ablation_real.md"] = apart.read_text(encoding="utf-8")
+        files = {options.output.name: text}
+        for name, folder in ABLATIONS.items():
+            if (apart := place.work / folder / "ablation.md").is_file():
+                files[f"ablation_real_{name}.md"] = apart.read_text(encoding="utf-8")
         write_files(options.output.parent, files)
 
 

@@ -27,7 +27,8 @@ COMPARED = ("moee", "ssmoe", "ssmoe-hidden", "ev", "router", "paper")
 """Methods that are compared with the hidden state."""
 EVERY = 5
 """Every so many-th development pair is used."""
-EMBEDDING, INSPECTION, ABLATION, REASONED = "embedding", "inspection.json", "ablation", "grid"
+EMBEDDING, INSPECTION, REASONED = "embedding", "inspection.json", "grid"
+ABLATIONS = {"moe": "ablation", "dense": "ablation-dense"}
 _PAIRS = (("ev", "router"), ("moee", "smoe"), ("ssmoe-hidden", "smoe"), ("ssmoe", "smoe"), ("ssmoe", "moee"))
 _RESAMPLES = 2000
 VARIED = ("calibration", "combination", "routing_weight", "alpha", "hidden_layer")

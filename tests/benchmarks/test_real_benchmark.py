@@ -73,7 +73,9 @@ def test_settings_come_from_development_data_and_interrupted_work_goes_on(real, 
     measured = {"similarity": 70.0, "cosine": 0.9, "entropy": [], "dead": 0}
     for file, worst in zip(split, (30.0, 40.0), strict=True):
         rows = [("dense", 20.0), ("4 of 4, equal weights", 20.0), ("2 of 4", worst)]
-        file.write_text(json.dumps([measured | {"name": name, "perplexity": value} for name, value in rows]))
+        file.write_text(
+            json.dumps([measured | {"name": name, "perplexity": value} for name, value in rows]), encoding="utf-8"
+        )
     real.main(["report", *places, "--split", *map(str, split), "--output", str(tmp_path / "real.md")])
     shown = (tmp_path / "real.md").read_text(encoding="utf-8")
     assert capsys.readouterr().out == shown
@@ -100,9 +102,11 @@ def test_the_ablation_is_on_every_fifth_test_pair_and_stands_beside_the_report(
     places = ["--moe", str(olmoe), "--dense", str(olmoe), "--tasks", str(tasks), "--work", str(tmp_path / "work")]
     real.main(["measure", *places, "--dtype", "float32", "--stages", "models", "ablation"])
     real.main(["report", *places, "--output", str(tmp_path / "real.md")])
-    shown = (tmp_path / "ablation_real.md").read_text(encoding="utf-8")
+    shown, dense = ((tmp_path / f"ablation_real_{name}.md").read_text(encoding="utf-8") for name in ("moe", "dense"))
     assert "| `permuted` |" in shown
     assert "STSBenchmark" in shown
+    assert "| `original` |" in dense
+    assert "`permuted`" not in dense
     thin = tmp_path / "work" / "development" / "STSBenchmark.test.jsonl.gz"
     whole = gzip.decompress((tasks / "STSBenchmark" / "test.jsonl.gz").read_bytes()).splitlines()
     assert gzip.decompress(thin.read_bytes()).splitlines() == whole[:: real.EVERY]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from ssmoe_embed.common.files import atomic_file
+from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.evaluation.ablation.measures import Agreement, Likelihood, Readings, agreement, likelihood
 from ssmoe_embed.evaluation.ablation.tasks import TaskRuns
 from ssmoe_embed.evaluation.ablation.variants import Control, Variant, controlled, routers_of
@@ -160,7 +161,7 @@ def ablate(
         for variant, seed, routers in tqdm(chosen, desc="Tasks", unit="variant", disable=not options.progress):
             tasks.measure(variant, seed, routers, batch_size=options.batch_size)
         notes += tasks.failures
-    readings = _readings(model, corpora, options)
+    readings = _readings(module, corpora, options)
     score, mix = family_of(module.model).score, module.settings.mix
     measured = [
         MeasuredVariant(
@@ -264,9 +265,9 @@ def _likelihood(values: dict[str, list[Any]]) -> Likelihood:
     return Likelihood(tuple(values["losses"]), tuple(values["tokens"]))
 
 
-def _readings(model: EvaluatedModel, corpora: Corpora, options: AblationOptions) -> Readings:
+def _readings(module: SSMoE, corpora: Corpora, options: AblationOptions) -> Readings:
     """The forward passes that choices are compared on."""
     first, second = corpora.first[1], corpora.second[1]
     corrupted = [options.corruption.apply(text) for text in first]
     keywords: dict[str, Any] = {"inputs": True, "batch_size": options.batch_size, "progress": options.progress}
-    return Readings(*(collect(model.model[0], texts, **keywords) for texts in (first, corrupted, second)))
+    return Readings(*(collect(module, texts, **keywords) for texts in (first, corrupted, second)))
