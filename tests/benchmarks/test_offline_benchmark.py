@@ -42,7 +42,7 @@ def test_one_report_is_printed_and_written_and_nothing_is_measured_twice(monkeyp
     [
         (["--output", "table.csv"], "must end in .md"),
         (["--compare", "ssmoe"], "write two methods as ssmoe:smoe"),
-        (["--tasks", "WordRelatedSTS"], "WordRelatednessSTS"),
+        pytest.param(["--tasks", "WordRelatedSTS"], "WordRelatednessSTS", marks=pytest.mark.slow),
     ],
 )
 def test_wrong_arguments_are_named(monkeypatch, capsys, tmp_path, arguments, message):

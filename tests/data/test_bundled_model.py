@@ -78,6 +78,7 @@ def test_it_is_a_language_model():
     assert loss < 6.5
 
 
+@pytest.mark.slow
 def test_it_beats_random_weights_and_shared_words_where_meaning_decides(tiny, tmp_path):
     mteb = pytest.importorskip("mteb")
     from ssmoe_embed.evaluation.baselines import DenseEncoder, load_baseline

@@ -121,7 +121,14 @@ def run_shell(block, *place):
                     assert (words, pytest.approx(numbers, abs=0.02)) == shown(expected)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+SLOW_PAGES = ("vision.md", "training.md")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW_PAGES else []) for page in PAGES],
+    ids=lambda page: page.name,
+)
 def test_the_code_of_a_page_runs_in_its_order(page, ssmoe, environment, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("COLUMNS", "80")

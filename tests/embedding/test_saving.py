@@ -331,6 +331,7 @@ def to_train(olmoe, way):
     return SentenceTransformer(modules=[module], device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [wrap, inject])
 def test_a_fine_tune_with_an_adapter_is_resumed_and_its_best_model_loaded(way, olmoe, tmp_path):
     model = to_train(olmoe, way)

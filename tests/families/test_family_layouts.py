@@ -135,6 +135,7 @@ def test_a_checkpoint_in_the_models_own_layout_gives_the_same_spectral_routers(l
         torch.testing.assert_close(weight.double(), expected[index], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_of_that_layout_gives_the_same_vectors_in_4_bits_too(fused, folder, module, routers):
     def vectors(place, quantize):
         loaded = SSMoE.from_base(place, routers=routers, calibration="none", quantize=quantize, progress=False)

@@ -59,6 +59,7 @@ def layout(request):
     return LAYOUTS[request.param]
 
 
+@pytest.mark.slow
 def test_a_texts_vector_depends_neither_on_the_padding_side_nor_on_a_much_longer_neighbour(layout, model_folder):
     """Nor do the states of convolutions, linear attention and Mamba, which are made in pieces of 64 or 256 tokens."""
     module = SSMoE.from_base(model_folder(layout.model_type), top_c=TOP_C, calibration="none", progress=False)

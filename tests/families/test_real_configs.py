@@ -277,6 +277,7 @@ def test_with_smaller_numbers_it_makes_a_model_that_embeds(name, folder):
     assert list(module.routers.weights) == sparse
 
 
+@pytest.mark.slow
 def test_the_hidden_state_of_any_layer_is_the_one_that_transformers_gives_out(folder):
     model = AutoModel.from_pretrained(folder).eval()
     model = getattr(model, "language_model", model)

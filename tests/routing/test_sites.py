@@ -131,10 +131,8 @@ def test_training_with_checkpoints_gives_the_gradients_of_training_without(metho
         torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "mode",
-    [torch.no_grad, *(pytest.param(one, marks=pytest.mark.slow) for one in (torch.inference_mode, torch.enable_grad))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_a_compiled_model_is_routed_as_it_is_when_it_is_not_compiled(mode, model, routers, ids):
     compiled = torch.compile(model, backend="eager")
     with mode():

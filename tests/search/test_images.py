@@ -101,6 +101,7 @@ def test_a_model_of_texts_refuses_images(built, folder, tmp_path):
         search_like(texts, folder / "IMG_7.jpg")
 
 
+@pytest.mark.slow
 def test_the_bundled_emoji_are_an_index(model, tmp_path):
     index = emoji_index(model, cache=tmp_path, progress=False)
     hit = index.search("tired", 1, mode="words")[0]

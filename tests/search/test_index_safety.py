@@ -105,7 +105,9 @@ def killed_at(step, folder, action):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("action", [change, delete, rebuild])
+@pytest.mark.parametrize(
+    "action", [change, pytest.param(delete, marks=pytest.mark.slow), pytest.param(rebuild, marks=pytest.mark.slow)]
+)
 def test_a_kill_at_any_moment_leaves_the_last_good_index(model, tmp_path, action):
     import faiss
 
@@ -226,7 +228,9 @@ def test_a_writer_that_died_does_not_lock_the_index(folder):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
-@pytest.mark.parametrize("size", [60_000, 150_000, 400_000])  # what is full first: vectors, or the database
+@pytest.mark.parametrize(
+    "size", [pytest.param(60_000, marks=pytest.mark.slow), 150_000, pytest.param(400_000, marks=pytest.mark.slow)]
+)  # what is full first: vectors, or the database
 def test_a_full_disk_is_an_error_that_loses_nothing(folder, size):
     more = [Document(f"m{i}", f"text {i} " * 50) for i in range(3000)]
     made = vectors(more)

@@ -64,12 +64,16 @@ def losses(found):
     [
         {},
         {"routing": "ssmoe", "refresh_routers": 2},
-        {"routing": "hash"},
-        {"routing": "ssmoe", "optimizer": "galore", "balance": 0.1, "checkpointing": True},
-        {"optimizer": "galore", "layerwise": True},
+        pytest.param({"routing": "hash"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"routing": "ssmoe", "optimizer": "galore", "balance": 0.1, "checkpointing": True}, marks=pytest.mark.slow
+        ),
+        pytest.param({"optimizer": "galore", "layerwise": True}, marks=pytest.mark.slow),
         {"optimizer": "lora", "routing": "ssmoe"},
-        {"routing": "ssmoe", "decouple": DecouplingSettings(q=2, refresh_every=2)},
-        {"packing": True, "dtype": "bfloat16"},
+        pytest.param(
+            {"routing": "ssmoe", "decouple": DecouplingSettings(q=2, refresh_every=2)}, marks=pytest.mark.slow
+        ),
+        pytest.param({"packing": True, "dtype": "bfloat16"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -221,9 +225,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(olmoe, data, tmp_path):
     "changes",
     [
         {},
-        {"optimizer": "lora"},
-        {"decouple": DecouplingSettings(q=2, refresh_every=3), "save_every": 4},
-        {"train_router": "hyper"},
+        pytest.param({"optimizer": "lora"}, marks=pytest.mark.slow),
+        pytest.param({"decouple": DecouplingSettings(q=2, refresh_every=3), "save_every": 4}, marks=pytest.mark.slow),
+        pytest.param({"train_router": "hyper"}, marks=pytest.mark.slow),
     ],
     ids=["adamw", "lora", "decoupled", "hyper"],
 )

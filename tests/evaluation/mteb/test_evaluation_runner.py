@@ -34,7 +34,10 @@ def test_every_method_is_measured_on_every_kind_of_task(everything):
     assert everything.done == len(main_scores(everything)) == (len(METHODS) + 1) * len(all_kinds())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(one, marks=[] if one in ("router", "ssmoe") else [pytest.mark.slow]) for one in METHODS],
+)
 def test_a_method_scores_as_when_mteb_evaluates_the_plain_model(everything, model, method):
     having(model.model[0], **model.settings(Run(method)).as_dict())
     plain = mteb.evaluate(

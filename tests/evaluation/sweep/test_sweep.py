@@ -35,6 +35,7 @@ def swept(built, tmp_path_factory):
     return sweep(built, axes, tasks(), folder, settings=UNCALIBRATED, options=QUIET), folder
 
 
+@pytest.mark.slow
 def test_every_point_has_the_score_of_a_model_made_with_its_settings(swept, olmoe, tmp_path):
     measured, _ = swept
     assert measured.missing == []

@@ -108,6 +108,7 @@ def test_an_encoder_that_knows_the_answers_gets_full_marks(task):
     )
 
 
+@pytest.mark.slow
 def test_random_vectors_score_about_chance_and_the_same_again_with_the_same_task_object(task):
     data = data_of(task)
     chance = {"PairClassification": 1 / 3, "Reranking": 0.21, "Clustering": 0.12}.get(task.metadata.type, 0.0)
