@@ -21,7 +21,7 @@ from typing import Any
 import mteb
 import torch
 from mteb.abstasks import AbsTask
-from real_report import ABLATIONS, EMBEDDING, EVERY, INSPECTION, REASONED, VARIED, development_task, report
+from real_report import ABLATIONS, EMBEDDING, EVERY, INSPECTION, REASONED, THINNED, VARIED, development_task, report
 
 from ssmoe_embed.common.files import atomic_file, write_files
 from ssmoe_embed.data import calibration_texts
@@ -118,7 +118,7 @@ def models(place: Place) -> None:
 
 def thinned(place: Place, split: str) -> None:
     """Write every fifth pair of a split of STSBenchmark."""
-    thin = place.work / "development" / f"STSBenchmark.{split}.jsonl.gz"
+    thin = place.work / THINNED[split] / f"STSBenchmark.{split}.jsonl.gz"
     if not thin.is_file():
         with gzip.open(place.tasks / "STSBenchmark" / f"{split}.jsonl.gz", "rt", encoding="utf-8") as lines:
             kept = [line for number, line in enumerate(lines) if number % EVERY == 0]
@@ -175,6 +175,7 @@ def runs(place: Place, prompt: str, corruption: str | None = None) -> list[Run]:
 
 def eigenvectors(place: Place) -> None:
     """How the share of the eigenvectors counts, on development pairs."""
+    thinned(place, "validation")
     fixed = {"method": "ssmoe", "prompt": "prompteol", "calibration": "none"}
     shares = Axis.of_texts("top_c", ("0.01", "0.2", "1.0"))
     found = sweep(

@@ -28,6 +28,8 @@ COMPARED = ("moee", "ssmoe", "ssmoe-hidden", "ev", "router", "paper")
 EVERY = 5
 """Every so many-th development pair is used."""
 EMBEDDING, INSPECTION, REASONED = "embedding", "inspection.json", "grid"
+THINNED = {"validation": "development", "test": "thinned"}
+"""A folder for each split, or its data would be other data as soon as the second is there."""
 ABLATIONS = {"moe": "ablation", "dense": "ablation-dense"}
 _PAIRS = (("ev", "router"), ("moee", "smoe"), ("ssmoe-hidden", "smoe"), ("ssmoe", "smoe"), ("ssmoe", "moee"))
 _RESAMPLES = 2000
@@ -76,7 +78,7 @@ def report(work: Path, tasks_of: Callable[[Iterable[str]], list[AbsTask]], split
 
 def development_task(work: Path, split: str = "validation") -> AbsTask:
     """STSBenchmark on the development pairs that are used, or on as large a part of another split."""
-    return use_local(mteb.get_task("STSBenchmark", eval_splits=[split]), LocalData(work / "development"))
+    return use_local(mteb.get_task("STSBenchmark", eval_splits=[split]), LocalData(work / THINNED[split]))
 
 
 def _developed(work: Path) -> list[str | Table]:
