@@ -82,6 +82,7 @@ def test_the_states_of_tokens_stay_in_their_places_beside_padding_on_the_left(mo
             torch.testing.assert_close(tokens[-len(alone) :], alone, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_layers_that_predict_tokens_further_ahead_are_left_out(layout, model_folder, tmp_path):
     folder = model_folder(layout.model_type)
     tensors = stored_tensors(folder)

@@ -212,6 +212,7 @@ def test_while_it_is_loaded_no_more_than_one_expert_is_unpacked_in_memory(model_
     assert set(seen) == {1}
 
 
+@pytest.mark.slow
 def test_the_bundled_model_keeps_its_vectors_where_attention_is_left_alone(texts):
     """With attention rounded too its cosine is 0.97: benchmarks/results/quantization.md."""
     base, chosen = tiny_folder() / "base", {"method": "ssmoe", "calibration": "standardize"}
