@@ -45,7 +45,9 @@ def report(work: Path, tasks_of: Callable[[Iterable[str]], list[AbsTask]], split
         tasks_of: Gives tasks with the data that they were measured on, by name.
         split: What examples/split_dense wrote of its model, and of others that were tried.
     """
-    parts: list[str | Table] = [f"{machine('torch', 'transformers', 'mteb')}. Points of 100."]
+    parts: list[str | Table] = [
+        f"{machine('torch', 'transformers', 'mteb')}. Points of 100. mteb's tasks took {_hours(work):.1f} hours in all."
+    ]
     if split:
         parts += _divided(split)
     scored = ResultFolder(work / "dev").scores()
@@ -74,6 +76,12 @@ def report(work: Path, tasks_of: Callable[[Iterable[str]], list[AbsTask]], split
         parts += list(summary(scores, folder.rates()).parts)
         parts += _differences(folder, tasks_of)
     return Report("A real language model on real tasks", tuple(parts))
+
+
+def _hours(work: Path) -> float:
+    """What mteb says its tasks took, of all that is kept."""
+    scored = [one for name in ("dev", EMBEDDING) for one in ResultFolder(work / name).scores()]
+    return sum(read_json(one.path).get("evaluation_time") or 0.0 for one in scored) / 3600
 
 
 def development_task(work: Path, split: str = "validation") -> AbsTask:

@@ -86,6 +86,7 @@ def test_settings_come_from_development_data_and_interrupted_work_goes_on(real, 
         ["| 2 of 4", "0.5", "30.00", "1.500"],
         ["| 2 of 4", "1.0", "40.00", "2.000"],
     ]
+    assert "mteb's tasks took 0.0 hours" in shown
     assert "local-" in shown
     assert "length of a row" in shown
     assert "| replace@0.5 |" in shown.split("## Routers")[0]
