@@ -65,7 +65,7 @@ class Encoder:
     tokenizer: PreTrainedTokenizerBase
     routers: SpectralRouters | None = None
     _tokenizers: dict[tuple[str, str, int], TemplateTokenizer] = field(default_factory=dict, repr=False, compare=False)
-    _policies: dict[str, RoutingPolicy] = field(default_factory=dict, repr=False, compare=False)
+    _policies: dict[str, tuple[int, RoutingPolicy]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.routers is not None:
@@ -140,6 +140,8 @@ class Encoder:
         if settings.needs_spectral_routers:
             self._spectral(f"method={str(settings.method)!r}")
         if settings.routing is not None:
+            if settings.routing in self._policies and self._policies[settings.routing][0] != self._weights_version():
+                self._policies.pop(settings.routing, None)  # made of weights that have changed since
             self.policy(settings.forward)
 
     def check_layers(self, settings: EmbeddingSettings) -> None:
@@ -162,13 +164,18 @@ class Encoder:
         """
         if isinstance(forward.routing, str):
             if forward.routing not in self._policies:
-                self._policies[forward.routing] = policy_named(forward.routing, self.model, self.tokenizer)
-            return self._policies[forward.routing]
+                made = policy_named(forward.routing, self.model, self.tokenizer)
+                self._policies[forward.routing] = (self._weights_version(), made)
+            return self._policies[forward.routing][1]
         if not isinstance(forward.routing, SpectralMix):
             if forward.routing is not None:
                 forward.routing.check(self.model)
             return forward.routing
         return SpectralRouting(self._spectral("a re-routed forward pass"), forward.routing.alpha, forward.routing.mix)
+
+    def _weights_version(self) -> int:
+        """Changes whenever a weight is changed in place, as by training."""
+        return sum(weight._version for weight in self.model.parameters() if not weight.is_inference())
 
     def read(self, features: dict[str, torch.Tensor], forward: ForwardSettings) -> Reading:
         """Run the model on a batch.

@@ -249,11 +249,16 @@ def test_a_file_is_known_by_its_content(table, tmp_path, olmoe):
         canonical(written)
 
 
-def test_codes_are_made_once_for_all_views_of_a_model(olmoe):
+def test_codes_are_made_once_for_all_views_of_a_model_and_anew_when_its_weights_change(olmoe):
     named = {"method": "smoe", "calibration": "none", "routing": "codebook:codes=4,tokens=200"}
     module = SSMoE.from_base(olmoe, progress=False, **named)
     view = module.using(method="router")
-    assert view.encoder.policy(view.settings.forward) is module.encoder.policy(module.settings.forward)
+    made = module.encoder.policy(module.settings.forward)
+    assert view.encoder.policy(view.settings.forward) is made
+    with torch.no_grad():
+        module.model.get_input_embeddings().weight.mul_(2)
+    changed = module.using(method="moee")
+    assert not torch.equal(changed.encoder.policy(changed.settings.forward).books[0], made.books[0])
 
 
 @torch.no_grad()

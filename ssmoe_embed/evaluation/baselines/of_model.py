@@ -31,8 +31,6 @@ from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.runs import Run, prompt_label
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 
-_HEAD = "lm_head.weight"
-
 
 def _of_encoder(kind: Callable[..., ModelBaseline]) -> Callable[[SSMoE, ForwardSettings], ModelBaseline]:
     return lambda module, forward: kind(module.encoder, forward)
