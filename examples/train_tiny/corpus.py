@@ -24,7 +24,7 @@ from pathlib import Path
 from dictionaries import Entry, read_devil, read_jargon, read_webster, read_wordnet
 from documents import Document, read_documents
 from everyday import read_everyday
-from holdout import is_held_out_passage, is_held_out_synset, normalise
+from holdout import is_held_out, is_held_out_passage, is_held_out_synset, normalise
 from questions import everyday_sentences, keywords, software_questions, task_questions, word_questions
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,7 +47,11 @@ EVERYDAY_SENTENCES = 15_000
 LONGEST_SHORT_TEXT = 420
 """Characters; longer texts are distilled only as `LONG_TEXTS` passages."""
 LONG_TEXTS = 4_000
+LEAST_WORD, LEAST_PHRASE = 8, 5
+"""How often words and phrases must occur to become texts of their own."""
 _WINDOW = 12
+_BREAK = re.compile(r"[^\w\s'-]+")
+_PLAIN = re.compile(r"[a-z][a-z'-]*[a-z]|[ai]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 
 
@@ -181,6 +185,26 @@ def measured_texts(more: Iterable[Path]) -> Iterator[str]:
                 yield from strings({key: value for key, value in row.items() if key not in {"label", "split", "part"}})
 
 
+def frequent_phrases(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the words that occur at least `LEAST_WORD` times, and phrases of two or three at least `LEAST_PHRASE` times.
+
+    Lower case; a phrase neither begins nor ends with one of the hundred most frequent words. Queries and entries of
+    dictionaries are as short as that, and few texts of the sources are.
+    """
+    counts: Counter[tuple[str, ...]] = Counter()
+    for text in texts:
+        for part in _BREAK.split(text.lower()):
+            words = part.split()
+            if all(map(_PLAIN.fullmatch, words)):
+                counts.update(tuple(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1))
+    singles = Counter({word: count for (word, *more), count in counts.items() if not more})
+    frequent = {word for word, _ in singles.most_common(100)}
+    for phrase, count in counts.items():
+        least = LEAST_PHRASE if len(phrase) > 1 else LEAST_WORD
+        if count >= least and phrase[0] not in frequent and phrase[-1] not in frequent and len("".join(phrase)) > 2:
+            yield " ".join(phrase)
+
+
 def document_passages(document: Document) -> Iterator[str]:
     """Cut a document into passages of running text: some hundred words each, at block boundaries."""
     parts: list[str] = []
@@ -270,6 +294,10 @@ def build(root: Path, exercises: Path, pages: Path, work: Path, unlike: Iterable
     rng.shuffle(kept)
     kept = list(within_quota(kept))
     known = {normalise(t.text) for t in kept}
+    phrases = (p for p in frequent_phrases(t.text for t in kept) if normalise(p) not in known)
+    more = [Text("phrases", "word", p) for p in phrases if not forbidden.contains(p) and not is_held_out(p)]
+    kept += unique(more)  # behind the others, so that their teacher vectors stay
+    known.update(normalise(t.text) for t in more)
     rng.shuffle(held)
     return {
         "texts.jsonl": write_jsonl(work / "texts.jsonl", map(asdict, kept)),

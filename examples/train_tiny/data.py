@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from packing import Templates, TokenStore
+from packing import TEMPLATES, Templates, Texts, TokenStore, form
 from targets import fit_basis, project
 from teacher import load_vectors
+from tokenizer import inside_quotes
 
 
 class Data:
@@ -21,11 +22,10 @@ class Data:
         self.start = work / "start.safetensors"
         self.tokenizer: Any = AutoTokenizer.from_pretrained(work / "tokenizer")
         self.templates = Templates(self.tokenizer)
-        self.texts, self.lower = TokenStore(work / "texts.npz"), TokenStore(work / "texts_lower.npz")
+        self.texts = Texts(*(TokenStore(work / f"texts{form}.npz") for form in ("", "_lower", "_quoted")))
         self.prose = TokenStore(work / "passages.npz")
-        self.held_texts, self.held_prose = (
-            TokenStore(work / "heldout_texts.npz"),
-            TokenStore(work / "heldout_passages.npz"),
+        self.held_texts, self._held_quoted, self.held_prose = (
+            TokenStore(work / f"heldout_{name}.npz") for name in ("texts", "texts_quoted", "passages")
         )
         vectors = load_vectors(work / "teacher" / "texts")
         given = work / "basis.npy"
@@ -35,7 +35,17 @@ class Data:
         self.held_vectors = load_vectors(work / "teacher" / "heldout_texts").astype(np.float32)
         with (work / "heldout_pairs.jsonl").open(encoding="utf-8") as stream:
             pairs = [json.loads(line) for line in stream]
-        self.pairs = [[self._tokens(pair[source]) for pair in pairs] for source in ("wordnet", "webster1913")]
+        self.pairs = [[pair[source] for pair in pairs] for source in ("wordnet", "webster1913")]
 
-    def _tokens(self, text: str) -> np.ndarray:
-        return np.array(self.tokenizer(text, add_special_tokens=False)["input_ids"], np.uint16)
+    def held(self, rows: np.ndarray, template: int) -> list[np.ndarray]:
+        """Return the ids of some held-out texts as they stand in a template."""
+        store = form(self.held_texts, self._held_quoted, template)
+        return [store.text(int(row)) for row in rows]
+
+    def sides(self, template: int) -> list[list[np.ndarray]]:
+        """Return the ids of the pairs of definitions, WordNet's and Webster's, as they stand in a template."""
+        tokenizer = inside_quotes(self.tokenizer) if TEMPLATES[template] == "prompteol" else self.tokenizer
+        return [
+            [np.array(ids, np.uint16) for ids in tokenizer(side, add_special_tokens=False)["input_ids"]]
+            for side in self.pairs
+        ]

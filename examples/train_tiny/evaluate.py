@@ -35,12 +35,11 @@ def both_ways(left: np.ndarray, right: np.ndarray) -> dict[str, float]:
 
 def embedder_rows(name: str, fast: FastOlmoe, data: Data, rows: np.ndarray) -> list[list[str]]:
     """Return one table row per read-out template."""
-    pieces = [data.held_texts.text(int(i)) for i in rows]
     table = []
     for number, template in enumerate(TEMPLATES):
-        vectors = metrics.encode(fast, data.templates, pieces, number)
+        vectors = metrics.encode(fast, data.templates, data.held(rows, number), number)
         correlation = metrics.similarity_correlation(vectors, data.held_vectors[rows])
-        found = both_ways(*(metrics.encode(fast, data.templates, side, number) for side in data.pairs))
+        found = both_ways(*(metrics.encode(fast, data.templates, side, number) for side in data.sides(number)))
         table.append([name, template, f"{correlation:.3f}", f"{found['R@1']:.3f}", f"{found['R@10']:.3f}"])
     return table
 
@@ -127,7 +126,7 @@ def report(work: Path, model: Path, earlier: Path | None) -> str:
         bits = [bits_per_byte(one, [held[n] for n in numbers[kind]]) for one in (model, earlier) if one]
         perplexities.append([kind, f"{len(store.ids):,}", *(f"{value:.1f}" for value in values), *bits])
         loads = [a + b for a, b in zip(loads, chosen, strict=True)]
-    short = [data.held_texts.text(int(i)) for i in rows]
+    short = data.held(rows, 0)
     shares = {"prose": loads, "texts": metrics.text_loads(trained, data.templates, short, 0)}
     shares["both"] = [a + b for a, b in zip(shares["prose"], shares["texts"], strict=True)]
     state = training_facts(work)

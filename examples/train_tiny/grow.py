@@ -102,6 +102,8 @@ def grow_tokenizer(start: Path, texts: Iterable[str], target: Path) -> Any:
     old.save_pretrained(target)
     path = target / "tokenizer.json"
     data = json.loads(path.read_text(encoding="utf-8"))
+    data["pre_tokenizer"]["add_prefix_space"] = True  # a text's first word gets the tokens of every other word
+    old.backend_tokenizer.pre_tokenizer.add_prefix_space = True
     vocabulary = data["model"]["vocab"]
     words = count_words(old.backend_tokenizer, texts)
     for left, right in new_merges(words, set(vocabulary), VOCABULARY - len(vocabulary)):
@@ -125,7 +127,7 @@ def grow_model(start: Path, tokenizer: Any) -> Any:
         rows = state[name]
         tokens = tokenizer.convert_ids_to_tokens(range(len(rows), VOCABULARY))
         pieces = [old_tokenizer.backend_tokenizer.model.tokenize(token) for token in tokens]
-        state[name] = torch.cat((rows, torch.stack([rows[[p.id for p in parts]].mean(0) for parts in pieces])))
+        state[name] = torch.cat((rows, *(rows[[p.id for p in parts]].mean(0, keepdim=True) for parts in pieces)))
     model.load_state_dict(state)
     return model
 

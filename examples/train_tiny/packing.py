@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 from fast_model import Block
-from tokenizer import EOS_ID, PAD_ID
+from tokenizer import EOS_ID, PAD_ID, inside_quotes
 from torch import Tensor
 
 PROMPTEOL = ('This sentence : "', '" means in one word:"')
 TEMPLATES = ("eos", "prompteol", "plain")
-SHARES = (0.5, 0.35, 0.15)
+SHARES = (0.6, 0.25, 0.15)
 """How often each template is drawn."""
 WEIGHTS = (1.0, 1.0, 0.3)
 """What each template counts in the distillation loss."""
 LOWER = 0.35
+SHORT = 4
+"""Texts of at most as many tokens come twice an epoch: they cost little, and words are asked for alone."""
 IGNORED = -100
 
 
@@ -63,7 +65,10 @@ class Templates:
     """Puts a text into one of `TEMPLATES`."""
 
     def __init__(self, tokenizer: Any) -> None:
-        before, after = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in PROMPTEOL)
+        one = (tokenizer, inside_quotes(tokenizer))
+        before, after = (
+            of(part, add_special_tokens=False)["input_ids"] for of, part in zip(one, PROMPTEOL, strict=True)
+        )
         self.before = [[], before, []]
         self.after = [[EOS_ID], after, []]
 
@@ -71,6 +76,43 @@ class Templates:
         """Return the ids to run; the text is cut so that the template survives."""
         before, after = self.before[template], self.after[template]
         return np.concatenate((before, ids[: limit - len(before) - len(after)], after)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts to distil, in the forms in which they are read.
+
+    Attributes:
+        usual: as they are.
+        lower: in lower case, which the teacher does not tell apart; drawn in `LOWER` of the cases.
+        quoted: inside quotation marks, where no space is put before them.
+    """
+
+    usual: TokenStore
+    lower: TokenStore
+    quoted: TokenStore
+
+    def __len__(self) -> int:
+        return len(self.usual)
+
+    def limit(self, count: int) -> None:
+        """Forget all but the first texts."""
+        for store in (self.usual, self.lower, self.quoted):
+            store.limit(count)
+
+    def short(self) -> np.ndarray:
+        """Return the numbers of the texts of at most `SHORT` tokens."""
+        return np.flatnonzero(np.diff(self.usual.offsets) <= SHORT)
+
+    def draw(self, number: int, template: int, rng: np.random.Generator) -> np.ndarray:
+        """Return the ids of a text for a template."""
+        lower = rng.random() < LOWER
+        return form(self.usual if not lower else self.lower, self.quoted, template).text(number)
+
+
+def form(usual: TokenStore, quoted: TokenStore, template: int) -> TokenStore:
+    """Return the store of the texts as they stand in a template."""
+    return quoted if TEMPLATES[template] == "prompteol" else usual
 
 
 @dataclass(frozen=True)
@@ -150,11 +192,10 @@ class Packer:
 
 
 class Sampler:
-    """Draws batches: every text once an epoch, in random order; prose in random places.
+    """Draws batches: every text once an epoch, short ones twice, in random order; prose in random places.
 
     Args:
         texts: the texts to distil.
-        lower: the same in lower case, which the teacher does not tell apart; drawn in `LOWER` of the cases.
         prose: the passages for the language model.
         templates: how texts are read out.
         partners: for each text the number of another that means the same, or -1; drawn together with it.
@@ -165,18 +206,16 @@ class Sampler:
 
     def __init__(
         self,
-        texts: TokenStore,
+        texts: Texts,
         prose: TokenStore,
         templates: Templates,
         *,
-        lower: TokenStore,
         partners: np.ndarray,
         layout: tuple[Block, ...],
         prose_rows: int,
         seed: int,
     ) -> None:
         self.texts, self.prose, self.templates, self.partners = texts, prose, templates, partners
-        self.lower = lower
         self.layout, self.prose_rows, self.seed = layout, prose_rows, seed
         rows = sum(block.rows for block in layout)
         self._text_rows = range(rows - 1, prose_rows - 1, -1)  # short rows first: the long ones are for long texts
@@ -184,7 +223,9 @@ class Sampler:
         self._order = self._shuffled()
 
     def _shuffled(self) -> np.ndarray:
-        return np.random.default_rng([self.seed, 1, self.epoch]).permutation(len(self.texts))
+        return np.random.default_rng([self.seed, 1, self.epoch]).permutation(
+            np.concatenate((np.arange(len(self.texts)), self.texts.short()))
+        )
 
     def state(self) -> dict[str, int]:
         """Return what `restore` needs."""
@@ -211,8 +252,7 @@ class Sampler:
             for one in (text, int(self.partners[text])):
                 if one >= 0 and one not in packer.texts:
                     template = int(rng.choice(len(TEMPLATES), p=SHARES))
-                    store = self.lower if rng.random() < LOWER else self.texts
-                    piece = self.templates.apply(store.text(one), template, self.layout[0].length)
+                    piece = self.templates.apply(self.texts.draw(one, template, rng), template, self.layout[0].length)
                     misses += not packer.add_text(piece, self._text_rows, one, WEIGHTS[template])
         self.drawn += 1
         return packer.batch()

@@ -6,6 +6,7 @@ python examples/train_tiny/tokenizer.py --work build/tiny
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,12 +28,16 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def train_tokenizer(texts: Iterator[str], vocabulary: int = VOCABULARY) -> Any:
-    """Train a tokenizer that adds no token by itself and loses no byte."""
+    """Train a tokenizer that adds no token by itself, loses no byte, and has one token for a word wherever it stands.
+
+    Without the space that it puts before a text, a text's first word, and so every single word, has other tokens than the
+    same word inside a sentence: mostly pieces, for few texts begin with it.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -64,11 +69,21 @@ def write_ids(tokenizer: Any, texts: Iterable[str], target: Path) -> int:
     return len(ids)
 
 
+def inside_quotes(tokenizer: Any) -> Any:
+    """Return the tokenizer without the space before a text: what comes after a quotation mark has none."""
+    inside = copy.deepcopy(tokenizer)
+    inside.backend_tokenizer.pre_tokenizer.add_prefix_space = False
+    return inside
+
+
 def write_all_ids(tokenizer: Any, work: Path) -> None:
-    """Store the token ids of all files, and of the texts in lower case, as questions are typed."""
+    """Store the token ids of all files, of texts inside quotation marks, and in lower case, as questions are typed."""
+    quoted = inside_quotes(tokenizer)
     for name in ("texts", "passages", "heldout_texts", "heldout_passages"):
         count = write_ids(tokenizer, read_lines(work / f"{name}.jsonl"), work / f"{name}.npz")
         print(f"{count:10d} tokens in {name}")
+        if name.endswith("texts"):
+            write_ids(quoted, read_lines(work / f"{name}.jsonl"), work / f"{name}_quoted.npz")
     lower = (text.lower() for text in read_lines(work / "texts.jsonl"))
     print(f"{write_ids(tokenizer, lower, work / 'texts_lower.npz'):10d} tokens in texts_lower")
 

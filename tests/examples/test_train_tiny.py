@@ -100,11 +100,36 @@ def test_a_held_out_gloss_is_found_inside_other_texts():
     assert not forbidden.contains("a dog in the park")
 
 
+def test_a_word_has_the_tokens_that_it_has_inside_a_sentence_but_for_quotation_marks():
+    from packing import Templates
+    from tokenizer import inside_quotes, train_tokenizer
+
+    tokenizer = train_tokenizer(iter(["see the cat sleep", "the cat of the mat", 'a "cat"'] * 9), 300)
+    ids = lambda text, one=tokenizer: one(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+    (cat,) = ids("cat")
+    assert cat in ids("see the cat")
+    for template, pieces in ((0, ids("cat")), (1, ids("cat", inside_quotes(tokenizer)))):
+        filled = ("cat<|endoftext|>", 'This sentence : "cat" means in one word:"')[template]
+        assert Templates(tokenizer).apply(np.array(pieces), template, 99).tolist() == ids(filled)
+
+
+def test_frequent_words_and_phrases_become_texts():
+    from corpus import LEAST_PHRASE, LEAST_WORD, frequent_phrases
+
+    stopwords = [f"{a}{b}" for a in "bcdfghjklmnpqrstvwxz" for b in "aeiou"] * 2
+    texts = [*(" ".join(stopwords) for _ in range(40)), *["Boil the red kettle, twice"] * LEAST_PHRASE]
+    found = set(frequent_phrases([*texts, *["kettle"] * (LEAST_WORD - LEAST_PHRASE)]))
+    assert {"kettle", "red kettle"} <= found
+    assert "kettle twice" not in found, "a comma is between them"
+    assert "boil" not in found, f"it occurs {LEAST_PHRASE} times"
+    assert not any(word in phrase.split()[:: len(phrase.split()) - 1 or 1] for phrase in found for word in stopwords)
+
+
 @pytest.fixture
 def toy_training():
     """Make a trainer on a toy corpus; called twice it makes the same one."""
     from fast_model import Block, FastOlmoe
-    from packing import Sampler, TokenStore
+    from packing import Sampler, Texts, TokenStore
     from train import Settings, Trainer
 
     class ToyTemplates:
@@ -127,9 +152,8 @@ def toy_training():
 
     def make():
         partners = np.arange(60) ^ 1
-        sampler = Sampler(
-            texts, prose, ToyTemplates(), lower=texts, partners=partners, layout=settings.layout, prose_rows=1, seed=1
-        )
+        forms = Texts(texts, texts, texts)
+        sampler = Sampler(forms, prose, ToyTemplates(), partners=partners, layout=settings.layout, prose_rows=1, seed=1)
         return Trainer(FastOlmoe(small_model()), sampler, targets, settings)
 
     return make
