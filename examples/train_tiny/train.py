@@ -1,6 +1,6 @@
 """Train ssmoe/tiny.
 
-    python examples/train_tiny/train.py --work build/tiny --steps 7000
+    python examples/train_tiny/train.py --work build/tiny --steps 6000
 
 With `workers=2` two threads compute half a batch each on one core, and their gradients are added: faster on a CPU than two
 threads inside every operation. Run the same command again to continue from the last checkpoint.
@@ -36,7 +36,7 @@ from tqdm import tqdm
 class Settings:
     """What the training is made of."""
 
-    steps: int = 7000
+    steps: int = 6000
     warmup: int = 100
     decay: float = 0.7
     """The last part of the steps, in which the learning rate falls linearly to zero."""

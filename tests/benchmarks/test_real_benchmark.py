@@ -26,6 +26,8 @@ def real(monkeypatch):
     monkeypatch.setattr(real, "LAYERS", (-2,))
     monkeypatch.setattr(real, "RATES", {"replace": (0.5,), "insert": (0.5, 1.0)})
     monkeypatch.setattr(real, "BASELINES", ("tfidf-words",))
+    tried = {(run.method, *sorted(run.overrides)): run for run in real.candidates()}
+    monkeypatch.setattr(real, "candidates", lambda: list(tried.values()))  # one of each method and setting
     yield real
     for name in {"real", "real_report", "measuring"} & (set(sys.modules) - before):
         del sys.modules[name]

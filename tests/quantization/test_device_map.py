@@ -3,7 +3,7 @@
 import pytest
 import torch
 from having import having
-from layouts import EACH
+from layouts import STORED
 from sentence_transformers import SentenceTransformer
 from tiny import TOP_C
 from transformers import AutoModelForCausalLM
@@ -38,7 +38,7 @@ def layers_on_disk(model, prefix=""):
     return {f"{prefix}{name}": "disk" if name == "layers" else place for name, place in parts.items()}
 
 
-@pytest.fixture(scope="module", params=EACH)
+@pytest.fixture(scope="module", params=STORED)
 def folder(request, model_folder):
     return model_folder(request.param)
 

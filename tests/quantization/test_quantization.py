@@ -13,7 +13,7 @@ import torch
 from bitsandbytes.functional import quantize_4bit
 from bitsandbytes.nn.parametrize import replace_parameter_4bit
 from having import having
-from layouts import EACH
+from layouts import STORED
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tiny import TOP_C, save_model
@@ -44,7 +44,7 @@ def loaded(folder, **changes):
     ).load()[0]
 
 
-@pytest.fixture(scope="module", params=EACH)
+@pytest.fixture(scope="module", params=STORED)
 def folder(request, model_folder):
     return model_folder(request.param)
 

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import torch
 from torch.utils._device import _device_constructors
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 aten = torch.ops.aten
@@ -55,11 +54,12 @@ def _compute(func, *args, **kwargs):
     """The operation on the CPU, and its result where it would be."""
     if func._can_decompose():  # in inference mode torch leaves that to us
         return func.decompose(*args, **kwargs)
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    tensors = []
+    held_args, held_kwargs = _map(lambda tensor: tensors.append(tensor) or _held(tensor), (args, kwargs))
     places = {tensor.device for tensor in tensors if tensor.ndim or tensor.device.type == KIND}
     if kwargs.get("device") is not None:
         target = torch.device(kwargs["device"])
-        kwargs |= {"device": "cpu" if target.type == KIND else target}
+        held_kwargs["device"] = "cpu" if target.type == KIND else target
     elif func is aten.copy_.default:
         target = args[0].device
     elif len(places) > 1:
@@ -74,11 +74,21 @@ def _compute(func, *args, **kwargs):
             Moves.seen.append((source.device, target, source.shape))
     if func.namespace == "bitsandbytes":  # its kernels take bare pointers
         assert all(tensor.is_contiguous() for tensor in tensors), func
-    return _placed(_on_cpu(func, args, kwargs), target, func, tensors)
+    return _placed(_on_cpu(func, held_args, held_kwargs), target, func, tensors)
+
+
+def _map(function, value):
+    """The value with its tensors replaced; `torch.utils._pytree` takes most of the tests' time."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, tuple | list):
+        return type(value)(_map(function, part) for part in value)
+    if isinstance(value, dict):
+        return {name: _map(function, part) for name, part in value.items()}
+    return value
 
 
 def _on_cpu(func, args, kwargs):
-    args, kwargs = tree_map(_held, (args, kwargs))
     if func is aten.histc.default:  # GPUs count integers, the CPU does not
         return func(args[0].float(), *args[1:], **kwargs).to(args[0].dtype)
     return func(*args, **kwargs)
@@ -93,8 +103,8 @@ def _placed(result, target, func, tensors):
         return result
     if func._schema.is_mutable:
         same = {id(_held(tensor)): tensor for tensor in tensors}
-        return tree_map(lambda value: same.get(id(value), value), result)
-    return tree_map(lambda value: Placed(value, target) if isinstance(value, torch.Tensor) else value, result)
+        return _map(lambda value: same.get(id(value), value), result)
+    return _map(lambda value: Placed(value, target), result)
 
 
 _setup_privateuseone_for_python_backend(KIND)

@@ -29,3 +29,14 @@ TWINS = {twin for family in families() for twin in [name for name in family.mode
 """Those that share an adapter with an earlier one."""
 EACH = [pytest.param(name, marks=pytest.mark.slow if name in TWINS else ()) for name in LAYOUTS]
 """All of them; the tests of twins are slow ones, as another family's check what the adapter promises."""
+
+
+def _stored(layout):
+    """How a family keeps its experts and computes with them."""
+    return layout.projections, layout.fused, type(layout).expert, type(layout).matrices
+
+
+_WELL_KNOWN = ("mixtral", "olmoe")
+_CHOSEN = {_stored(LAYOUTS[name]): name for name in (*reversed(LAYOUTS), *_WELL_KNOWN) if name not in TWINS}
+STORED = [pytest.param(name, marks=() if name in _CHOSEN.values() else pytest.mark.slow) for name in LAYOUTS]
+"""All of them, for tests of the experts' weights: slow but for one family of each way to keep them."""
