@@ -26,9 +26,9 @@ _TITLE_WEIGHT = 3.0
 _K1 = 1.2
 """FTS5's own, which cannot be set: a word adds less than its weight × (k1 + 1)."""
 _FEW_DOCUMENTS = 20
-_DEVIATIONS = 5.0
+_DEVIATIONS = 3.5
 """A similarity so many standard deviations above the usual one counts as much as all words of the query."""
-_WEAK = 0.25
+_WEAK = 0.3
 """A fused score above what chance gives by less than this is no find."""
 
 

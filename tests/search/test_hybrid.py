@@ -68,7 +68,7 @@ def test_hybrid_scores_are_deviations_above_the_usual_similarity_plus_the_share_
     similar = cosines(model, documents, QUERY)
     above = (similar - similar.mean()) / similar.std()
     words = shares(documents, QUERY)
-    expected = {d.id: above[row] / 5 + words[d.id] for row, d in enumerate(documents)}
+    expected = {d.id: above[row] / 3.5 + words[d.id] for row, d in enumerate(documents)}
     hits = index.search(QUERY, 10)
     assert ids(hits) == sorted(expected, key=lambda name: -expected[name])[:10]
     for hit in hits:
