@@ -1,7 +1,8 @@
 """Train an embedding model of this package as any other of sentence-transformers, with LoRA on attention and experts.
 
-Titles of the bundled corpus learn to find their documents; a fifth of them is held out and measured before and after. Takes
-under a minute on a CPU: `python examples/finetune_embedding.py` (extra `train`).
+Titles of the bundled corpus learn to find their documents; a fifth of them is held out. Both kinds are measured before and
+after: 256 titles teach the model these titles, too few to help it with others. Takes under a minute on a CPU:
+`python examples/finetune_embedding.py` (extra `train`).
 """
 
 import tempfile
@@ -23,6 +24,7 @@ trained = [document for number, document in enumerate(documents) if number % 5]
 
 model: SentenceTransformer = ssmoe_embed.load(calibration="none", max_seq_length=32)
 module = model[0]
+torch.manual_seed(0)  # the adapter begins with random numbers
 lora = peft.LoraConfig(
     r=8,
     target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
@@ -30,20 +32,29 @@ lora = peft.LoraConfig(
 )
 module.model = peft.get_peft_model(module.model, lora)
 
-evaluator = InformationRetrievalEvaluator(
-    queries={document.id: document.title for document in held_out},
-    corpus={document.id: document.text for document in documents},
-    relevant_docs={document.id: {document.id} for document in held_out},
-    accuracy_at_k=[1],
-    mrr_at_k=[10],
-    name="held-out",
-)
-before = evaluator(model)["held-out_cosine_mrr@10"]
+evaluators = {
+    name: InformationRetrievalEvaluator(
+        queries={document.id: document.title for document in asked},
+        corpus={document.id: document.text for document in documents},
+        relevant_docs={document.id: {document.id} for document in asked},
+        mrr_at_k=[10],
+        name=name,
+    )
+    for name, asked in (("trained", trained), ("held-out", held_out))
+}
+
+
+def measured() -> list[float]:
+    """Mean reciprocal rank of the titles trained on, and of those held out."""
+    return [evaluator(model)[f"{name}_cosine_mrr@10"] for name, evaluator in evaluators.items()]
+
+
+before = measured()
 
 with tempfile.TemporaryDirectory() as folder:
     arguments = SentenceTransformerTrainingArguments(
         output_dir=folder,
-        num_train_epochs=1,
+        num_train_epochs=2,
         per_device_train_batch_size=16,
         learning_rate=1e-3,
         warmup_steps=0.1,
@@ -57,11 +68,13 @@ with tempfile.TemporaryDirectory() as folder:
     )
     loss = MatryoshkaLoss(model, MultipleNegativesRankingLoss(model), matryoshka_dims=[256, 64])
     SentenceTransformerTrainer(model=model, args=arguments, train_dataset=pairs, loss=loss).train()
-    after = evaluator(model)["held-out_cosine_mrr@10"]
+    after = measured()
 
     model.save_pretrained(f"{folder}/tuned")  # the adapter and a reference to the base model
     again = SentenceTransformer(f"{folder}/tuned")
     text = [documents[0].text]
     same = bool(abs(again.encode(text) - model.encode(text)).max() < 1e-5)
 
-print(f"MRR@10 of held-out titles: {before:.3f} before, {after:.3f} after; saved and loaded again the same: {same}")
+for name, one, other in zip(evaluators, before, after, strict=True):
+    print(f"MRR@10 of {name} titles: {one:.3f} before, {other:.3f} after")
+print(f"saved and loaded again the same: {same}")

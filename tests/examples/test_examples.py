@@ -35,11 +35,12 @@ def test_semantic_search():
     assert lines[-2:] == ["['extra']", "3 passages left"]
 
 
-def test_fine_tuning_an_embedding_model_helps_texts_that_were_held_out():
-    found = run("finetune_embedding.py", "peft", "datasets").splitlines()[-1]
-    before, after = map(float, re.findall(r"\d\.\d+", found))
-    assert after > before
-    assert found.endswith("the same: True")
+def test_fine_tuning_an_embedding_model_teaches_it_its_texts_and_leaves_it_the_others():
+    trained, held_out, saved = run("finetune_embedding.py", "peft", "datasets").splitlines()[-3:]
+    (before, after), (unseen, still) = (map(float, re.findall(r"\d\.\d+", line)) for line in (trained, held_out))
+    assert after > before + 0.01
+    assert still > unseen - 0.05
+    assert saved.endswith("the same: True")
 
 
 @pytest.mark.parametrize(
