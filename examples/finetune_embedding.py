@@ -1,7 +1,7 @@
 """Train an embedding model of this package as any other of sentence-transformers, with LoRA on attention and experts.
 
 Titles of the bundled corpus learn to find their documents; a fifth of them is held out. Both kinds are measured before and
-after: 256 titles teach the model these titles, too few to help it with others. Takes under a minute on a CPU:
+after: the model learns the 256 titles it is trained on, too few to help with others. Takes under a minute on a CPU:
 `python examples/finetune_embedding.py` (extra `train`).
 """
 

@@ -15,8 +15,8 @@ SUPPORT = Path(__file__).parents[1] / "support"
 @pytest.mark.parametrize(
     ("files", "share", "at_least"),
     [
-        (["on_second_device.py"], "0/2", len(LAYOUTS) // 2 * 4),
-        (["on_second_device.py", "one_on_second_device.py"], "1/2", len(LAYOUTS) // 2 * 4 + 20),
+        (["on_second_device.py"], "0/2", len(LAYOUTS) // 2 * 5),
+        (["on_second_device.py", "one_on_second_device.py"], "1/2", len(LAYOUTS) // 2 * 5 + 20),
     ],
 )
 def test_models_on_an_emulated_second_device(environment, files, share, at_least):

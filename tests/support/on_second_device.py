@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 from having import having
-from layouts import LAYOUTS, ONE_OF_EACH
+from layouts import LAYOUTS
 from second_device import Moves
 from tiny import TOP_C
 from transformers import AutoModel
@@ -20,7 +20,6 @@ from ssmoe_embed.spectral import eigenvectors
 
 FIRST, SECOND = "gpu:0", "gpu:1"
 METHODS = ("moee", "ssmoe")  # between them every block and both forward passes
-REROUTED = ("ssmoe",)  # where only the weights' place differs
 ALL_METHODS = ("router", "smoe", "moee", "ev", "ssmoe", "ssmoe-hidden")
 SHARE, SHARES = map(int, os.environ.get("SHARE", "0/1").split("/"))
 SETTINGS = {"top_c": TOP_C, "scale": "router", "calibration": "none", "alpha": 0.6, "progress": False}
@@ -71,9 +70,7 @@ def folder(request, model_folder):
 
 
 @pytest.fixture(scope="module", params=[None, "paper-nf4"])
-def quantize(request, folder):
-    if request.param and folder.name not in ONE_OF_EACH:
-        pytest.skip("another family keeps its experts in the same way")
+def quantize(request):
     return request.param
 
 
@@ -89,7 +86,7 @@ def test_layers_spread_over_two_devices_make_the_same_vectors(folder, quantize, 
     for index, layer in enumerate(layers):
         assert places(layer) == {(FIRST, SECOND)[index % 2]}
     assert is_packed(module) == (quantize is not None)
-    for method in ALL_METHODS if folder.name == "olmoe" else REROUTED if quantize else METHODS:
+    for method in ALL_METHODS if folder.name == "olmoe" else METHODS:
         for each in (module, on_cpu):
             having(each, method=method)
         assert torch.allclose(embed(module, FIRST).cpu(), embed(on_cpu), atol=1e-5), method
@@ -99,7 +96,7 @@ def test_layers_spread_over_two_devices_make_the_same_vectors(folder, quantize, 
 def test_layers_offloaded_to_the_cpu_beside_a_device_make_the_same_vectors(folder, on_cpu):
     module = embedding_model(folder, None, spread(folder, FIRST, "cpu"))
     assert "meta" in places(module.model)
-    for method in REROUTED:
+    for method in METHODS:
         for each in (module, on_cpu):
             having(each, method=method)
         assert torch.allclose(embed(module, FIRST).cpu(), embed(on_cpu), atol=1e-5), method

@@ -37,9 +37,6 @@ def _stored(layout):
 
 
 _WELL_KNOWN = ("mixtral", "olmoe")
-ONE_OF_EACH = {
-    _stored(LAYOUTS[name]): name for name in (*reversed(LAYOUTS), *_WELL_KNOWN) if name not in TWINS
-}.values()
-"""One family of each way to keep experts."""
-STORED = [pytest.param(name, marks=() if name in ONE_OF_EACH else pytest.mark.slow) for name in LAYOUTS]
-"""All of them, for tests of the experts' weights: slow but for `ONE_OF_EACH`."""
+_CHOSEN = {_stored(LAYOUTS[name]): name for name in (*reversed(LAYOUTS), *_WELL_KNOWN) if name not in TWINS}
+STORED = [pytest.param(name, marks=() if name in _CHOSEN.values() else pytest.mark.slow) for name in LAYOUTS]
+"""All of them, for tests of the experts' weights: slow but for one family of each way to keep them."""
