@@ -10,13 +10,13 @@ import re
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from ssmoe_embed.checkpoints.formats import StoredModule, read_row, read_weight
-from ssmoe_embed.checkpoints.shards import TensorSource
+from ssmoe_embed.checkpoints import StoredModule, TensorSource, read_row, read_weight
 from ssmoe_embed.common.choices import Choice
 
 
@@ -34,6 +34,27 @@ class Score(Choice):
 def each_expert(block: str, *matrices: str) -> tuple[str, ...]:
     """The names on disk of an expert's matrices that are tensors of their own, in a block of that name."""
     return tuple(f"layers.{{layer}}.{block}.experts.{{expert}}.{matrix}.weight" for matrix in matrices)
+
+
+def ignored_setting(config: Any, assumed: Mapping[str, tuple[Any, ...]]) -> str | None:
+    """A refusal if a setting that transformers does not implement has another value than it assumes, see `assumed`."""
+    for name, values in assumed.items():
+        value = getattr(config, name, values[0])
+        if value not in values:
+            return (
+                f"its config.json says {name}={value!r}, which transformers does not implement (it runs the model as with "
+                f"{name}={values[0]!r}), so its vectors would be those of another model. Choose a checkpoint of this "
+                "family without that setting."
+            )
+    return None
+
+
+def dense_model(config: Any, kind: str, setting: str, other: str) -> str:
+    """A refusal of a model without experts in a family of which others have some."""
+    return (
+        f"it is one of the dense {kind} ({setting}={getattr(config, setting)}), which have no experts to route to; choose "
+        f"one with experts, such as {other}."
+    )
 
 
 @dataclass(frozen=True)
@@ -82,6 +103,8 @@ class MoEFamily(ABC):
     """Attribute of a decoder layer that holds its MoE block (or its dense MLP); empty where the layer itself does."""
     router_attribute: ClassVar[str] = "gate"
     """Attribute of the MoE block that holds its router."""
+    router_matrix: ClassVar[str] = "weight"
+    """Where in the router its matrix is."""
     router_name: ClassVar[str] = "layers.{layer}.mlp.gate.weight"
     """On disk, below the model's prefix."""
     matrix_names: ClassVar[tuple[str, ...]] = each_expert("mlp", "gate_proj", "up_proj", "down_proj")
@@ -102,6 +125,8 @@ class MoEFamily(ABC):
     """Whether several residual streams run between its layers, so that only the last has a hidden state of size `H`."""
     layer_lists: ClassVar[tuple[str, ...]] = ("layer_types", "mlp_layer_types")
     """Names in the configuration of lists with one entry a decoder layer."""
+    assumed: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Settings that transformers does not implement, each with the values that mean what it does; none means the first."""
 
     @property
     def model_types(self) -> tuple[str, ...]:
@@ -120,8 +145,7 @@ class MoEFamily(ABC):
             config: Its configuration, see `text_config`.
             model: The live model, if there is one.
         """
-        del config, model
-        return None
+        return ignored_setting(config, self.assumed)
 
     def variant(self, config: Any) -> MoEFamily:
         """The adapter for one configuration, where that decides on more than what to refuse.
@@ -129,7 +153,6 @@ class MoEFamily(ABC):
         Args:
             config: See `text_config`.
         """
-        del config
         return self
 
     def text_config(self, config: Any) -> Any:
@@ -178,12 +201,11 @@ class MoEFamily(ABC):
 
     def is_attention(self, layer: nn.Module, part: str) -> bool:
         """Whether a part of a decoder layer, by its attribute, is attention or stands in its place."""
-        del layer
         return part != self.block_attribute and "shared" not in part
 
     def router_weight(self, router: Any) -> torch.Tensor:
         """`R [E,H]`, whose product with what has become of the router's input are its logits."""
-        return router.weight
+        return attrgetter(self.router_matrix)(router)
 
     def expert_count(self, layer: MoELayer) -> int:
         """`E` of that layer."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score
@@ -17,6 +17,44 @@ class Olmoe(MoEFamily):
 
     models = {"olmoe": "OLMoE-1B-7B", "flex_olmo": "FlexOlmo-7x7B-1T"}
     notes = FamilyNotes(weights="softmax → top-k; ÷ sum if `norm_topk_prob`")
+
+
+class Qwen3Moe(MoEFamily):
+    """The common layout."""
+
+    models = {"qwen3_moe": "Qwen3-30B-A3B, Qwen3-235B-A22B", "mellum": "Mellum2-12B-A2.5B"}
+    notes = replace(Olmoe.notes, beside="dense layers by `mlp_only_layers`, `decoder_sparse_step` or `mlp_layer_types`")
+
+
+class Qwen2Moe(MoEFamily):
+    """The common layout. The shared expert serves every token, so no router chooses it and it has no row in W_EV."""
+
+    models = {"qwen2_moe": "Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B", "qwen3_next": "Qwen3-Next-80B-A3B"}
+    notes = replace(Olmoe.notes, beside=f"a shared expert with a sigmoid gate of its own; {Qwen3Moe.notes.beside}")
+
+
+class Qwen35Moe(MoEFamily):
+    """The text model alone or inside a vision-language model, whose vision part is neither loaded nor used."""
+
+    models = {
+        "qwen3_5_moe": "Qwen3.5-35B-A3B, Qwen3.5-122B-A10B, Qwen3.5-397B-A17B; Qwen3.6 and 3.8 use the same class",
+        "qwen3_5_moe_text": "its text part",
+    }
+    notes = FamilyNotes(
+        weights="softmax → top-k → ÷ sum",
+        beside="a shared expert with a sigmoid gate of its own",
+        layout="all experts in one tensor, gate rows before up rows; or `gate_proj`, `up_proj`, `down_proj` of each expert",
+        unsupported="images and videos",
+    )
+
+
+class Qwen4Exp(Qwen35Moe):
+    """Qwen3.5's layers below an embedding of n-grams."""
+
+    models = {"qwen4_exp": "none published yet", "qwen4_exp_text": "its text part"}
+    streams = True
+    full_precision = (*MoEFamily.full_precision, "block_inject_weight", "input_mix_weight_down", "input_mix_weight_up")
+    notes = replace(Qwen35Moe.notes, weights=Olmoe.notes.weights)
 
 
 # ERNIE 4.5 (https://github.com/PaddlePaddle/ERNIE).
@@ -36,11 +74,7 @@ class LaraMini(MoEFamily):
     """Linear attention, sliding windows and full attention take turns; saved under the names that it has in memory."""
 
     models = {"lara_mini": "Lara-4-Mini-Base"}
-    notes = FamilyNotes(
-        weights="softmax → top-k; ÷ sum if `norm_topk_prob`",
-        beside="a shared expert",
-        layout="all experts in one tensor, gate rows before up rows",
-    )
+    notes = replace(Olmoe.notes, beside="a shared expert", layout="all experts in one tensor, gate rows before up rows")
     matrix_names = ()
 
 
@@ -73,12 +107,8 @@ class Afmoe(MoEFamily):
     )
     score = Score.SIGMOID
     router_attribute = "router"
+    router_matrix = "gate.weight"
     router_name = "layers.{layer}.mlp.router.gate.weight"
-
-    def router_weight(self, router: Any) -> torch.Tensor:
-        """See `MoEFamily.router_weight`."""
-        weight: torch.Tensor = router.gate.weight
-        return weight
 
 
 # Hunyuan-A13B and Hunyuan 3 (https://huggingface.co/tencent).
@@ -91,11 +121,11 @@ class HunyuanMoe(MoEFamily):
         beside="a shared expert",
         unsupported="dense layers, no or several shared experts, attention shared by layers: transformers cannot build them",
     )
+    router_matrix = "wg.weight"
     router_name = "layers.{layer}.mlp.gate.wg.weight"
 
     def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
         """Refuse what the configuration asks for and the classes of transformers ignore; see `MoEFamily.refusal`."""
-        del model
         built = {
             "moe_layer_num_skipped": 0,
             "num_shared_expert": 1,
@@ -111,11 +141,6 @@ class HunyuanMoe(MoEFamily):
                     "another one; choose one that it builds, such as tencent/Hunyuan-A13B-Instruct."
                 )
         return None
-
-    def router_weight(self, router: Any) -> torch.Tensor:
-        """See `MoEFamily.router_weight`."""
-        weight: torch.Tensor = router.wg.weight
-        return weight
 
 
 class HyV3(MoEFamily):

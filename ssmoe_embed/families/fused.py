@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +10,8 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from ssmoe_embed.checkpoints.formats import read_row, unpack_mxfp4
-from ssmoe_embed.checkpoints.shards import TensorSource
-from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score, each_expert
+from ssmoe_embed.checkpoints import TensorSource, read_row, unpack_mxfp4
+from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score, dense_model, each_expert
 
 
 # GPT-OSS (arXiv 2508.10925).
@@ -47,7 +47,6 @@ class GptOss(MoEFamily):
 
     def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
         """See `MoEFamily.refusal`."""
-        del config
         if model is None or not any(type(layer.experts).__name__.startswith("Mxfp4") for layer in self.layers(model)):
             return None
         return (
@@ -91,6 +90,73 @@ class Llama4(MoEFamily):
         """See `MoEFamily.expert_matrices`."""
         gate, up = block.experts.gate_up_proj[expert].T.chunk(2, dim=0)  # [H,2I] → 2 × [I,H]
         return gate, up, block.experts.down_proj[expert]  # [I,H]
+
+
+# Granite 3 MoE, and its successors with a shared expert, Mamba layers (Granite 4) or sliding windows.
+class GraniteMoe(MoEFamily):
+    """Router and experts have names of their own on disk."""
+
+    models = {
+        "granitemoe": "granite-3.1-1b-a400m, granite-3.1-3b-a800m",
+        "granitemoeshared": "moe-7b-1b-active-shared-experts",
+        "granitemoehybrid": "granite-4.0-h-tiny, granite-4.0-h-small",
+    }
+    notes = FamilyNotes(
+        weights="top-k of the logits → softmax of the chosen",
+        beside="a shared expert in `granitemoeshared` and `granitemoehybrid`",
+        layout="all experts in one tensor, gate rows before up rows",
+        unsupported="dense Granite 4 (`num_local_experts` 0)",
+    )
+    block_attribute = "block_sparse_moe"
+    router_attribute = "router"
+    router_name = "layers.{layer}.block_sparse_moe.router.layer.weight"
+    matrix_names = ()
+    packed_names = (
+        "layers.{layer}.block_sparse_moe.input_linear.weight",
+        "layers.{layer}.block_sparse_moe.output_linear.weight",
+    )
+
+    def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
+        """See `MoEFamily.refusal`."""
+        if config.num_local_experts:
+            return None
+        return dense_model(config, "Granites", "num_local_experts", "ibm-granite/granite-4.0-h-tiny")
+
+
+class GraniteMoeSwa(MoEFamily):
+    """Saved under the names that it has in memory."""
+
+    models = {"granitemoe_swa": "none published yet"}
+    notes = replace(GraniteMoe.notes, beside="a shared expert where `shared_intermediate_size` > 0", unsupported="–")
+    block_attribute = "block_sparse_moe"
+    router_attribute = "router"
+    router_name = "layers.{layer}.block_sparse_moe.router.weight"
+    matrix_names = ()
+    layer_lists = ("layer_types", "layer_rope_theta")
+
+
+class Qwen3VLMoe(MoEFamily):
+    """All experts of a layer in two tensors, which checkpoints keep transposed: what is what shows in their shapes."""
+
+    models = {
+        "qwen3_vl_moe": "Qwen3-VL-30B-A3B, Qwen3-VL-235B-A22B",
+        "qwen3_vl_moe_text": "its text part",
+    }
+    notes = FamilyNotes(
+        weights="softmax → top-k → ÷ sum",
+        beside="dense layers by `mlp_only_layers`, `decoder_sparse_step`; the vision model is not used",
+        layout="all experts in one tensor, gate columns before up columns, or transposed",
+        unsupported="images and videos",
+    )
+    matrix_names = ()
+
+    def expert_matrices(self, block: Any, expert: int) -> tuple[torch.Tensor, ...]:
+        """See `MoEFamily.expert_matrices`."""
+        gate_up, down = block.experts.gate_up_proj[expert], block.experts.down_proj[expert]
+        if gate_up.shape[1] != down.shape[0]:  # [H,2I] and [I,H], not [2I,H] and [H,I]
+            gate_up, down = gate_up.T, down.T
+        gate, up = gate_up.chunk(2, dim=0)
+        return gate, up, down.T
 
 
 # Step 3.5 and 3.7 (https://huggingface.co/stepfun-ai/Step-3.7-Flash); the text part.
@@ -146,12 +212,12 @@ class Gemma4(MoEFamily):
     )
     block_attribute = ""
     router_attribute = "router"
+    router_matrix = "proj.weight"
     router_name = "layers.{layer}.router.proj.weight"
     matrix_names = ()
 
     def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
         """See `MoEFamily.refusal`."""
-        del model
         if config.enable_moe_block:
             return None
         return (
@@ -161,13 +227,7 @@ class Gemma4(MoEFamily):
 
     def is_attention(self, layer: nn.Module, part: str) -> bool:
         """See `MoEFamily.is_attention`."""
-        del layer
         return part == "self_attn"
-
-    def router_weight(self, router: Any) -> torch.Tensor:
-        """See `MoEFamily.router_weight`."""
-        weight: torch.Tensor = router.proj.weight
-        return weight
 
     def expert_matrices(self, block: Any, expert: int) -> tuple[torch.Tensor, ...]:
         """See `MoEFamily.expert_matrices`."""

@@ -10,8 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModel, Mxfp4Config, PretrainedConfig, PreTrainedModel
 
-from ssmoe_embed.checkpoints.formats import read_weight, scale_of
-from ssmoe_embed.checkpoints.shards import Checkpoint
+from ssmoe_embed.checkpoints import Checkpoint, read_weight, scale_of
 from ssmoe_embed.quantization.settings import QuantizationSettings
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

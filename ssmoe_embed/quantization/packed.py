@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from ssmoe_embed.checkpoints.formats import unpack_mxfp4
+from ssmoe_embed.checkpoints import unpack_mxfp4
 from ssmoe_embed.quantization.settings import QuantizationSettings
 
 _NESTED_BLOCK = 256

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from typing_extensions import Unpack
 
-from ssmoe_embed.checkpoints.shards import Checkpoint
+from ssmoe_embed.checkpoints import Checkpoint
 from ssmoe_embed.common.files import load_tensors, save_tensors
 from ssmoe_embed.common.hub import HubKeywords, HubOptions
 from ssmoe_embed.families import MoEFamily, family_of, load_config

@@ -12,7 +12,7 @@ from tiny import make_tokenizer
 from transformers import AutoModel, AutoModelForCausalLM, FineGrainedFP8Config
 
 from ssmoe_embed import SpectralRouters, SSMoE, language_model
-from ssmoe_embed.checkpoints.formats import read_row, read_weight
+from ssmoe_embed.checkpoints import read_row, read_weight
 from ssmoe_embed.language_model import RoutingSettings, drop
 
 FLOAT8 = torch.float8_e4m3fn

@@ -12,7 +12,7 @@ from transformers.integrations.mxfp4 import Mxfp4GptOssExperts, convert_moe_pack
 
 import ssmoe_embed
 from ssmoe_embed import SpectralRouters, SSMoE, UnsupportedModelError, language_model
-from ssmoe_embed.checkpoints.formats import unpack_mxfp4
+from ssmoe_embed.checkpoints import unpack_mxfp4
 from ssmoe_embed.embedding.base_model import BaseModelSource
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model import RoutingSettings, drop, drop_experts

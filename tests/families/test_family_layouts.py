@@ -13,7 +13,7 @@ from tiny import TOP_C
 from transformers import AutoTokenizer
 
 from ssmoe_embed import SpectralRouters, SpectralRouting, SSMoE, reroute
-from ssmoe_embed.checkpoints.shards import Checkpoint
+from ssmoe_embed.checkpoints import Checkpoint
 from ssmoe_embed.families import family_of, load_config, register_families, supported_types
 from ssmoe_embed.routing.sites import install_sites, recording
 

@@ -7,8 +7,7 @@ from functools import cached_property
 
 import torch
 
-from ssmoe_embed.checkpoints.formats import read_weight
-from ssmoe_embed.checkpoints.shards import Checkpoint
+from ssmoe_embed.checkpoints import Checkpoint, read_weight
 from ssmoe_embed.embedding.base_model import BaseModelSource
 from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.settings import ForwardSettings

@@ -1,1 +1,0 @@
-"""A checkpoint's tensors, read without a model: safetensors shards, FP8, MXFP4."""
