@@ -1,4 +1,4 @@
-"""The frame of all training-free embeddings of a base model, each of which has a file of its own beside this one.
+"""The frame of all training-free embeddings of a base model, which stand in the files beside this one.
 
 All run the model under its own routers. They take the template of the evaluated model, or the one that is asked for, except
 for those that are a template.

@@ -1,4 +1,4 @@
-"""Training-free baselines by name, as encoders of an evaluated model that mteb calls; each has a file beside this one."""
+"""Training-free baselines by name, as encoders of an evaluated model that mteb calls; see the files beside this one."""
 
 from __future__ import annotations
 
@@ -18,14 +18,10 @@ from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.embedding.calibration import BlockCalibration
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration, ForwardSettings
-from ssmoe_embed.evaluation.baselines.aligned_wva import AlignedWVA
 from ssmoe_embed.evaluation.baselines.base import ModelBaseline, sample_texts
-from ssmoe_embed.evaluation.baselines.codes import Codes
-from ssmoe_embed.evaluation.baselines.echo import Echo
 from ssmoe_embed.evaluation.baselines.embed_filter import EmbedFilter, unembedding_of
-from ssmoe_embed.evaluation.baselines.idf_router import IdfRouter
-from ssmoe_embed.evaluation.baselines.mean_pooling import MeanPooling
-from ssmoe_embed.evaluation.baselines.metaeol import MetaEOL
+from ssmoe_embed.evaluation.baselines.fitted import Codes, IdfRouter
+from ssmoe_embed.evaluation.baselines.pooling import AlignedWVA, Echo, MeanPooling, MetaEOL
 from ssmoe_embed.evaluation.baselines.token_prepending import TokenPrepending
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.runs import Run, prompt_label
