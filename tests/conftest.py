@@ -1,5 +1,6 @@
 """What all tests share: no network, tiny models made once, varied texts."""
 
+import gc
 import os
 
 from having import having
@@ -16,6 +17,21 @@ from tiny import FAMILIES, TOP_C, save_model
 import ssmoe_embed
 
 torch.set_num_threads(1)  # matrices this small are slower on several threads, and many times so on a busy machine
+for device in (torch.cuda, torch.xpu, torch.mtia):
+    if not device.is_available():  # torch would keep the wish, with its stack as text, in case such a device comes up
+        device.manual_seed_all = lambda seed: None
+IMPORTING_MUCH = {"benchmarks", "cli", "docs", "evaluation", "examples", "training"}
+"""Folders whose tests import mteb, the harness or TRL."""
+
+
+def pytest_collection_modifyitems(items):
+    """They come first: one of two processes begins there and the other in the middle, so that one imports all that."""
+    items.sort(key=lambda item: IMPORTING_MUCH.isdisjoint(item.path.parts))
+
+
+def pytest_collection_finish():
+    """What was imported stays, so those who collect garbage again and again, as trainers do, need not go through it."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,10 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cache
 
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from ssmoe_embed.spectral.decomposition import DenseVectors, ImplicitVectors, Vectors
 from ssmoe_embed.spectral.settings import Selection, Sign, SpectralSettings
@@ -45,7 +46,7 @@ def spectral_embedding(
     Raises:
         ValueError: A matrix or the row has a wrong shape or type, holds NaN or infinity, or a matrix is zero.
     """
-    with threadpool_limits(1, user_api="blas"):
+    with _controller().limit(limits=1, user_api="blas"):
         return _embedding(matrices, router_row, _Keep(settings))
 
 
@@ -89,7 +90,7 @@ def spectral_embeddings(
         except ValueError as error:
             raise ValueError(f"expert {index}: {error}") from error
 
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+    with _controller().limit(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(embed, index): index for index in range(len(router))}
         try:
             rows = torch.empty(router.shape, dtype=torch.float32)  # [E,H]
@@ -100,6 +101,12 @@ def spectral_embeddings(
         finally:
             pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, what has begun is finished, no more
     return rows
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    """Of the BLAS libraries of NumPy, SciPy and PyTorch; to find them takes longer than a small matrix."""
+    return ThreadpoolController()
 
 
 class _Keep:

@@ -171,6 +171,7 @@ def test_workers_need_a_cluster(ssmoe, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.extras
 @pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("cluster")
 def test_a_workers_error_is_told_in_one_line(texts, tmp_path):
@@ -183,6 +184,7 @@ def test_a_workers_error_is_told_in_one_line(texts, tmp_path):
         encode_on_ray(rows_of(texts), tmp_path, ModelReference("no/such/model"), workers=1, progress=False)
 
 
+@pytest.mark.extras
 def test_a_cluster_that_does_not_start_is_told_with_what_to_do(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     from ssmoe_embed.distributed.engine import encode_on_ray
@@ -197,6 +199,7 @@ def test_a_cluster_that_does_not_start_is_told_with_what_to_do(tmp_path, monkeyp
         encode_on_ray(rows_of("ab"), tmp_path, ModelReference("ssmoe/tiny"), progress=False)
 
 
+@pytest.mark.extras
 def test_a_cluster_that_is_not_there_is_no_reason_to_work_elsewhere(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     from ssmoe_embed.distributed.engine import encode_on_ray
@@ -212,6 +215,7 @@ def test_a_cluster_that_is_not_there_is_no_reason_to_work_elsewhere(tmp_path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.extras
 @pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_gives_the_vectors_of_one_process(ssmoe, built, texts, tmp_path):
@@ -229,6 +233,7 @@ def test_a_cluster_gives_the_vectors_of_one_process(ssmoe, built, texts, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.extras
 @pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("cluster")
 def test_an_index_made_on_a_cluster_is_that_of_one_process(ssmoe, built, model, corpus, tmp_path):

@@ -43,6 +43,7 @@ def test_fine_tuning_an_embedding_model_teaches_it_its_texts_and_leaves_it_the_o
     assert saved.endswith("the same: True")
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize(
     ("name", "packages"),
     [
@@ -91,6 +92,7 @@ def postgres():
             )
 
 
+@pytest.mark.extras
 def test_vectors_go_into_postgresql(postgres, monkeypatch):
     monkeypatch.setenv("PGVECTOR_DSN", postgres)
     lines = run("vector_databases/pgvector_example.py", "psycopg", "pgvector").splitlines()

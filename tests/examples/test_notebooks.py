@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 nbformat = pytest.importorskip("nbformat")
+pytestmark = pytest.mark.extras
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHOWN = {
     "quickstart.ipynb": [

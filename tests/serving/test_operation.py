@@ -72,6 +72,7 @@ def test_the_page_and_the_health_need_no_key(locked):
     assert locked.get("/").status_code == 200
 
 
+@pytest.mark.extras
 def test_the_openai_client_sends_the_key(model):
     openai = pytest.importorskip("openai", reason="the client of OpenAI is not installed")
     import httpx

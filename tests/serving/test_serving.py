@@ -162,6 +162,7 @@ def test_pages_of_other_sites_and_rebound_names_are_refused(model):
         assert client.post(URL, json={"model": NAME, "input": "a"}, headers=other_site).status_code == 403
 
 
+@pytest.mark.extras
 def test_the_openai_client_gets_the_vectors(client, model):
     openai = pytest.importorskip("openai", reason="the client of OpenAI is not installed")
     remote = openai.OpenAI(

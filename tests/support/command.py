@@ -1,5 +1,6 @@
 """Running `ssmoe`, and scripts, in this process as a shell would: what they import need not be imported again."""
 
+import functools
 import io
 import runpy
 import sys
@@ -8,8 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import typer.main
 
 from ssmoe_embed.cli.app import main
+
+typer.main.get_command = functools.cache(typer.main.get_command)
+"""The options of all commands are read from their functions once, as in a shell, not once for each test."""
 
 
 class Ran(NamedTuple):
