@@ -153,6 +153,7 @@ def test_the_command_says_what_does_not_go_together(ssmoe, asked, told):
     assert told in ran.err
 
 
+@pytest.mark.slow  # encodes all their names
 def test_the_command_answers_a_sentence_with_emoji(ssmoe):
     ran = ssmoe("search", "--corpus", "emoji", "I am so tired", "--quiet")
     assert ran.status == 0, ran.err

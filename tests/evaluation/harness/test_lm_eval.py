@@ -240,6 +240,7 @@ def test_a_task_that_needs_the_network_says_so_before_a_model_is_loaded(tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow  # so does this
 def test_an_unknown_task_is_named_with_its_neighbours():
     with pytest.raises(ValueError, match=r"'ssmoe_dictionery'.*Did you mean 'ssmoe_dictionary'"):
         load_tasks(["ssmoe_dictionery"])
