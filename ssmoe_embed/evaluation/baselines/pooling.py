@@ -20,13 +20,9 @@ class MeanPooling(ModelBaseline):
 
     def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """See `ModelBaseline.rows`."""
-        return mean_of(self.read(tokens).tokens, tokens.get("pooled", tokens["attention_mask"]))
-
-
-def mean_of(tokens: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-    """The mean of states `[B,T,H]` where `pooled [B,T]` is 1, float32 `[B,H]`."""
-    weights = pooled.to(tokens.device).unsqueeze(-1).float()  # [B,T,1]
-    return torch.where(weights > 0, tokens.float(), 0.0).sum(dim=1) / weights.sum(dim=1)
+        states = self.read(tokens).tokens  # [B,T,H]
+        weights = tokens.get("pooled", tokens["attention_mask"]).to(states.device).unsqueeze(-1).float()  # [B,T,1]
+        return torch.where(weights > 0, states.float(), 0.0).sum(dim=1) / weights.sum(dim=1)  # [B,H]
 
 
 class Echo(MeanPooling):
