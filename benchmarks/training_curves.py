@@ -41,9 +41,8 @@ from ssmoe_embed.evaluation.texts import spread
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model import RoutingSettings, load_tokenizer, perplexity
 from ssmoe_embed.language_model import load as load_language_model
-from ssmoe_embed.language_model.loading import base_of
-from ssmoe_embed.language_model.perplexity import joined
-from ssmoe_embed.language_model.routings import policy_of
+from ssmoe_embed.language_model.loading import base_of, policy_of
+from ssmoe_embed.language_model.measures import joined
 from ssmoe_embed.routing import reroute
 from ssmoe_embed.training import DecouplingSettings, FinetuneSettings, GaLoreSettings, InstructionTemplate, finetune
 

@@ -2,10 +2,8 @@
 
 from ssmoe_embed.language_model.dropped import Dropped, drop, drop_experts
 from ssmoe_embed.language_model.dropping import DropBy
-from ssmoe_embed.language_model.loading import load, load_tokenizer
-from ssmoe_embed.language_model.overlap import Overlap, expert_overlap
-from ssmoe_embed.language_model.perplexity import Perplexity, perplexity
-from ssmoe_embed.language_model.routings import Routing, RoutingSettings
+from ssmoe_embed.language_model.loading import Routing, RoutingSettings, load, load_tokenizer
+from ssmoe_embed.language_model.measures import Overlap, Perplexity, expert_overlap, perplexity
 
 __all__ = [
     "DropBy",

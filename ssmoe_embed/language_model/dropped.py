@@ -20,9 +20,18 @@ from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.families import Score, family_of
 from ssmoe_embed.language_model.dropping import DropBy, Limits, choose, parse_drop_by, random_scores, slice_experts
-from ssmoe_embed.language_model.loading import base_of, load, load_tokenizer, skeleton
-from ssmoe_embed.language_model.perplexity import calibration_ids, joined, read_text, text_digest, windows
-from ssmoe_embed.language_model.routings import ROUTERS_FILE, Routing, RoutingSettings, policy_of, spectral_routers
+from ssmoe_embed.language_model.loading import (
+    ROUTERS_FILE,
+    Routing,
+    RoutingSettings,
+    base_of,
+    load,
+    load_tokenizer,
+    policy_of,
+    skeleton,
+    spectral_routers,
+)
+from ssmoe_embed.language_model.measures import calibration_ids, joined, read_text, text_digest, windows
 from ssmoe_embed.routing import RoutingPolicy, reroute
 from ssmoe_embed.routing.mixing import scores
 from ssmoe_embed.routing.policies import check_at_routers
@@ -180,11 +189,11 @@ def drop_experts(
         policy = policy_of(routing, model, settings, routers=routers, progress=progress)
         scores = expert_scores(model, batches, policy, progress=progress)
     kept = choose(scores, count, limits.groups)
-    before = weight_bytes(model)
+    before = model.get_memory_footprint(return_buffers=False)
     slice_experts(model, kept)
     chosen = {layer: experts.tolist() for layer, experts in kept.items()}
     smaller = sliced_routers(routers, kept) if routers is not None else None
-    return Dropped(chosen, limits.experts, before, weight_bytes(model), smaller)
+    return Dropped(chosen, limits.experts, before, model.get_memory_footprint(return_buffers=False), smaller)
 
 
 def drop(
@@ -207,19 +216,8 @@ def drop(
     The smaller model's spectral routers lie beside it, for `load(output, "ssmoe")`, and `ssmoe_drop.json` says which experts
     stayed.
 
-    Args:
-        base: Folder, hub id or recipe name of the language model.
-        output: Folder to make.
-        keep: See `drop_experts`, as for `by`, `settings`, `seed` and `progress`.
-        by: See `drop_experts`.
-        calibration: Text file that the experts are scored on; by default the sample that comes with the package.
-        calibration_tokens: See `drop_experts`.
-        settings: See `drop_experts`.
-        seed: See `drop_experts`.
-        dtype: Dtype of the weights; by default the checkpoint's own.
-        overwrite: Replace the output folder.
-        progress: See `drop_experts`.
-        **kwargs: See `load`.
+    `base` is a folder, hub id or recipe name, `output` the folder to make, `calibration` a text file; `dtype` and further
+    keywords are as in `load`, all else as in `drop_experts`.
 
     Raises:
         FileExistsError: The output exists and `overwrite` is false.
@@ -258,6 +256,9 @@ def drop(
         tokenizer.save_pretrained(folder)
         if dropped.routers is not None:
             dropped.routers.save(folder / ROUTERS_FILE)
+        told = {"text": "the calibration sample of ssmoe_embed"}
+        if calibration is not None:
+            told = {"text": Path(calibration).name, "digest": text_digest(calibration)}
         record = {
             "base_model": source if not Path(source).is_dir() else str(base),
             "by": str(by),
@@ -265,7 +266,7 @@ def drop(
             "kept": dropped.kept,
             "settings": (settings or RoutingSettings()).as_dict(),
             "seed": seed if by == DropBy.RANDOM else None,
-            "calibration": None if by == DropBy.RANDOM else _calibration(calibration) | {"tokens": calibration_tokens},
+            "calibration": None if by == DropBy.RANDOM else told | {"tokens": calibration_tokens},
             "ssmoe_embed": __version__,
         }
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -286,15 +287,3 @@ def sliced_routers(routers: SpectralRouters, kept: Mapping[int, torch.Tensor]) -
     weights = {layer: routers.weights[layer][experts] for layer, experts in kept.items()}
     fingerprints = {layer: routers.fingerprints[layer][experts] for layer, experts in kept.items()}
     return replace(routers, weights=weights, fingerprints=fingerprints, _placed={})
-
-
-def _calibration(file: str | Path | None) -> dict[str, Any]:
-    """What tells a calibration text from others."""
-    if file is None:
-        return {"text": "the calibration sample of ssmoe_embed"}
-    return {"text": Path(file).name, "digest": text_digest(file)}
-
-
-def weight_bytes(model: PreTrainedModel) -> int:
-    """Memory of a model's weights in bytes; tied ones count once."""
-    return sum(weight.numel() * weight.element_size() for weight in model.parameters())

@@ -74,12 +74,7 @@ class Limits:
             raise UnsupportedModelError(
                 "Some layers of this model choose experts by token id, so none of them can be dropped. Choose another model."
             )
-        counts = {family.expert_count(layer) for layer in family.layers(model)}
-        if len(counts) != 1:
-            raise UnsupportedModelError(
-                f"The layers of this model have {sorted(counts)} experts; dropping needs one number for all of them."
-            )
-        return cls(counts.pop(), _top_k(family, model, config), *family.expert_groups(config))
+        return cls(_count(family, model), _top_k(family, model, config), *family.expert_groups(config))
 
     def kept(self, keep: float) -> int:
         """How many experts a layer keeps of a fraction: rounded up.
@@ -96,25 +91,18 @@ class Limits:
                 f"keep={keep} leaves {count} of {self.experts} experts, but the model sends every token to {self.top_k}; "
                 f"keep at least {self.top_k / self.experts:.4g}."
             )
-        if self.groups > 1:
-            self._check_groups(keep, count)
-        return count
-
-    def _check_groups(self, keep: float, count: int) -> None:
-        """Refuse a number of experts that the model's groups do not allow."""
-        size = count // self.groups
-        enough = size >= 2 and size * self.kept_groups >= self.top_k
-        if count % self.groups or not enough:
-            allowed = [
-                n
-                for n in range(self.groups, self.experts + 1, self.groups)
-                if n >= 2 * self.groups and n // self.groups * self.kept_groups >= self.top_k
-            ]
+        allowed = [
+            n
+            for n in range(2 * self.groups, self.experts + 1, self.groups)
+            if n // self.groups * self.kept_groups >= self.top_k
+        ]
+        if self.groups > 1 and count not in allowed:
             raise UnsupportedModelError(
                 f"keep={keep} leaves {count} of {self.experts} experts, which the routing within {self.groups} groups "
                 f"does not allow (equal groups of at least 2, and {self.kept_groups} of them hold the {self.top_k} experts "
                 f"of a token). Possible are {', '.join(f'{n / self.experts:.4g}' for n in allowed)}."
             )
+        return count
 
 
 def choose(scores: Mapping[int, torch.Tensor], count: int, groups: int = 1) -> dict[int, torch.Tensor]:
@@ -142,6 +130,16 @@ def random_scores(model: PreTrainedModel, seed: int) -> dict[int, torch.Tensor]:
     family = family_of(model)
     generator = torch.Generator().manual_seed(seed)
     return {layer.index: torch.rand(family.expert_count(layer), generator=generator) for layer in family.layers(model)}
+
+
+def _count(family: MoEFamily, model: PreTrainedModel) -> int:
+    """The number of experts of every layer."""
+    counts = {family.expert_count(layer) for layer in family.layers(model)}
+    if len(counts) != 1:
+        raise UnsupportedModelError(
+            f"The layers of this model have {sorted(counts)} experts; dropping needs one number for all of them."
+        )
+    return counts.pop()
 
 
 def _top_k(family: MoEFamily, model: PreTrainedModel, config: Any) -> int:
@@ -193,14 +191,10 @@ def count_fields(family: MoEFamily, model: PreTrainedModel) -> list[str]:
     Raises:
         UnsupportedModelError: There is none, or layers differ in their number.
     """
-    counts = {family.expert_count(layer) for layer in family.layers(model)}
-    if len(counts) != 1:
-        raise UnsupportedModelError(
-            f"The layers of this model have {sorted(counts)} experts, and dropping needs one number for all of them."
-        )
+    count = _count(family, model)
     settings = family.text_config(model.config).to_dict()
     named = [name for name in settings if "expert" in name and not any(word in name for word in _NOT_COUNTS)]
-    fields = [name for name in named if type(settings[name]) is int and settings[name] in counts]
+    fields = [name for name in named if type(settings[name]) is int and settings[name] == count]
     if not fields:
         raise UnsupportedModelError(
             f"The configuration of this {model.config.model_type!r} model does not say how many experts it has, so a model "

@@ -20,8 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.families import family_of
-from ssmoe_embed.language_model.overlap import chosen_experts
-from ssmoe_embed.language_model.perplexity import token_ids
+from ssmoe_embed.language_model.measures import chosen_experts, token_ids
 from ssmoe_embed.routing.policies import fingerprints_of
 from ssmoe_embed.routing.steering import SteeringTable
 

@@ -21,8 +21,15 @@ from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.lazy import require_package
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.embedding.base_model import loading_bar
-from ssmoe_embed.language_model.loading import base_of, load, load_tokenizer, skeleton
-from ssmoe_embed.language_model.routings import ROUTERS_FILE, Routing, spectral_routers
+from ssmoe_embed.language_model.loading import (
+    ROUTERS_FILE,
+    Routing,
+    base_of,
+    load,
+    load_tokenizer,
+    skeleton,
+    spectral_routers,
+)
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.training.data import as_trl, check_lengths, data_digest, read_examples
 from ssmoe_embed.training.galore import GaLoreAdamW, galore_groups

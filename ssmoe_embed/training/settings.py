@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ssmoe_embed.common.choices import Choice, unknown
-from ssmoe_embed.language_model.routings import Routing, RoutingSettings, parse_routing
+from ssmoe_embed.language_model.loading import Routing, RoutingSettings, parse_routing
 from ssmoe_embed.routing.named import spends_by_text
 from ssmoe_embed.training.data import InstructionTemplate
 from ssmoe_embed.training.galore import GaLoreSettings

@@ -19,7 +19,7 @@ from ssmoe_embed.common.files import write_files
 from ssmoe_embed.common.lazy import require_package
 from ssmoe_embed.evaluation.inspection.similarity import shared_inputs, similarity_loss
 from ssmoe_embed.families import family_of
-from ssmoe_embed.language_model.routings import policy_of
+from ssmoe_embed.language_model.loading import policy_of
 from ssmoe_embed.routing import Rerouting, reroute
 from ssmoe_embed.routing.sites import Recording, install_sites, recording
 from ssmoe_embed.spectral.routers import SpectralRouters

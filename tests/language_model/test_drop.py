@@ -18,8 +18,7 @@ from ssmoe_embed import SpectralRouters, SpectralRouting, UnsupportedModelError,
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model import RoutingSettings, drop, drop_experts, load, load_tokenizer
 from ssmoe_embed.language_model.dropping import Limits, choose, slice_experts
-from ssmoe_embed.language_model.loading import skeleton
-from ssmoe_embed.language_model.routings import ROUTERS_FILE
+from ssmoe_embed.language_model.loading import ROUTERS_FILE, skeleton
 
 SETTINGS = RoutingSettings(alpha=0.6, top_c=TOP_C)
 BIASED = ("deepseek_v3", "ernie4_5_moe", "lfm2_moe", "minimax_m2")
@@ -202,7 +201,7 @@ def test_the_spectral_routers_are_sliced_alike_and_used_again(olmoe, tmp_path):
     beside.check(smaller)
     for layer, weight in SpectralRouters.from_model(smaller, top_c=TOP_C, progress=False).weights.items():
         torch.testing.assert_close(beside.weights[layer], weight)
-    again = language_model.routings.policy_of("ssmoe", smaller, SETTINGS, progress=False)
+    again = language_model.loading.policy_of("ssmoe", smaller, SETTINGS, progress=False)
     assert all(torch.equal(again.routers.weights[layer], weight) for layer, weight in beside.weights.items())
 
 

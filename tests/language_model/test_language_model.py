@@ -11,9 +11,8 @@ from transformers import TextIteratorStreamer
 
 from ssmoe_embed import SpectralRouters, SpectralRouting, SSMoE, UnsupportedModelError
 from ssmoe_embed.language_model import RoutingSettings, expert_overlap, load, load_tokenizer, perplexity
-from ssmoe_embed.language_model.loading import skeleton
-from ssmoe_embed.language_model.overlap import chosen_experts
-from ssmoe_embed.language_model.routings import spectral_routers
+from ssmoe_embed.language_model.loading import skeleton, spectral_routers
+from ssmoe_embed.language_model.measures import chosen_experts
 from ssmoe_embed.routing import HashRouting, RandomRouting
 from ssmoe_embed.routing.sites import is_rerouted
 

@@ -17,7 +17,7 @@ from ssmoe_embed import SSMoE, reroute
 from ssmoe_embed.evaluation.inspection.activations import collect
 from ssmoe_embed.families import Score, UnsupportedModelError, register_families
 from ssmoe_embed.language_model.dropped import expert_scores
-from ssmoe_embed.language_model.overlap import expert_overlap
+from ssmoe_embed.language_model.measures import expert_overlap
 from ssmoe_embed.routing import EqualWeights
 from ssmoe_embed.routing.competition import Competition
 from ssmoe_embed.routing.controls import EqualShares

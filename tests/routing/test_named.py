@@ -9,7 +9,7 @@ from ssmoe_embed.evaluation.harness.grid import GridCell
 from ssmoe_embed.evaluation.harness.results import GridFolder, TextResult
 from ssmoe_embed.evaluation.mteb.runs import grid
 from ssmoe_embed.language_model.dropping import parse_drop_by
-from ssmoe_embed.language_model.routings import parse_routing
+from ssmoe_embed.language_model.loading import parse_routing
 from ssmoe_embed.routing.named import NAMED, canonical
 
 DOCS = Path(__file__).parents[2] / "docs" / "routers.md"

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ssmoe_embed import SpectralRouters, language_model, reroute
 from ssmoe_embed.language_model import RoutingSettings
-from ssmoe_embed.language_model.routings import ROUTERS_FILE
+from ssmoe_embed.language_model.loading import ROUTERS_FILE
 from ssmoe_embed.routing.named import policy_named
 from ssmoe_embed.training import DecouplingSettings, FinetuneSettings, GaLoreSettings, finetune, trainer
 from ssmoe_embed.training.finetuning import LOG, RECORD

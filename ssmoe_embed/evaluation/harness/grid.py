@@ -15,9 +15,8 @@ from ssmoe_embed.common.lazy import require_package
 from ssmoe_embed.evaluation.tasks.local_data import LocalData, harness_data
 from ssmoe_embed.language_model.dropped import CALIBRATION_TOKENS
 from ssmoe_embed.language_model.dropping import DropBy, Limits
-from ssmoe_embed.language_model.loading import load_tokenizer, skeleton
-from ssmoe_embed.language_model.perplexity import calibration_ids, predicted_ids, read_text, text_digest
-from ssmoe_embed.language_model.routings import Routing, RoutingSettings, parse_routing
+from ssmoe_embed.language_model.loading import Routing, RoutingSettings, load_tokenizer, parse_routing, skeleton
+from ssmoe_embed.language_model.measures import calibration_ids, predicted_ids, read_text, text_digest
 
 PAPER_TASKS = {
     "ARC-C": "arc_challenge",

@@ -24,12 +24,10 @@ from ssmoe_embed.evaluation.harness.grid import (
 )
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult, TextResult
 from ssmoe_embed.evaluation.tasks.local_data import harness_data
-from ssmoe_embed.language_model.dropped import Dropped, drop_experts, weight_bytes
+from ssmoe_embed.language_model.dropped import Dropped, drop_experts
 from ssmoe_embed.language_model.dropping import DropBy
-from ssmoe_embed.language_model.loading import load, load_tokenizer
-from ssmoe_embed.language_model.overlap import expert_overlap
-from ssmoe_embed.language_model.perplexity import perplexity, read_text, text_digest
-from ssmoe_embed.language_model.routings import Routing, policy_of, spectral_routers
+from ssmoe_embed.language_model.loading import Routing, load, load_tokenizer, policy_of, spectral_routers
+from ssmoe_embed.language_model.measures import expert_overlap, perplexity, read_text, text_digest
 from ssmoe_embed.routing import RoutingPolicy, reroute
 from ssmoe_embed.routing.experts import needs_experts
 from ssmoe_embed.spectral.routers import SpectralRouters
@@ -218,7 +216,7 @@ def _result(
         stderr=float(stderr) if isinstance(stderr, int | float) else None,
         examples=len(samples),
         metrics={one: value for one, value in metrics.items() if isinstance(value, int | float)},
-        weight_bytes=weight_bytes(subject.model),
+        weight_bytes=subject.model.get_memory_footprint(return_buffers=False),
         overlap=overlap,
         version=version("lm_eval"),
     )

@@ -30,7 +30,7 @@ from ssmoe_embed.evaluation.inspection.measures import (
 from ssmoe_embed.evaluation.texts import spread
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model.loading import load, load_tokenizer
-from ssmoe_embed.language_model.perplexity import read_text, token_ids
+from ssmoe_embed.language_model.measures import read_text, token_ids
 
 _LONGEST = 512
 _ROUNDING = 1e-5

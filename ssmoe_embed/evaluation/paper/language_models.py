@@ -14,7 +14,7 @@ from ssmoe_embed.common.tables import Report, Table, csv_text
 from ssmoe_embed.data import paper_table
 from ssmoe_embed.evaluation.harness.grid import MMLU, NAMED, PAPER_TASKS, GridCell
 from ssmoe_embed.evaluation.harness.results import Flips, GridFolder, TaskResult, folder_flips
-from ssmoe_embed.language_model.routings import Routing
+from ssmoe_embed.language_model.loading import Routing
 
 
 class Quantity(Choice):

@@ -28,7 +28,7 @@ from ssmoe_embed.evaluation.harness.tasks import local_data
 from ssmoe_embed.evaluation.paper import language_models as comparison
 from ssmoe_embed.evaluation.tasks.local_data import LocalData
 from ssmoe_embed.language_model import RoutingSettings, expert_overlap, load, load_tokenizer, perplexity
-from ssmoe_embed.language_model.routings import policy_of
+from ssmoe_embed.language_model.loading import policy_of
 
 pytest.importorskip("lm_eval")
 SETTINGS = RoutingSettings(alpha=0.6, top_c=TOP_C, scale="router")

@@ -1,4 +1,8 @@
-"""Perplexity of a text of any length, by a sliding window."""
+"""Measures of a language model on texts: perplexity by a sliding window, experts that two routings have in common.
+
+Source of the overlap: SSMoE, section D.6 and table 15, https://arxiv.org/abs/2605.30992, which does not say which of two
+usual measures its "mean overlap" is; both are given, each with what chance alone would give.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
+from scipy.stats import hypergeom
+from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ssmoe_embed.families import family_of
+from ssmoe_embed.families import MoELayer, family_of
+from ssmoe_embed.routing import RoutingPolicy
+from ssmoe_embed.routing.policies import check_at_routers
+from ssmoe_embed.routing.sites import decision, is_rerouted
+from ssmoe_embed.routing.tokens import install_token_hooks, needs_tokens
 
 SHORTEST_CALIBRATION = 512
 """Tokens: fewer say little about any expert."""
@@ -49,12 +60,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
 
 
 def calibration_ids(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> torch.Tensor:
-    """The first tokens `[T]` of a calibration text.
-
-    Args:
-        tokenizer: The model's.
-        text: The text.
-        limit: The most tokens.
+    """The first tokens `[T]` of a calibration text, `limit` at most.
 
     Raises:
         ValueError: They are too few.
@@ -177,3 +183,119 @@ def _checked(model: PreTrainedModel, window: int | None, stride: int | None) -> 
     if longest is not None and window > longest:
         raise ValueError(f"window={window} is more than the model's {longest} positions; choose at most as many.")
     return window, stride
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """The experts that a routing and the model's own router have in common, mean over tokens and layers.
+
+    Attributes:
+        share: `|A∩B| / k`.
+        jaccard: `|A∩B| / |A∪B|`.
+        chance_share: `share` of two independent random choices.
+        chance_jaccard: `jaccard` of them.
+        by_layer: `share` of each layer.
+        tokens: Tokens that were read.
+    """
+
+    share: float
+    jaccard: float
+    chance_share: float
+    chance_jaccard: float
+    by_layer: dict[int, float]
+    tokens: int
+
+
+@torch.no_grad()
+def expert_overlap(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], policy: RoutingPolicy
+) -> Overlap:
+    """Compare the experts that a routing would choose with those that the model's own routers choose.
+
+    The model runs as it is, and at every router the policy is asked about the same hidden states.
+
+    Raises:
+        ValueError: There is no text, or the model is re-routed, or the policy does not fit it.
+    """
+    if is_rerouted(model):
+        raise ValueError("This model is re-routed; remove that routing before it is compared with the model's own.")
+    check_at_routers(policy)
+    policy.check(model)
+    family = family_of(model)
+    meters = [_Meter(layer, policy, model, family.expert_count(layer)) for layer in family.layers(model)]
+    handles: list[Any] = list(install_token_hooks([model])) if needs_tokens(policy) else []
+    handles += [meter.layer.router.register_forward_hook(meter.compare, with_kwargs=True) for meter in meters]
+    tokens = 0
+    try:
+        for text in texts:
+            ids = token_ids(tokenizer, text)
+            if len(ids):
+                model(input_ids=ids[None].to(model.device), use_cache=False)
+                tokens += len(ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not tokens:
+        raise ValueError("There is no text to compare the routings on.")
+    by_layer = {meter.layer.index: meter.share / meter.count for meter in meters}
+    chances = [_chance(meter.experts, meter.top_k) for meter in meters]
+    return Overlap(
+        share=_mean(list(by_layer.values())),
+        jaccard=_mean([meter.jaccard / meter.count for meter in meters]),
+        chance_share=_mean([share for share, _ in chances]),
+        chance_jaccard=_mean([jaccard for _, jaccard in chances]),
+        by_layer=by_layer,
+        tokens=tokens,
+    )
+
+
+@dataclass
+class _Meter:
+    """Sums over the tokens that one router, of `E` experts, has seen."""
+
+    layer: MoELayer
+    policy: RoutingPolicy
+    model: nn.Module
+    experts: int
+    share: float = 0.0
+    jaccard: float = 0.0
+    count: int = 0
+    top_k: int = 0
+
+    def compare(self, _router: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """A forward hook."""
+        own = chosen_experts(output, self.experts)
+        other = chosen_experts(decision(self.layer, self.policy, self.model, *args, **kwargs), self.experts)
+        common = (own & other).sum(dim=-1).double()  # [N,E] → [N]
+        self.share += float((common / own.sum(dim=-1)).sum())
+        self.jaccard += float((common / (own | other).sum(dim=-1)).sum())
+        self.count += len(common)
+        self.top_k = int(own[0].sum())
+
+
+def chosen_experts(output: Any, experts: int) -> torch.Tensor:
+    """Which experts a router's output sends each token to, as a mask `[N,E]`.
+
+    Args:
+        output: What the router returned: a tuple with indices `[N,k]`, or scores `[N,E]` that are zero elsewhere.
+        experts: `E`.
+    """
+    parts = output if isinstance(output, tuple | list) else (output,)
+    for part in parts:
+        if not part.is_floating_point():
+            index = part.reshape(-1, part.shape[-1])
+            mask = torch.zeros(len(index), experts, dtype=torch.bool, device=index.device)
+            return mask.scatter_(1, index.long(), value=True)
+    return parts[0].reshape(-1, experts) != 0
+
+
+def _chance(experts: int, top_k: int) -> tuple[float, float]:
+    """Expected share and Jaccard index of two independent random sets of `top_k` experts."""
+    common = range(top_k + 1)
+    probabilities = hypergeom(experts, top_k, top_k).pmf(list(common))
+    jaccard = sum(p * n / (2 * top_k - n) for p, n in zip(probabilities, common, strict=True))
+    return top_k / experts, float(jaccard)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
