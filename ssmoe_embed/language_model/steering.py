@@ -8,7 +8,7 @@ others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -150,12 +150,7 @@ def _choices(model: PreTrainedModel) -> Any:
 
         return take
 
-    handles = [
-        layer.router.register_forward_hook(hook(layer.index, family.expert_count(layer)))
-        for layer in family.layers(model)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for layer in family.layers(model):
+            hooks.enter_context(layer.router.register_forward_hook(hook(layer.index, family.expert_count(layer))))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -7,7 +7,7 @@ two controls take the effect apart: `weights` keeps the learned router's choice,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -53,15 +53,12 @@ def controlled(model: nn.Module, policy: SpectralRouting, control: Control | Non
         yield
         return
     family = family_of(model)
-    handles = [
-        layer.router.register_forward_hook(_Controlled(layer, family, policy, control), with_kwargs=True)
-        for layer in family.layers(model)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for layer in family.layers(model):
+            hooks.enter_context(
+                layer.router.register_forward_hook(_Controlled(layer, family, policy, control), with_kwargs=True)
+            )
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Controlled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -106,9 +106,7 @@ def _outputs(parts: list[nn.Module], last: torch.Tensor, size: int) -> Iterator[
             places = last.to(states.device)
             found.append(states[torch.arange(len(places), device=states.device), places].float())
 
-    handles = [part.register_forward_hook(hook) for part in parts]
-    try:
+    with ExitStack() as hooks:
+        for part in parts:
+            hooks.enter_context(part.register_forward_hook(hook))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

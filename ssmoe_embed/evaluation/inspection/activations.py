@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,15 +145,11 @@ def _choices(model: nn.Module, family: MoEFamily) -> Iterator[dict[int, torch.Te
 
         return hook
 
-    handles = []
-    for layer in family.layers(model):
-        handles.append(layer.router.register_forward_hook(from_router(layer.index)))
-        handles.append(layer.experts.register_forward_pre_hook(from_experts(layer.index), with_kwargs=True))
-    try:
+    with ExitStack() as hooks:
+        for layer in family.layers(model):
+            hooks.enter_context(layer.router.register_forward_hook(from_router(layer.index)))
+            hooks.enter_context(layer.experts.register_forward_pre_hook(from_experts(layer.index), with_kwargs=True))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def chosen_among(values: Sequence[Any]) -> torch.Tensor | None:

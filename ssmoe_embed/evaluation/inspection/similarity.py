@@ -9,7 +9,7 @@ a rotation and a factor, and about 0 for unrelated ones.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -143,12 +143,10 @@ def shared_inputs(layers: Sequence[MoELayer]) -> Iterator[dict[int, SharedInput]
         return hook
 
     told = [layer for layer in layers if len(signature(type(layer.experts).forward).parameters) >= 4]
-    handles = [layer.experts.register_forward_pre_hook(hook_of(layer), with_kwargs=True) for layer in told]
-    try:
+    with ExitStack() as hooks:
+        for layer in told:
+            hooks.enter_context(layer.experts.register_forward_pre_hook(hook_of(layer), with_kwargs=True))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()

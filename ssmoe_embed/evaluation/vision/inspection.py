@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,12 +228,10 @@ def _chosen(tower: Any) -> Iterator[dict[int, torch.Tensor]]:
 
         return note
 
-    handles = [layer.router.register_forward_hook(hook(layer.index)) for layer in ClipMoeTower().layers(tower)]
-    try:
+    with ExitStack() as hooks:
+        for layer in ClipMoeTower().layers(tower):
+            hooks.enter_context(layer.router.register_forward_hook(hook(layer.index)))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _decoder(module: SSMoEVision, tower: Tower) -> Callable[[Sequence[int]], list[str]]:
