@@ -5,7 +5,7 @@ Source: SSMoE, tables 1, 5, 8 and 12 to 16, https://arxiv.org/abs/2605.30992.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -66,7 +66,6 @@ MODELS = {
 SHOTS = 10
 """Of tables 1, 5, 12, 13, 15 and 16, as far as the paper says; those of table 8 it does not tell."""
 
-_GPT_OSS = "GPT-OSS-20B"
 _ORIGINAL, _FULL = GridCell(Routing.ORIGINAL).name, GridCell(Routing.SSMOE).name
 _DROPPED = NAMED["ssmoe-drop"].name
 _TABLE_1 = {
@@ -90,19 +89,7 @@ NOTES = (
 )
 
 
-@cache
-def published() -> tuple[PublishedNumber, ...]:
-    """Every number of these tables but their means."""
-    return tuple(
-        one
-        for source in (_table_1(), _wide(5, "table5_router_free.csv"), _table_8(), _wide(12, _FILE_12))
-        for one in source
-    ) + tuple(one for source in (_table_13(), _table_14(), _table_15(), _wide(16, _FILE_16)) for one in source)
-
-
-_FILE_12 = "table12_training_free_routing.csv"
-_FILE_16 = "table16_gsm8k_capacity.csv"
-_COLUMNS = {
+_SCORES = {
     "original": _ORIGINAL,
     "ssmoe": _DROPPED,
     "ssmoe_average_ev": GridCell(Routing.AVERAGE_EV).name,
@@ -111,6 +98,29 @@ _COLUMNS = {
     "ssmoe_full": _FULL,
     "ssmoe_75": _DROPPED,
 }
+_FLIPS = {
+    "flip_rate": Quantity.FLIP_RATE,
+    "correct_to_wrong": Quantity.CORRECT_TO_WRONG,
+    "wrong_to_correct": Quantity.WRONG_TO_CORRECT,
+}
+
+
+@cache
+def published() -> tuple[PublishedNumber, ...]:
+    """Every number of these tables but their means."""
+    scores = {column: (cell, Quantity.SCORE) for column, cell in _SCORES.items()}
+    tuned = {"smoe": (_ORIGINAL, Quantity.SCORE), "ssmoe": (_FULL, Quantity.SCORE)}
+    flips = {column: (_DROPPED, quantity) for column, quantity in _FLIPS.items()}
+    return (
+        *_table_1(),
+        *_wide(5, "table5_router_free.csv", scores),
+        *_wide(8, "table8_sft_olmoe.csv", tuned, "OLMoE-7B (fine-tuned)"),
+        *_wide(12, "table12_training_free_routing.csv", scores),
+        *_wide(13, "table13_answer_flips.csv", flips),
+        *_table_14(),
+        *_wide(15, "table15_overlap.csv", {"mean_overlap": (_FULL, Quantity.OVERLAP)}),
+        *_wide(16, "table16_gsm8k_capacity.csv", scores),
+    )
 
 
 def _table_1() -> Iterator[PublishedNumber]:
@@ -125,49 +135,21 @@ def _table_1() -> Iterator[PublishedNumber]:
             yield PublishedNumber(1, model, cell, _TASKS[row["task"]], Quantity.SCORE, value, stderr)
 
 
-def _wide(table: int, name: str) -> Iterator[PublishedNumber]:
-    """A table with a column a cell."""
+def _wide(
+    table: int, name: str, columns: Mapping[str, tuple[str, Quantity]], model: str = "GPT-OSS-20B"
+) -> Iterator[PublishedNumber]:
+    """A table with a column for each cell or quantity."""
     for row in paper_table(name):
         if row["task"] not in _MEANS:
-            for column, cell in _COLUMNS.items():
+            for column, (cell, quantity) in columns.items():
                 if column in row:
-                    yield PublishedNumber(
-                        table, _GPT_OSS, cell, _TASKS[row["task"]], Quantity.SCORE, float(row[column])
-                    )
-
-
-def _table_8() -> Iterator[PublishedNumber]:
-    for row in paper_table("table8_sft_olmoe.csv"):
-        for column, cell in (("smoe", _ORIGINAL), ("ssmoe", _FULL)):
-            if row["task"] not in _MEANS:
-                task = _TASKS[row["task"]]
-                yield PublishedNumber(8, "OLMoE-7B (fine-tuned)", cell, task, Quantity.SCORE, float(row[column]))
-
-
-def _table_13() -> Iterator[PublishedNumber]:
-    columns = {
-        "flip_rate": Quantity.FLIP_RATE,
-        "correct_to_wrong": Quantity.CORRECT_TO_WRONG,
-        "wrong_to_correct": Quantity.WRONG_TO_CORRECT,
-    }
-    for row in paper_table("table13_answer_flips.csv"):
-        if row["task"] not in _MEANS:
-            for column, quantity in columns.items():
-                yield PublishedNumber(13, _GPT_OSS, _DROPPED, _TASKS[row["task"]], quantity, float(row[column]))
+                    yield PublishedNumber(table, model, cell, _TASKS[row["task"]], quantity, float(row[column]))
 
 
 def _table_14() -> Iterator[PublishedNumber]:
     cells = {"original": _ORIGINAL, "router": NAMED["router-drop"].name, "ssmoe": _DROPPED}
     for row in paper_table("table14_perplexity_wikitext2.csv"):
         yield PublishedNumber(14, row["model"], cells[row["method"]], None, Quantity.PERPLEXITY, float(row["ppl"]))
-
-
-def _table_15() -> Iterator[PublishedNumber]:
-    for row in paper_table("table15_overlap.csv"):
-        if row["task"] not in _MEANS:
-            yield PublishedNumber(
-                15, _GPT_OSS, _FULL, _TASKS[row["task"]], Quantity.OVERLAP, float(row["mean_overlap"])
-            )
 
 
 @dataclass(frozen=True)

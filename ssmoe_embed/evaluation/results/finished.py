@@ -111,7 +111,7 @@ def _model_state(name: str) -> dict[str, Any] | None:
     if not folder.is_dir():
         commit = _commit(RECIPES[name].base if name in RECIPES else name)
         return None if commit is None else {"commit": commit}
-    state: dict[str, Any] = {"files": _states(folder, (path for path in folder.rglob("*") if path.is_file()))}
+    state: dict[str, Any] = {"files": data_state(folder)}
     for file, field in _BASES.items():
         if (folder / file).is_file():
             base = json.loads((folder / file).read_text(encoding="utf-8")).get(field)

@@ -19,7 +19,6 @@ from ssmoe_embed.evaluation.tasks.local_data import is_local
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
-    from mteb.models import ModelMeta
 
     from ssmoe_embed.evaluation.tasks.corruption import Tally
 
@@ -163,8 +162,6 @@ class ResultFolder:
 
     def cache(self, corruption: str = "clean") -> AtomicResultCache:
         """The mteb cache of one corruption's results, whose files are written atomically."""
-        from ssmoe_embed.evaluation.results.folder import AtomicResultCache
-
         return AtomicResultCache(self.path / corruption)
 
     def predictions(self, corruption: str, meta: ModelMeta) -> Path:
