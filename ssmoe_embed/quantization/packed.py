@@ -8,6 +8,7 @@ pickling a model work, and threads can share it.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
@@ -250,3 +251,29 @@ class PackedLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[…,in]` to `[…,out]`."""
         return F.linear(x, self.weight[0], self.bias)
+
+
+def trim() -> None:
+    """Hand the holes of the heap back, where the C library can; elsewhere do nothing."""
+    function = _malloc_trim()
+    if function is not None:
+        function(0)
+
+
+@cache
+def _malloc_trim() -> Any:
+    """Glibc's function, or None."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+class TrimAfter:
+    """A forward hook that trims the heap after a module that unpacks on the CPU; a class, so that models stay picklable."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Trim, if it ran on the CPU."""
+        del module, args
+        if output.device.type == "cpu":
+            trim()

@@ -3,8 +3,8 @@
 from ssmoe_embed.training.data import InstructionTemplate, read_examples
 from ssmoe_embed.training.finetuning import Finetuned, finetune
 from ssmoe_embed.training.galore import GaLoreAdamW, GaLoreSettings, galore_groups
+from ssmoe_embed.training.reparametrization import Decoupling, DecouplingSettings, decouple
 from ssmoe_embed.training.settings import FinetuneSettings, OptimizerName
-from ssmoe_embed.training.spectral_decoupling import Decoupling, DecouplingSettings, decouple
 
 __all__ = [
     "Decoupling",

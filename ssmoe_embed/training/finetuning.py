@@ -33,9 +33,8 @@ from ssmoe_embed.language_model.loading import (
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.training.data import as_trl, check_lengths, data_digest, read_examples
 from ssmoe_embed.training.galore import GaLoreAdamW, galore_groups
-from ssmoe_embed.training.hyper_router import HyperRouters
+from ssmoe_embed.training.reparametrization import Decoupling, HyperRouters, decouple
 from ssmoe_embed.training.settings import FinetuneSettings, OptimizerName
-from ssmoe_embed.training.spectral_decoupling import Decoupling, decouple
 from ssmoe_embed.training.trainer import as_lines, claimed, last_checkpoint, read_lines, step_of
 
 RECORD = "ssmoe_finetune.json"

@@ -11,7 +11,7 @@ from ssmoe_embed.language_model.loading import Routing, RoutingSettings, parse_r
 from ssmoe_embed.routing.named import spends_by_text
 from ssmoe_embed.training.data import InstructionTemplate
 from ssmoe_embed.training.galore import GaLoreSettings
-from ssmoe_embed.training.spectral_decoupling import DecouplingSettings
+from ssmoe_embed.training.reparametrization import DecouplingSettings
 
 _DTYPES = ("float32", "bfloat16")
 

@@ -20,7 +20,7 @@ from ssmoe_embed.language_model.loading import ROUTERS_FILE
 from ssmoe_embed.routing.named import policy_named
 from ssmoe_embed.training import DecouplingSettings, FinetuneSettings, GaLoreSettings, finetune, trainer
 from ssmoe_embed.training.finetuning import LOG, RECORD
-from ssmoe_embed.training.hyper_router import HyperRouters
+from ssmoe_embed.training.reparametrization import HyperRouters
 
 FIXED = {
     "routing_settings": RoutingSettings(top_c=TOP_C),

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ssmoe_embed import UnsupportedModelError
-from ssmoe_embed.training.spectral_decoupling import DecouplingSettings, decouple
+from ssmoe_embed.training.reparametrization import DecouplingSettings, decouple
 
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35]])
 Q = 3

@@ -1,9 +1,6 @@
-"""SD-MoE: every expert's matrix as a part that all experts of a layer share and a part of its own, trained apart.
+"""Weights that are made of others while a model is trained: decoupled experts (SD-MoE) and routers (HyperRouter).
 
-Source: SD-MoE, https://arxiv.org/abs/2602.12556. `W_i = W_C + W_U,i` with a common part of low rank, whose singular bases
-`U, V` of `q` columns divide gradients: `P_U G + (I - P_U) G P_V` trains the common part, `(I - P_U) G (I - P_V)` the own
-one. The authors train from scratch; for a trained model the own parts are what is left, `W_U,i := W_i - W_C`, so that its
-function is unchanged. Afterwards both are added up again: inference costs nothing.
+After `merge` the model is an ordinary one, and inference costs nothing.
 """
 
 from __future__ import annotations
@@ -80,6 +77,11 @@ class Decoupling:
 
 def decouple(model: nn.Module, settings: DecouplingSettings | None = None) -> Decoupling:
     """Divide the experts of a model in place, so that training treats what they share and what sets them apart differently.
+
+    Source: SD-MoE, https://arxiv.org/abs/2602.12556. `W_i = W_C + W_U,i` with a common part of low rank, whose singular
+    bases `U, V` of `q` columns divide gradients: `P_U G + (I - P_U) G P_V` trains the common part,
+    `(I - P_U) G (I - P_V)` the own one. The authors train from scratch; for a trained model the own parts are what is left,
+    `W_U,i := W_i - W_C`, so that its function is unchanged.
 
     Args:
         model: A transformers MoE model that keeps a layer's experts in one tensor each, with gate rows before up rows.
@@ -196,3 +198,101 @@ def _without(matrices: torch.Tensor, left: torch.Tensor, right: torch.Tensor) ->
     cut = cut - left @ (left.mT @ cut)
     cut = cut - (cut @ right) @ right.mT
     return cut.flatten(1, 2).to(matrices.dtype)
+
+
+WIDTH = 64
+"""`h`: units of the fixed network, as in the authors' code."""
+
+
+class HyperRouters:
+    """A model whose routers are made of embeddings anew in every forward pass, until `merge`.
+
+    Source: HyperRouter, https://arxiv.org/abs/2312.07035: `R = g(e)`, `g` two frozen random layers, `e` trained beside the
+    experts from scratch. Our reading for a trained model, which should begin at its own routers:
+    `R' = R + s·(g(e) - g(e₀))` with all else frozen, so that `H` numbers per layer learn; `s` makes `g`'s outputs as wide as
+    the router's entries.
+    """
+
+    def __init__(self, model: nn.Module, *, seed: int = 0) -> None:
+        """Put them in place, and freeze everything else.
+
+        Args:
+            model: A transformers MoE model.
+            seed: Of the fixed networks and of the embeddings' start.
+
+        Raises:
+            UnsupportedModelError: A router's weight is no parameter that could be replaced.
+        """
+        family = family_of(model)
+        model.requires_grad_(False)
+        self._parts: list[tuple[nn.Module, str, HyperNetwork]] = []
+        for layer in family.layers(model):
+            weight = family.router_weight(layer.router)
+            path = next((name for name, one in layer.router.named_parameters() if one is weight), None)
+            if path is None:
+                raise UnsupportedModelError(
+                    f"The router of layer {layer.index} ({type(layer.router).__name__}) keeps its weight in another form "
+                    "than a parameter, so no network can stand for it; load the model without quantization."
+                )
+            prefix, _, name = path.rpartition(".")
+            owner = layer.router.get_submodule(prefix)
+            network = HyperNetwork(weight.detach(), torch.Generator().manual_seed(1000 * seed + layer.index))
+            del owner._parameters[name]
+            owner.add_module("hyper", network)
+            self._parts.append((owner, name, network))
+        self._make()
+        self._hook = family.decoder(model).register_forward_pre_hook(lambda *_: self._make())
+
+    def _make(self) -> Any:
+        """The routers of the embeddings as they are."""
+        for owner, name, network in self._parts:
+            setattr(owner, name, network())
+
+    def merge(self) -> None:
+        """Put the routers in place for good."""
+        self._hook.remove()
+        while self._parts:
+            owner, name, network = self._parts.pop()
+            delattr(owner, name)
+            del owner._modules["hyper"]
+            owner.register_parameter(name, nn.Parameter(network().detach()))
+
+
+class HyperNetwork(nn.Module):
+    """`R + s·(g(e) - g(e₀))` of one layer; only `embedding`, which is `e [H]`, is trained and kept in checkpoints."""
+
+    first: torch.Tensor
+    second: torch.Tensor
+    start: torch.Tensor
+    router: torch.Tensor
+
+    def __init__(self, router: torch.Tensor, generator: torch.Generator) -> None:
+        """Draw the network.
+
+        Args:
+            router: `R [E,H]`.
+            generator: What it is drawn with.
+        """
+        super().__init__()
+        E, H = router.shape
+        drawn = {
+            "first": torch.randn(WIDTH, H, generator=generator) / H**0.5,
+            "second": torch.randn(E * H, WIDTH, generator=generator) / WIDTH**0.5,
+            "start": torch.randn(H, generator=generator),
+            "router": router.clone(),
+        }
+        for name, value in drawn.items():  # made anew of the seed and the base model, so no checkpoint needs them
+            self.register_buffer(name, value.to(router.device), persistent=False)
+        self.embedding = nn.Parameter(self.start.clone())
+        self.scale = float(router.float().std() / self._network(self.start).std())
+
+    def forward(self) -> torch.Tensor:
+        """The router `[E,H]`."""
+        moved = self._network(self.embedding) - self._network(self.start)  # [E·H]
+        made: torch.Tensor = self.router + (self.scale * moved).reshape(self.router.shape).to(self.router.dtype)
+        return made
+
+    def _network(self, embedding: torch.Tensor) -> torch.Tensor:
+        """`g(e) [E·H]`."""
+        hidden: torch.Tensor = torch.relu(self.first @ embedding)  # [h]
+        return self.second @ hidden
