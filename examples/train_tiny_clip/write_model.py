@@ -16,7 +16,7 @@ from transformers import CLIPProcessor, CLIPTokenizer
 from ssmoe_embed import EmbeddingModel, SSMoEVision
 from ssmoe_embed.embedding.persistence import write_json
 from ssmoe_embed.vision import ClipMoeModel
-from ssmoe_embed.vision.persistence import CONFIG
+from ssmoe_embed.vision.module import CONFIG
 
 
 def main() -> None:

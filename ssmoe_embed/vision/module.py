@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,17 +11,32 @@ from typing import Any
 import torch
 from sentence_transformers.base.modules import InputModule
 from torch.nn import functional
-from transformers import CLIPProcessor
+from transformers import BitsAndBytesConfig, CLIPProcessor
 from typing_extensions import Self
 
+from ssmoe_embed.common.devices import check_backend, check_device_map, warn_of_half_precision
+from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.embedding.card import GENERATED
+from ssmoe_embed.embedding.persistence import require_this_package, write_json
 from ssmoe_embed.routing import RoutingPolicy
 from ssmoe_embed.routing.sites import install_sites, routed
 from ssmoe_embed.spectral.routers import SpectralRouters
+from ssmoe_embed.vision.card import vision_card
 from ssmoe_embed.vision.inputs import InputReader
 from ssmoe_embed.vision.modeling import ClipMoeModel
-from ssmoe_embed.vision.persistence import CONFIG, VisionParts, load_vision, save_vision, vision_card
-from ssmoe_embed.vision.routing import ClipMoeTower, Tower, VisionRouting, spectral_policies, spectral_routers
+from ssmoe_embed.vision.routing import (
+    ClipMoeTower,
+    Tower,
+    VisionRouting,
+    chosen_routing,
+    spectral_policies,
+    spectral_routers,
+)
+
+CONFIG = "ssmoe_vision_config.json"
+_ROUTERS = "spectral_{tower}.safetensors"
+_NOT_IN_4_BITS = ["gate", "visual_projection", "text_projection"]
+"""Routers, where a rounding sends tokens elsewhere, and the two matrices into the shared space."""
 
 
 class SSMoEVision(InputModule):
@@ -170,12 +186,7 @@ class SSMoEVision(InputModule):
 
     def get_config_dict(self) -> dict[str, Any]:
         """Everything of the saved configuration that is not a weight."""
-        return self.parts.config()
-
-    @property
-    def parts(self) -> VisionParts:
-        """What it consists of."""
-        return VisionParts(self.model, self.processor, self.routing, self.routers)
+        return {"routing": None if self.routing is None else self.routing.as_dict()}
 
     def on_model_ready(self, model: Any) -> None:
         """Give the model that owns this module a model card of its own, unless it has another one."""
@@ -202,24 +213,81 @@ class SSMoEVision(InputModule):
         del args, kwargs
         if not safe_serialization:
             raise ValueError("safe_serialization=False would pickle the weights; SSMoEVision writes safetensors only.")
-        save_vision(self.parts, Path(output_path))
+        if getattr(self.model, "is_quantized", False):
+            raise ValueError(
+                "This model was rounded to 4 bits when it was loaded; load it without load_in_4bit and save that."
+            )
+        folder = Path(output_path)
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        for tower, routers in self.routers.items():
+            routers.save(folder / _ROUTERS.format(tower=tower))
+        write_json(folder / CONFIG, self.get_config_dict())
+        require_this_package(folder / "config_sentence_transformers.json")
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Self:
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        *,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        backend: str = "torch",
+        **kwargs: Any,
+    ) -> Self:
         """Load a saved module, or a folder that holds nothing but the model and its processor.
 
         Args:
             model_name_or_path: Folder or hub id.
             subfolder: Where in it.
-            **kwargs: What `SentenceTransformer(...)` was given: `token`, `revision`, `model_kwargs` (`dtype`, `device_map`,
-                `load_in_4bit`, …), `processor_kwargs`, …. In `config_kwargs`, `method` (smoe, ssmoe or paper) and fields of
-                `VisionRouting` override the saved routing.
+            model_kwargs: `dtype`, `device_map`, `load_in_4bit`, ….
+            processor_kwargs: For the processor.
+            config_kwargs: `method` (smoe, ssmoe or paper) and fields of `VisionRouting`, which override the saved routing.
+            backend: Must be torch.
+            **kwargs: What else `SentenceTransformer(...)` was given: `token`, `revision`, ….
 
         Raises:
             FileNotFoundError: A file of the model is missing.
             ValueError: A file is broken, or an option is not known.
         """
-        return cls(*load_vision(cls, model_name_or_path, subfolder, **kwargs))
+        check_backend(backend)
+        given = dict(model_kwargs or {})
+        check_device_map(given.get("device_map"))
+        hub = HubOptions.taken_from(kwargs)
+        place = {"subfolder": subfolder} | hub.loading
+        files = {name: value for name, value in hub.keywords.items() if name != "trust_remote_code"}
+        files["subfolder"] = subfolder
+        try:
+            config = cls.load_config(model_name_or_path, config_filename=CONFIG, **files) or {}
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{CONFIG} of {model_name_or_path} is broken ({error}); copy or download it again."
+            ) from None
+        saved = VisionRouting.of_config(config)
+        if config.get("dtype"):  # what to load it in, where that is not its weights' own
+            given.setdefault("dtype", config["dtype"])
+        routing = chosen_routing(saved, dict(config_kwargs or {}))
+        if given.pop("load_in_4bit", False):
+            given["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=_NOT_IN_4_BITS
+            )
+        model = ClipMoeModel.from_pretrained(model_name_or_path, **place, **given)
+        if "dtype" not in given and "quantization_config" not in given:
+            warn_of_half_precision(model)
+        processor = CLIPProcessor.from_pretrained(model_name_or_path, **place, **dict(processor_kwargs or {}))
+        routers: dict[Tower, SpectralRouters] = {}
+        for tower in Tower if routing and routing == saved else ():
+            path = cls.load_file_path(model_name_or_path, _ROUTERS.format(tower=tower), **files)
+            if path is not None and Path(path).is_file():
+                routers[tower] = SpectralRouters.load(path)
+        if "quantization_config" in given and routing is not None and not routers:
+            raise ValueError(
+                "Spectral routers cannot be made of weights in 4 bits; load the model without load_in_4bit, save it with "
+                "its routing, and load that in 4 bits."
+            )
+        return cls(model, processor, routing, routers)
 
 
 def _finite(vectors: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssmoe_embed.common.choices import Choice
+from ssmoe_embed.common.choices import Choice, unknown
 from ssmoe_embed.families import MoEFamily
 from ssmoe_embed.routing import Mix, RoutingPolicy, SpectralMix, SpectralRouting, reroute
 from ssmoe_embed.spectral.routers import SpectralRouters
@@ -114,6 +114,17 @@ class VisionRouting:
         for name in parsed.keys() & self.__dataclass_fields__.keys():
             object.__setattr__(self, name, parsed[name])
 
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> VisionRouting | None:
+        """The routing of a saved configuration; one that says nothing of it is routed by its learned routers."""
+        routing = config.get("routing")
+        return None if routing is None else cls(**routing | {"towers": tuple(routing["towers"])})
+
+    def as_dict(self) -> dict[str, Any]:
+        """The routing as JSON values."""
+        plain = {name: str(value) if isinstance(value, str) else value for name, value in vars(self).items()}
+        return plain | {"towers": [str(tower) for tower in self.towers]}
+
     def makes_routers_as(self, other: VisionRouting) -> bool:
         """Whether the spectral routers of another routing serve this one."""
         made = ("top_c", "select", "sign", "scale", "layout")
@@ -122,6 +133,39 @@ class VisionRouting:
 
 PAPER = VisionRouting(alpha=1.0, top_c=5, sign=Sign.RAW, layout=ProjectionLayout.RESHAPE)
 """The constants of the paper's release: the learned routers select eigenvectors and do nothing else."""
+_METHODS = ("smoe", "ssmoe", "paper")
+"""By the learned routers, by the default spectral routing, by the paper's release's."""
+
+
+def chosen_routing(saved: VisionRouting | None, changes: dict[str, Any]) -> VisionRouting | None:
+    """The saved routing with what a user changes of it.
+
+    Args:
+        saved: As the folder says.
+        changes: `method`, and fields of `VisionRouting`.
+
+    Raises:
+        ValueError: One of them is not known or does not fit the others.
+    """
+    method = changes.pop("method", None)
+    for name in changes:
+        if name not in VisionRouting.__dataclass_fields__:
+            raise ValueError(unknown("setting", name, ["method", *VisionRouting.__dataclass_fields__]))
+    if method is not None and method not in _METHODS:
+        raise ValueError(unknown("method", method, _METHODS))
+    if method == "smoe":
+        if changes:
+            raise ValueError(f"method='smoe' is the learned routers' own; {sorted(changes)} belong to ssmoe or paper.")
+        return None
+    base = PAPER if method == "paper" else saved or VisionRouting()
+    if saved is None and method is None and not changes:
+        return None
+    return VisionRouting(**(vars(base) | changes))
+
+
+def method_of(routing: VisionRouting | None) -> str:
+    """The name of a routing: smoe by the learned routers, paper as released, ssmoe any other."""
+    return "smoe" if routing is None else "paper" if routing == PAPER else "ssmoe"
 
 
 def spectral_routers(

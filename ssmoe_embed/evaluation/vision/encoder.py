@@ -17,9 +17,8 @@ from sentence_transformers import SentenceTransformer
 from ssmoe_embed.data import bundled_folder
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.evaluation.vision.corruption import ImageCorruption
-from ssmoe_embed.vision.module import SSMoEVision
-from ssmoe_embed.vision.persistence import CONFIG, chosen_routing, method_of
-from ssmoe_embed.vision.routing import PAPER, VisionRouting
+from ssmoe_embed.vision.module import CONFIG, SSMoEVision
+from ssmoe_embed.vision.routing import PAPER, VisionRouting, chosen_routing, method_of
 
 
 class VisionEncoder(AbsEncoder):
