@@ -19,10 +19,16 @@ from ssmoe_embed.embedding.calibration import BlockCalibration
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration, ForwardSettings
 from ssmoe_embed.evaluation.baselines.base import ModelBaseline, sample_texts
-from ssmoe_embed.evaluation.baselines.embed_filter import EmbedFilter, unembedding_of
 from ssmoe_embed.evaluation.baselines.fitted import Codes, IdfRouter
-from ssmoe_embed.evaluation.baselines.pooling import AlignedWVA, Echo, MeanPooling, MetaEOL
-from ssmoe_embed.evaluation.baselines.token_prepending import TokenPrepending
+from ssmoe_embed.evaluation.baselines.hidden_states import (
+    AlignedWVA,
+    Echo,
+    EmbedFilter,
+    MeanPooling,
+    MetaEOL,
+    TokenPrepending,
+    unembedding_of,
+)
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.runs import Run, prompt_label
 from ssmoe_embed.evaluation.tasks.corruption import Corruption

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -81,19 +81,30 @@ def collect(
         what = "There is no text to read" if not texts else "The model has no spectral routers"
         raise ValueError(f"{what}; pass texts, and a model loaded with method='ssmoe'.")
     family = family_of(module.model)
-    parts: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
     starts = range(0, len(texts), batch_size)
     view = module.using(settings or module.settings.changed(method="smoe", routing_signal=None))
-    for start in tqdm(starts, desc="Reading", unit="batch", leave=False, disable=not progress):
-        for name, value in _read(view, family, texts[start : start + batch_size], inputs).items():
+    batches = tqdm(starts, desc="Reading", unit="batch", leave=False, disable=not progress)
+    read = joined(_read(view, family, texts[start : start + batch_size], inputs) for start in batches)
+    return activations_of(read, [layer.index for layer in family.layers(module.model)])
+
+
+def joined(batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """What was read of all batches, by name."""
+    parts: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+    for batch in batches:
+        for name, value in batch.items():
             parts[name].append(value)
-    joined = {name: torch.cat(values) for name, values in parts.items()}
-    kinds = ("learned", "spectral", "chosen", *(["inputs"] if inputs else []))
-    layers = [
-        LayerActivations(one.index, *(joined[f"{kind}/{one.index}"] for kind in kinds))
-        for one in family.layers(module.model)
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def activations_of(read: Mapping[str, torch.Tensor], layers: Iterable[int]) -> Activations:
+    """Activations of what was read, where `tokens` and `lengths` `[B]` are and, as `learned/3`, what each layer has."""
+    kinds = ("learned", "spectral", "chosen")
+    found = [
+        LayerActivations(layer, *(read[f"{kind}/{layer}"] for kind in kinds), inputs=read.get(f"inputs/{layer}"))
+        for layer in layers
     ]
-    return Activations(joined["tokens"], joined["lengths"].cumsum(0) - 1, tuple(layers))
+    return Activations(read["tokens"], read["lengths"].cumsum(0) - 1, tuple(found))
 
 
 def _read(module: SSMoE, family: MoEFamily, texts: Sequence[str], inputs: bool) -> dict[str, torch.Tensor]:

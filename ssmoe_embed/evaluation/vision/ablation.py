@@ -6,11 +6,11 @@ bundled model was trained on and of those that were held out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ VISION_VARIANTS = (*(one for one in VARIANTS if one.control is None), *CONTROLS)
 """Those of language models but for the two whose routers must tell choices and weights, and the controls of the paper's
 vision part: a softmax over four experts weighs any two of them nearly half and half."""
 RESAMPLES = 2_000
+_Rights: TypeAlias = dict[tuple[str, str, str], tuple[float, Difference | None]]
+"""Points of 100, and the difference from the spectral router, by variant, set and measure."""
 _SETS = {"seen concepts": False, "held-out concepts": True}
 _CUTS = {"image→text @1": 1, "image→text @5": 5, "text→image @1": 1, "text→image @5": 5}
 
@@ -58,6 +60,10 @@ class VisionAblation:
     variant: Variant
     common: tuple[dict[Tower, float], ...]
     hits: tuple[dict[tuple[str, str], NDArray[np.float64]], ...]
+
+    def shared(self, tower: Tower) -> float:
+        """The mean over seeds of a tower's share of experts in common."""
+        return fmean(common[tower] for common in self.common)
 
 
 def find_vision_variants(names: Sequence[str] | None) -> list[Variant]:
@@ -194,28 +200,34 @@ def against_spectral(
 
 def write_vision_report(found: Sequence[VisionAblation], output: Path, title: str) -> list[Path]:
     """Write `ablation.md` and `ablation.csv` into a folder."""
-    return write_files(output, {"ablation.md": _report(found, title).markdown(), "ablation.csv": _csv(found)})
-
-
-def _report(found: Sequence[VisionAblation], title: str) -> Report:
     spectral = next(one for one in found if one.variant.name == SPECTRAL)
+    rights = {
+        (one.variant.name, *key): (
+            100 * fmean(float(hits[key].mean()) for hits in one.hits),
+            against_spectral(one, spectral, key),
+        )
+        for one in found
+        for key in one.hits[0]
+    }
+    return write_files(
+        output, {"ablation.md": _report(found, rights, title).markdown(), "ablation.csv": _csv(found, rights)}
+    )
+
+
+def _report(found: Sequence[VisionAblation], rights: _Rights, title: str) -> Report:
     tables = []
     for name in _SETS:
         rows = []
         for one in found:
             cells = []
             for measure in _CUTS:
-                value = 100 * fmean(float(hits[name, measure].mean()) for hits in one.hits)
-                gap = against_spectral(one, spectral, (name, measure))
+                value, gap = rights[one.variant.name, name, measure]
                 clear = "" if gap is None else f" ({signed(gap.value)}{' *' if gap.is_clear else ''})"
                 cells.append(points(value) + clear)
             rows.append((one.variant.name, *cells))
         count = len(found[0].hits[0][name, next(iter(_CUTS))])
         tables.append(Table(("variant", *_CUTS), tuple(rows), title=f"{name}, {count} emoji", texts=1))
-    shares = [
-        (one.variant.name, *(f"{fmean(c[tower] for c in one.common):.3f}" for tower in Tower), one.variant.tells)
-        for one in found
-    ]
+    shares = [(one.variant.name, *(f"{one.shared(tower):.3f}" for tower in Tower), one.variant.tells) for one in found]
     heads = ("variant", *(f"{tower} tower" for tower in Tower), "what it is")
     choices = Table(heads, tuple(shares), title="Share of the experts in common with the learned routers", texts=1)
     legend = (
@@ -225,18 +237,13 @@ def _report(found: Sequence[VisionAblation], title: str) -> Report:
     return Report(title, (legend, *tables, choices))
 
 
-def _csv(found: Sequence[VisionAblation]) -> str:
-    spectral = next(one for one in found if one.variant.name == SPECTRAL)
-
-    def rows() -> Iterator[tuple[Any, ...]]:
-        for one in found:
-            for tower in Tower:
-                value = fmean(common[tower] for common in one.common)
-                yield (one.variant.name, len(one.common), "choices", f"{tower} tower", value, None, None, None)
-            for name, measure in one.hits[0]:
-                value = 100 * fmean(float(hits[name, measure].mean()) for hits in one.hits)
-                gap = against_spectral(one, spectral, (name, measure))
-                bounds = (None, None, None) if gap is None else (gap.value, gap.low, gap.high)
-                yield (one.variant.name, len(one.hits), name, measure, value, *bounds)
-
-    return csv_text(("variant", "seeds", "set", "measure", "value", "against_ev", "low", "high"), list(rows()))
+def _csv(found: Sequence[VisionAblation], rights: _Rights) -> str:
+    rows: list[tuple[Any, ...]] = []
+    for one in found:
+        named = (one.variant.name, len(one.hits))
+        rows += [(*named, "choices", f"{tower} tower", one.shared(tower), None, None, None) for tower in Tower]
+        for key in one.hits[0]:
+            value, gap = rights[(one.variant.name, *key)]
+            bounds = (None, None, None) if gap is None else (gap.value, gap.low, gap.high)
+            rows.append((*named, *key, value, *bounds))
+    return csv_text(("variant", "seeds", "set", "measure", "value", "against_ev", "low", "high"), rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 
 from ssmoe_embed.data import emoji_concepts, emoji_pictures
 from ssmoe_embed.embedding.model import EmbeddingModel
-from ssmoe_embed.evaluation.inspection.activations import Activations, LayerActivations
+from ssmoe_embed.evaluation.inspection.activations import Activations, activations_of, joined
 from ssmoe_embed.evaluation.inspection.clusters import clusters
 from ssmoe_embed.evaluation.inspection.inspection import Inspection, InspectionOptions, inspect_layer
 from ssmoe_embed.evaluation.texts import MINIMUM, TextSample, spread
@@ -175,17 +174,10 @@ def collect_tower(
     """
     family, own = ClipMoeTower(), tower.of(module.model)
     install_sites(own, family)
-    parts: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
-    for start in range(0, len(inputs), batch_size):
-        features = module.preprocess(inputs[start : start + batch_size])
-        for name, value in _read(module, tower, features, routers, policy).items():
-            parts[name].append(value)
-    joined = {name: torch.cat(values) for name, values in parts.items()}
-    layers = [
-        LayerActivations(one.index, *(joined[f"{kind}/{one.index}"] for kind in ("learned", "spectral", "chosen")))
-        for one in family.layers(own)
-    ]
-    return Activations(joined["tokens"], joined["lengths"].cumsum(0) - 1, tuple(layers)), joined["vectors"]
+    starts = range(0, len(inputs), batch_size)
+    batches = (module.preprocess(inputs[start : start + batch_size]) for start in starts)
+    read = joined(_read(module, tower, features, routers, policy) for features in batches)
+    return activations_of(read, [layer.index for layer in family.layers(own)]), read["vectors"]
 
 
 def _read(

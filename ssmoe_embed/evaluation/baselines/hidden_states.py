@@ -1,0 +1,256 @@
+"""Baselines made of a model's hidden states: pooled as they are, read with an additional token, or filtered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from ssmoe_embed.checkpoints import Checkpoint, read_weight
+from ssmoe_embed.embedding.base_model import BaseModelSource
+from ssmoe_embed.embedding.encoder import Encoder
+from ssmoe_embed.embedding.prompts import templates
+from ssmoe_embed.embedding.settings import ForwardSettings
+from ssmoe_embed.embedding.tokenization import DataTokenizer, clean_unicode
+from ssmoe_embed.evaluation.baselines.base import ModelBaseline, batch_of, leading_ids
+
+_HEAD = "lm_head.weight"
+
+
+class MeanPooling(ModelBaseline):
+    """The mean of the last hidden states of all tokens, template included."""
+
+    def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """See `ModelBaseline.rows`."""
+        states = self.read(tokens).tokens  # [B,T,H]
+        weights = tokens.get("pooled", tokens["attention_mask"]).to(states.device).unsqueeze(-1).float()  # [B,T,1]
+        return torch.where(weights > 0, states.float(), 0.0).sum(dim=1) / weights.sum(dim=1)  # [B,H]
+
+
+class Echo(MeanPooling):
+    """Echo embeddings, https://arxiv.org/abs/2402.15449: the text given twice.
+
+    The mean is of the states at its second copy, each of which has seen the whole text.
+    """
+
+    prompt = "echo"
+
+    def tokens(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """See `ModelBaseline.tokens`; `pooled` is 1 at the tokens of the second copy."""
+        data = DataTokenizer(self.encoder.tokenizer)
+        before = leading_ids(self.encoder, self.forward, data)
+        return batch_of([self._row(text, data, before) for text in texts], self.encoder)
+
+    def _row(self, text: str, data: DataTokenizer, before: list[int]) -> tuple[list[int], list[int]]:
+        """Ids of a text in the template, cut to fit, and where its second copy is."""
+        [template], text = templates(self.forward.prompt, self.forward.instruction), clean_unicode(text)
+        room = self.encoder.limit(self.forward) - len(before)
+        while True:
+            whole = template.wrap(text)
+            [row] = data.encode([whole])
+            if len(row.ids) <= room or not text:
+                break
+            [own] = data.encode([text])
+            keep = len(own.ids) - math.ceil((len(row.ids) - room) / 2)
+            text = text[: own.offsets[keep - 1][1]] if keep > 0 else ""
+        first = len(whole) - len(text)
+        second = [int(end > first) for _, end in row.offsets]
+        if not any(second):
+            second[-1] = 1
+        return before + row.ids, [0] * len(before) + second
+
+
+class MetaEOL(ModelBaseline):
+    """MetaEOL, https://arxiv.org/abs/2402.18458: the mean over several one-word templates of the state at their end.
+
+    Our templates stand in `embedding/prompts.py`.
+    """
+
+    prompt = "metaeol"
+
+    def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """See `ModelBaseline.rows`."""
+        return self.read(tokens).hidden
+
+
+class AlignedWVA(ModelBaseline):
+    """AlignedWVA, https://arxiv.org/abs/2602.01572: what attention adds to the residual stream at the last token.
+
+    That is the values of all tokens, weighed by the last token's attention to them and brought into the stream's space by
+    the output projection; the mean is over the later half of the layers.
+    Which layers are pooled is not in what we could read of the paper; the half is ours.
+    """
+
+    def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """See `ModelBaseline.rows`."""
+        family, model = self.encoder.family, self.encoder.model
+        layers = list(family.decoder(model).layers)
+        found = [
+            part
+            for layer in layers[len(layers) // 2 :]
+            for name, part in layer.named_children()
+            if family.is_attention(layer, name) and any(isinstance(one, nn.Linear) for one in part.modules())
+        ]
+        last = tokens["attention_mask"].sum(dim=1) - 1  # [B], where the model is given padding on the right
+        with _outputs(found, last, self.encoder.hidden_size) as outputs:
+            device = self.read(tokens).hidden.device
+        return torch.stack([one.to(device) for one in outputs]).mean(dim=0)  # [B,H]
+
+
+@contextmanager
+def _outputs(parts: list[nn.Module], last: torch.Tensor, size: int) -> Iterator[list[torch.Tensor]]:
+    """What modules give out at the last tokens while the block runs a model, float32 `[B,H]` each."""
+    found: list[torch.Tensor] = []
+
+    def hook(_: nn.Module, args: Any, output: Any) -> None:
+        states = output[0] if isinstance(output, tuple) else output  # [B,T,H]
+        if isinstance(states, torch.Tensor) and states.ndim == 3 and states.shape[-1] == size:
+            places = last.to(states.device)
+            found.append(states[torch.arange(len(places), device=states.device), places].float())
+
+    with ExitStack() as hooks:
+        for part in parts:
+            hooks.enter_context(part.register_forward_hook(hook))
+        yield found
+
+
+class TokenPrepending(ModelBaseline):
+    """Token Prepending, https://arxiv.org/abs/2412.11556: a token before the text is told of its end.
+
+    From the second layer on it is given the state that the layer below had at the end, so every token of the text sees
+    something of what follows it. The authors choose the layers for each model; here it is the first quarter of them. What
+    stands at the place before is the tokenizer's end-of-text token.
+    """
+
+    def tokens(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """See `ModelBaseline.tokens`; `place` is where the additional token is, `[B·P]`."""
+        encoder, tokenizer = self.encoder, self.encoder.tokenizer
+        read = encoder.tokenize(texts, replace(self.forward, max_seq_length=encoder.limit(self.forward) - 1))
+        data, own = DataTokenizer(tokenizer), templates(self.forward.prompt, self.forward.instruction)
+        heads = [one.pattern.partition("{text}")[0] for one in own]
+        starts = [leading_ids(encoder, self.forward, data) + data.fill(head.__add__, [""])[0] for head in heads]
+        candidates = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+        extra = next((token for token in candidates if token is not None), 0)
+        rows, places = [], []
+        for number, (ids, mask) in enumerate(zip(read["input_ids"], read["attention_mask"], strict=True)):
+            row = ids[mask.bool()].tolist()
+            place = _common(starts[number % len(own)], row)
+            rows.append(([*row[:place], extra, *row[place:]], [1] * (len(row) + 1)))
+            places.append(place)
+        return batch_of(rows, encoder) | {"place": torch.tensor(places, device=encoder.model.device)}
+
+    def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """See `ModelBaseline.rows`."""
+        layers = self.encoder.family.decoder(self.encoder.model).layers
+        chosen = list(layers)[1 : 1 + max(1, len(layers) // 4)]
+        last = tokens["attention_mask"].sum(dim=1) - 1  # [B]
+        with _before(chosen, lambda hidden: _prepended(hidden, tokens["place"], last)):
+            return self.read(tokens).hidden
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many ids two rows have in common at their beginning."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _prepended(hidden: torch.Tensor, place: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """States `[B,T,…]` with the last one also at the place of the additional token."""
+    rows = torch.arange(len(hidden), device=hidden.device)
+    changed = hidden.clone()
+    changed[rows, place.to(hidden.device)] = hidden[rows, last.to(hidden.device)]
+    return changed
+
+
+@contextmanager
+def _before(modules: Sequence[nn.Module], change: Any) -> Iterator[None]:
+    """Within the block, change the states that enter some decoder layers."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
+
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
+        yield
+
+
+class EmbedFilter(ModelBaseline):
+    """EmbedFilter, https://arxiv.org/abs/2606.07502: the last hidden state in the middle of the unembedding's spectrum.
+
+    `H/2` numbers are left: the directions of the largest and of the smallest singular values, which write frequent tokens
+    that say little, are left out, as many of each, as the authors' code does.
+    """
+
+    def __init__(self, encoder: Encoder, forward: ForwardSettings, unembedding: Callable[[], torch.Tensor]) -> None:
+        """Bind a model.
+
+        Args:
+            encoder: See `ModelBaseline`.
+            forward: Likewise.
+            unembedding: Reads `W_U [V,H]`, when it is needed.
+        """
+        super().__init__(encoder, forward)
+        self._unembedding = unembedding
+
+    @cached_property
+    def basis(self) -> torch.Tensor:
+        """The directions that are kept, `[H//2,H]`."""
+        return middle_directions(self._unembedding())
+
+    def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """See `ModelBaseline.rows`."""
+        hidden = self.read(tokens).hidden  # [B,H]
+        return hidden @ self.basis.to(hidden.device).T
+
+
+def middle_directions(unembedding: torch.Tensor) -> torch.Tensor:
+    """The right singular vectors of the middle half of the singular values.
+
+    Args:
+        unembedding: `W_U [V,H]`.
+
+    Returns:
+        float32 `[H//2,H]`.
+    """
+    H = unembedding.shape[1]
+    squares = torch.zeros(H, H, dtype=torch.float64)
+    for rows in torch.split(unembedding, 2**14):
+        part = rows.detach().double().cpu()
+        squares += part.T @ part
+    vectors = torch.linalg.eigh(squares).eigenvectors.flip(1).T  # [H,H], the largest first
+    kept = H // 2
+    start = (H - kept) // 2
+    return vectors[start : start + kept].float()
+
+
+def unembedding_of(encoder: Encoder, source: BaseModelSource) -> torch.Tensor:
+    """`W_U [V,H]`, which the model without its head does not have unless it is tied to the embeddings.
+
+    Args:
+        encoder: Of the model.
+        source: Where it came from.
+
+    Raises:
+        ValueError: Its checkpoint has no unembedding, or cannot be read.
+    """
+    model = encoder.model
+    if model.config.get_text_config().tie_word_embeddings:
+        weight: torch.Tensor = model.get_input_embeddings().weight
+        return weight
+    checkpoint = Checkpoint.open(source.name_or_path, **source.hub.keywords)
+    name = next((name for name in sorted(checkpoint.names(), key=len) if name.endswith(_HEAD)), None)
+    if name is None:
+        raise ValueError(
+            f"The checkpoint in {source.name_or_path} has no {_HEAD}, so embed-filter has no unembedding to filter by; "
+            "leave that baseline out."
+        )
+    return read_weight(checkpoint, name)
