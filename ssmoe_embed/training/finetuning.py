@@ -31,11 +31,11 @@ from ssmoe_embed.language_model.loading import (
     spectral_routers,
 )
 from ssmoe_embed.spectral.routers import SpectralRouters
+from ssmoe_embed.training.checkpoints import as_lines, claimed, last_checkpoint, read_lines, step_of
 from ssmoe_embed.training.data import as_trl, check_lengths, data_digest, read_examples
 from ssmoe_embed.training.galore import GaLoreAdamW, galore_groups
 from ssmoe_embed.training.reparametrization import Decoupling, HyperRouters, decouple
 from ssmoe_embed.training.settings import FinetuneSettings, OptimizerName
-from ssmoe_embed.training.trainer import as_lines, claimed, last_checkpoint, read_lines, step_of
 
 RECORD = "ssmoe_finetune.json"
 LOG = "training_log.jsonl"
@@ -153,7 +153,7 @@ class _Run:
         *,
         progress: bool,
     ) -> None:
-        from ssmoe_embed.training.trainer import make_routing
+        from ssmoe_embed.training.trainer import TrainedRouting
 
         self.model, self.tokenizer, self.settings, self.work = model, tokenizer, settings, work
         self.evaluation, self.progress, self.steps = evaluation, progress, 0
@@ -165,7 +165,7 @@ class _Run:
             self.decoupling = decouple(model, settings.decouple)
         self.hyper = None if settings.train_router is None else HyperRouters(model, seed=settings.seed)
         self.optimizer = self._optimizer()
-        self.routing = make_routing(model, settings, routers)
+        self.routing = TrainedRouting(model, settings, routers)
 
     def train(self, examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Train to the end, from the last checkpoint if there is one; returns the trainer's log."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,7 +99,9 @@ def galore_groups(model: nn.Module, settings: GaLoreSettings | None = None, **op
         ValueError: The rank is not below the shorter side of any matrix.
     """
     settings = settings or GaLoreSettings()
-    outside = {id(layer.weight) for layer in (_embeddings(model)) if layer is not None}
+    vocabulary = [getattr(model, name, None) for name in ("get_input_embeddings", "get_output_embeddings")]
+    layers = [layer() for layer in vocabulary if layer is not None]
+    outside = {id(layer.weight) for layer in layers if layer is not None}
     projected: list[torch.Tensor] = []
     full: list[torch.Tensor] = []
     longest = 0
@@ -115,13 +118,6 @@ def galore_groups(model: nn.Module, settings: GaLoreSettings | None = None, **op
         )
     groups = [{"params": projected, **settings.as_dict(), **options}, {"params": full, **options}]
     return [group for group in groups if group["params"]]
-
-
-def _embeddings(model: Any) -> list[Any]:
-    """The layers whose matrices have a row per token of the vocabulary."""
-    return (
-        [model.get_input_embeddings(), model.get_output_embeddings()] if hasattr(model, "get_input_embeddings") else []
-    )
 
 
 class GaLoreAdamW(torch.optim.Optimizer):
@@ -182,7 +178,11 @@ class GaLoreAdamW(torch.optim.Optimizer):
         """
         for group in self.param_groups:
             for parameter in group["params"]:
-                parameter.register_post_accumulate_grad_hook(_Arrived(self, group))
+                parameter.register_post_accumulate_grad_hook(partial(self._update_now, group))
+
+    def _update_now(self, group: dict[str, Any], parameter: torch.Tensor) -> None:
+        self._update(parameter, group)
+        parameter.grad = None
 
     def state_bytes(self) -> int:
         """Memory of moments and bases."""
@@ -237,17 +237,6 @@ class GaLoreAdamW(torch.optim.Optimizer):
         first, second = (_restored(state, name, None).float() for name in ("exp_avg", "exp_avg_sq"))
         moved = (first @ turn, second @ turn.square()) if right else (turn @ first, turn.square() @ second)
         _keep(state, moved[0].to(gradient.dtype), moved[1].to(gradient.dtype), group["bits"])
-
-
-class _Arrived:
-    """A hook that updates a parameter when its gradient is complete."""
-
-    def __init__(self, optimizer: GaLoreAdamW, group: dict[str, Any]) -> None:
-        self.optimizer, self.group = optimizer, group
-
-    def __call__(self, parameter: torch.Tensor) -> None:
-        self.optimizer._update(parameter, self.group)
-        parameter.grad = None
 
 
 def _check_rank(parameter: torch.Tensor, rank: int) -> None:

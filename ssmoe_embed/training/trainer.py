@@ -1,112 +1,25 @@
-"""TRL's supervised trainer under a routing, and the folder in which a training keeps its checkpoints."""
+"""TRL's supervised trainer under a routing."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]  # its lazy module
 
-from ssmoe_embed.common.files import write_files
 from ssmoe_embed.common.lazy import require_package
 from ssmoe_embed.evaluation.inspection.similarity import shared_inputs, similarity_loss
 from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model.loading import policy_of
 from ssmoe_embed.routing import Rerouting, reroute
-from ssmoe_embed.routing.sites import Recording, install_sites, recording
+from ssmoe_embed.routing.sites import install_sites, recording
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.training.settings import FinetuneSettings, OptimizerName
-
-_RUN, _LOCK = "run.json", "lock"
-
-
-@contextmanager
-def claimed(work: Path, run: dict[str, Any]) -> Iterator[None]:
-    """Keep a run's folder to this process; the lock is the system's, which lets go of it when the process dies.
-
-    The folder is removed at the end, and where nothing can be resumed from.
-
-    Raises:
-        BlockingIOError: Another process is training there.
-        ValueError: The checkpoints are of another run.
-    """
-    work.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(work / _LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise BlockingIOError(
-            f"Another process is training in {work}; wait until it is done, or choose another output."
-        ) from None
-    is_over = False
-    try:
-        _check(work, run)
-        yield
-        is_over = True
-    finally:
-        is_over = is_over or last_checkpoint(work) is None
-        lock.release()
-        if is_over:
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def _check(work: Path, run: dict[str, Any]) -> None:
-    """Make sure that checkpoints are of this run, and say so in the folder."""
-    file = work / _RUN
-    if file.is_file():
-        other = sorted(_differences(json.loads(file.read_text(encoding="utf-8")), run))
-        if not other:
-            return
-        if last_checkpoint(work) is not None:
-            raise ValueError(
-                f"{work} holds checkpoints of another run, with other {', '.join(other)}; choose another output, or remove "
-                "that folder."
-            )
-        for left in {*work.iterdir()} - {work / _LOCK}:
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-    write_files(work, {_RUN: json.dumps(run, indent=2) + "\n"})
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Names whose values differ."""
-    found: list[str] = []
-    for name in {*before, *now}:
-        one, two = before.get(name), now.get(name)
-        if one != two:
-            found += _differences(one, two) if isinstance(one, dict) and isinstance(two, dict) else [name]
-    return found
-
-
-def last_checkpoint(work: Path) -> Path | None:
-    """The last checkpoint that was written whole: the trainer writes its state last. Others are removed."""
-    found = list(work.glob("checkpoint-*"))
-    whole = [folder for folder in found if (folder / "trainer_state.json").is_file()]
-    for folder in {*found} - {*whole}:
-        shutil.rmtree(folder)
-    return max(whole, key=step_of) if whole else None
-
-
-def step_of(path: Path) -> int:
-    """The step in a name such as `checkpoint-200`."""
-    return int(path.name.split(".")[0].rpartition("-")[2])
-
-
-def as_lines(rows: Iterable[dict[str, Any]]) -> str:
-    """Records as JSON lines."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines; none if there is no file."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
 class TrainedRouting:
@@ -115,6 +28,7 @@ class TrainedRouting:
     def __init__(self, model: PreTrainedModel, settings: FinetuneSettings, routers: SpectralRouters | None) -> None:
         self.model, self.settings, self.routers = model, settings, routers
         self._handle: Rerouting | None = None
+        install_sites(model, family_of(model))
         self._install()
 
     def refresh(self) -> SpectralRouters | None:
@@ -181,33 +95,27 @@ class RoutedTrainer(SFTTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of a batch, balance and similarity included while training."""
-        if self.similarity > 0 and self.model.training:
-            return self._with_similarity(model, inputs, *args, **kwargs)
-        return self._with_balance(model, inputs, *args, **kwargs)
-
-    def _with_similarity(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss, and what grows with experts that answer alike."""
-        with shared_inputs(family_of(self.model).layers(self.model)) as given:
-            result = self._with_balance(model, inputs, *args, **kwargs)
-        rows = _real_tokens(inputs)
-        alike = similarity_loss([one.of(rows.to(one.hidden.device)) for one in given.values()])
-        self._metrics["train"]["similarity"].append(float(alike.detach()))
-        loss, *rest = result if isinstance(result, tuple) else (result,)
-        loss = loss + self.similarity * alike.to(loss.device) / self.current_gradient_accumulation_steps
-        return (loss, *rest) if rest else loss
-
-    def _with_balance(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss, and the load's."""
-        wanted = self.balance > 0 and self.model.training
-        with recording(_real_tokens(inputs)) if wanted else nullcontext() as taken:
+        rows, training = _real_tokens(inputs), self.model.training
+        with ExitStack() as watching:
+            given, taken = None, None
+            if training and self.similarity > 0:
+                given = watching.enter_context(shared_inputs(family_of(self.model).layers(self.model)))
+            if training and self.balance > 0:
+                taken = watching.enter_context(recording(rows))
             result = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[no-untyped-call]
-        if not isinstance(taken, Recording):
-            return result
         loss, *rest = result if isinstance(result, tuple) else (result,)
-        even = balance_loss(list(taken.logits.values()), self.top_k)
-        self._metrics["train"]["balance"].append(float(even.detach()))
-        loss = loss + self.balance * even / self.current_gradient_accumulation_steps
+        if taken is not None:
+            even = balance_loss(list(taken.logits.values()), self.top_k)
+            loss = self._with(loss, "balance", self.balance, even)
+        if given is not None:
+            alike = similarity_loss([one.of(rows.to(one.hidden.device)) for one in given.values()])
+            loss = self._with(loss, "similarity", self.similarity, alike)
         return (loss, *rest) if rest else loss
+
+    def _with(self, loss: Any, name: str, weight: float, other: torch.Tensor) -> Any:
+        """The loss and another one, which is logged."""
+        self._metrics["train"][name].append(float(other.detach()))
+        return loss + weight * other.to(loss.device) / self.current_gradient_accumulation_steps
 
 
 def balance_loss(logits: list[torch.Tensor], top_k: int) -> torch.Tensor:
@@ -250,12 +158,6 @@ class EverySteps(TrainerCallback):
         for steps, call in self.calls:
             if state.global_step % steps == 0:
                 call(state.global_step)
-
-
-def make_routing(model: PreTrainedModel, settings: FinetuneSettings, routers: SpectralRouters | None) -> TrainedRouting:
-    """The routing that a model is trained under, with sites around its routers."""
-    install_sites(model, family_of(model))
-    return TrainedRouting(model, settings, routers)
 
 
 def sft_arguments(settings: FinetuneSettings, work: Path, *, progress: bool) -> Any:

@@ -482,3 +482,12 @@ def test_a_chat_learns_its_last_answer_as_the_template_writes_it(olmoe, tmp_path
         chosen = settings(steps=2, batch_size=4, routing="ssmoe")
         found.append(losses(finetune(base, file, tmp_path / f"out-{name}", chosen, progress=False)))
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_without_trl_the_rest_of_training_is_there_and_finetune_says_what_to_install(environment):
+    code = "import sys; sys.modules['trl'] = None\nfrom ssmoe_embed.training import *\nfinetune('a', 'b', 'c')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", check=False
+    )
+    assert "ImportError: This needs trl, which is not installed: pip install 'ssmoe-embed[train]'" in done.stderr
