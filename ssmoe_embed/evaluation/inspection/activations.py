@@ -99,9 +99,14 @@ def joined(batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Ten
 
 def activations_of(read: Mapping[str, torch.Tensor], layers: Iterable[int]) -> Activations:
     """Activations of what was read, where `tokens` and `lengths` `[B]` are and, as `learned/3`, what each layer has."""
-    kinds = ("learned", "spectral", "chosen")
     found = [
-        LayerActivations(layer, *(read[f"{kind}/{layer}"] for kind in kinds), inputs=read.get(f"inputs/{layer}"))
+        LayerActivations(
+            layer,
+            learned=read[f"learned/{layer}"],
+            spectral=read[f"spectral/{layer}"],
+            chosen=read[f"chosen/{layer}"],
+            inputs=read.get(f"inputs/{layer}"),
+        )
         for layer in layers
     ]
     return Activations(read["tokens"], read["lengths"].cumsum(0) - 1, tuple(found))
