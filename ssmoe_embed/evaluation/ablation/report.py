@@ -80,8 +80,7 @@ def numbers(ablation: Ablation) -> Iterator[AblationNumber]:
             for name in _CHOICES if measured.agreements else ():
                 values = [float(getattr(one, name)) for one in measured.agreements]
                 yield AblationNumber("choices", name, variant.name, alpha, fmean(values), len(values))
-    if ablation.tasks is not None:
-        yield from _task_numbers(ablation)
+    yield from _task_numbers(ablation)
 
 
 def _task_numbers(ablation: Ablation) -> Iterator[AblationNumber]:

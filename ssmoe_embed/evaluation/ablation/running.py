@@ -226,7 +226,9 @@ def _likelihoods(
             path = folder / f"{_file_name(variant)}-{seed}@{alpha:g}.json"
             if path.is_file():
                 for kind, values in json.loads(path.read_text(encoding="utf-8")).items():
-                    found[variant.name, seed, alpha, kind] = _likelihood(values)
+                    found[variant.name, seed, alpha, kind] = Likelihood(
+                        **{name: tuple(each) for name, each in values.items()}
+                    )
             else:
                 waiting.append((variant, seed, alpha, routers, path))
     if not waiting:
@@ -259,10 +261,6 @@ def _file_name(variant: Variant) -> str:
     if variant.routing is None:
         return variant.name
     return f"routing-{hashlib.sha256(variant.routing.encode()).hexdigest()[:12]}"
-
-
-def _likelihood(values: dict[str, list[Any]]) -> Likelihood:
-    return Likelihood(tuple(values["losses"]), tuple(values["tokens"]))
 
 
 def _readings(module: SSMoE, corpora: Corpora, options: AblationOptions) -> Readings:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssmoe_embed.common.files import atomic_file
+from ssmoe_embed.common.files import write_files
 from ssmoe_embed.common.plots import COLOURS, GREY, house_style, label_axes, legend_below, new_figure, svg
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.evaluation.inspection.clusters import Projection
@@ -195,9 +195,6 @@ def _colours(models: Sequence[Inspection]) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(len(models))]
 
 
-_TEMPLATE = "report.html.jinja"
-
-
 def write_report(
     models: Sequence[Inspection], output: Path, *, projection: Projection = Projection.TSNE
 ) -> tuple[Path, Path]:
@@ -216,12 +213,10 @@ def write_report(
         ImportError: jinja2 or matplotlib is not installed.
     """
     check_output(output)
+    content = json.dumps({"version": __version__, "models": [one.as_dict() for one in models]}, allow_nan=False)
     page = html(models, projection=projection)
     numbers = output.with_suffix(".json")
-    content = json.dumps({"version": __version__, "models": [one.as_dict() for one in models]}, allow_nan=False)
-    for path, text in ((numbers, content + "\n"), (output, page)):
-        with atomic_file(path) as file:
-            file.write(text.encode())
+    write_files(output.parent, {numbers.name: content + "\n", output.name: page})
     return output, numbers
 
 
@@ -248,7 +243,7 @@ def html(models: Sequence[Inspection], *, projection: Projection = Projection.TS
         "alignment": alignment_figure(models),
         "map": map_figure(models),
     }
-    return environment.get_template(_TEMPLATE).render(
+    return environment.get_template("report.html.jinja").render(
         title=f"Routers and experts of {', '.join(one.model for one in models)}",
         models=models,
         figures={name: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}" for name, svg in figures.items()},
