@@ -65,10 +65,6 @@ class Decoupling:
         for part in self._parts:
             part.take_bases()
 
-    def common_parameters(self) -> list[nn.Parameter]:
-        """The common parts, for a learning rate of their own."""
-        return [part.common for part in self._parts]
-
     def merge(self) -> None:
         """Add the parts up again, for good: the model is an ordinary one."""
         while self._parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ssmoe_embed.common.choices import Choice, unknown
@@ -167,11 +167,6 @@ class FinetuneSettings:
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON values."""
         return {name: _plain(value) for name, value in asdict(self).items()}
-
-    @classmethod
-    def names(cls) -> list[str]:
-        """The names of all fields."""
-        return [one.name for one in fields(cls)]
 
 
 def _at_least(name: str, value: float, least: int) -> None:
