@@ -6,6 +6,7 @@ import hashlib
 import io
 from typing import Any
 
+import mteb
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
@@ -40,13 +41,14 @@ _ABOUT: dict[str, Any] = {
 }
 
 
-def _metadata(name: str, kind: str, category: str, score: str, description: str) -> TaskMetadata:
+def _metadata(name: str, category: str, description: str) -> TaskMetadata:
+    zero_shot = name.endswith("ZeroShot")
     digest = hashlib.sha256(b"".join(content for _, content in emoji_pictures("twemoji"))).hexdigest()[:40]
     return TaskMetadata(
         name=name,
-        type=kind,
+        type="ZeroShotClassification" if zero_shot else "Any2AnyRetrieval",
         category=category,
-        main_score=score,
+        main_score="accuracy" if zero_shot else "hit_rate_at_5",
         description=description,
         dataset={"path": "ssmoe_embed/data/emoji/twemoji.zip", "revision": digest},
         task_subtypes=[],
@@ -56,15 +58,11 @@ def _metadata(name: str, kind: str, category: str, score: str, description: str)
 
 def _shown(*, held_out: bool) -> list[tuple[str, Image.Image]]:
     """Names and Twemoji's drawings of the concepts that the bundled model was trained on, or of the others."""
-    pictures = dict(emoji_pictures("twemoji"))
-    chosen = [one for one in emoji_concepts() if one["held_out"] == held_out and one["key"] in pictures]
-    return [(one["label"], _on_white(pictures[one["key"]])) for one in chosen]
-
-
-def _on_white(content: bytes) -> Image.Image:
     from ssmoe_embed.vision.inputs import read_image
 
-    return read_image(content)
+    pictures = dict(emoji_pictures("twemoji"))
+    chosen = [one for one in emoji_concepts() if one["held_out"] == held_out and one["key"] in pictures]
+    return [(one["label"], read_image(pictures[one["key"]])) for one in chosen]
 
 
 def _png(image: Image.Image) -> dict[str, Any]:
@@ -101,9 +99,7 @@ class EmojiStyleZeroShot(_EmojiZeroShot):
 
     metadata = _metadata(
         "EmojiStyleZeroShot",
-        "ZeroShotClassification",
         "i2t",
-        "accuracy",
         "Which emoji a drawing of Twemoji's is. ssmoe/tiny-clip saw these emoji, in other styles.",
     )
 
@@ -114,9 +110,7 @@ class EmojiConceptZeroShot(_EmojiZeroShot):
     held_out = True
     metadata = _metadata(
         "EmojiConceptZeroShot",
-        "ZeroShotClassification",
         "i2t",
-        "accuracy",
         "Which emoji a drawing of Twemoji's is. ssmoe/tiny-clip saw neither these emoji nor their names.",
     )
 
@@ -151,9 +145,7 @@ class EmojiT2IRetrieval(_EmojiRetrieval):
 
     metadata = _metadata(
         "EmojiT2IRetrieval",
-        "Any2AnyRetrieval",
         "t2i",
-        "hit_rate_at_5",
         "Twemoji's drawing of an emoji by its name; ssmoe/tiny-clip saw none of these emoji.",
     )
 
@@ -164,9 +156,7 @@ class EmojiI2TRetrieval(_EmojiRetrieval):
     by_text = False
     metadata = _metadata(
         "EmojiI2TRetrieval",
-        "Any2AnyRetrieval",
         "i2t",
-        "hit_rate_at_5",
         "The name of an emoji by Twemoji's drawing of it; ssmoe/tiny-clip saw none of these emoji.",
     )
 
@@ -177,25 +167,17 @@ OFFLINE_VISION: tuple[type[AbsTask], ...] = (
     EmojiT2IRetrieval,
     EmojiI2TRetrieval,
 )
-
-
-OFFLINE_NAMES = ("EmojiStyleZeroShot", "EmojiConceptZeroShot", "EmojiT2IRetrieval", "EmojiI2TRetrieval")
+OFFLINE_NAMES = tuple(kind.metadata.name for kind in OFFLINE_VISION)
 """The image tasks whose data come with this package."""
 
 
 def vision_tasks(*, paper: bool) -> list[AbsTask]:
     """The paper's image tasks, or those that ship."""
-    if paper:
-        return paper_vision_tasks()
-    from ssmoe_embed.evaluation.vision.offline import OFFLINE_VISION
-
-    return [kind() for kind in OFFLINE_VISION]
+    return paper_vision_tasks() if paper else [kind() for kind in OFFLINE_VISION]
 
 
 def vision_task(name: str) -> AbsTask | None:
     """The image task of that name that ships, or mteb's under the paper's protocol; None if there is none."""
-    import mteb
-
     if name in OFFLINE_NAMES:
         return next(task for task in vision_tasks(paper=False) if task.metadata.name == name)
     if name in CAPTIONED:
