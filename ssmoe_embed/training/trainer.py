@@ -95,19 +95,19 @@ class RoutedTrainer(SFTTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of a batch, balance and similarity included while training."""
-        rows, training = _real_tokens(inputs), self.model.training
+        given, taken = None, None
         with ExitStack() as watching:
-            given, taken = None, None
-            if training and self.similarity > 0:
+            if self.model.training and self.similarity > 0:
                 given = watching.enter_context(shared_inputs(family_of(self.model).layers(self.model)))
-            if training and self.balance > 0:
-                taken = watching.enter_context(recording(rows))
+            if self.model.training and self.balance > 0:
+                taken = watching.enter_context(recording(_real_tokens(inputs)))
             result = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[no-untyped-call]
         loss, *rest = result if isinstance(result, tuple) else (result,)
         if taken is not None:
             even = balance_loss(list(taken.logits.values()), self.top_k)
             loss = self._with(loss, "balance", self.balance, even)
         if given is not None:
+            rows = _real_tokens(inputs)
             alike = similarity_loss([one.of(rows.to(one.hidden.device)) for one in given.values()])
             loss = self._with(loss, "similarity", self.similarity, alike)
         return (loss, *rest) if rest else loss
