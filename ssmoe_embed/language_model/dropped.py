@@ -216,8 +216,19 @@ def drop(
     The smaller model's spectral routers lie beside it, for `load(output, "ssmoe")`, and `ssmoe_drop.json` says which experts
     stayed.
 
-    `base` is a folder, hub id or recipe name, `output` the folder to make, `calibration` a text file; `dtype` and further
-    keywords are as in `load`, all else as in `drop_experts`.
+    Args:
+        base: Folder, hub id or recipe name of the language model.
+        output: Folder to make.
+        keep: See `drop_experts`, as for `by`, `settings`, `seed` and `progress`.
+        by: See `drop_experts`.
+        calibration: Text file that the experts are scored on; by default the sample that comes with the package.
+        calibration_tokens: See `drop_experts`.
+        settings: See `drop_experts`.
+        seed: See `drop_experts`.
+        dtype: Dtype of the weights; by default the checkpoint's own.
+        overwrite: Replace the output folder.
+        progress: See `drop_experts`.
+        **kwargs: See `load`.
 
     Raises:
         FileExistsError: The output exists and `overwrite` is false.

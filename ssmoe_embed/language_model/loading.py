@@ -140,11 +140,14 @@ def policy_of(
         return policy_named(routing, model)
     if routing is Routing.ORIGINAL:
         return None
-    if routing in (Routing.RANDOM, Routing.HASH):
-        return (RandomRouting if routing is Routing.RANDOM else HashRouting)(settings.seed)
+    if routing is Routing.RANDOM:
+        return RandomRouting(settings.seed)
+    if routing is Routing.HASH:
+        return HashRouting(settings.seed)
     routers = routers or spectral_routers(model, settings.spectral(routing), progress=progress)
-    is_mixed = routing is Routing.SSMOE
-    return SpectralRouting(routers, settings.alpha, settings.mix) if is_mixed else SpectralRouting(routers, alpha=1.0)
+    if routing is Routing.SSMOE:
+        return SpectralRouting(routers, settings.alpha, settings.mix)
+    return SpectralRouting(routers, alpha=1.0)
 
 
 def spectral_routers(model: PreTrainedModel, settings: SpectralSettings, *, progress: bool = True) -> SpectralRouters:
