@@ -172,7 +172,6 @@ def test_workers_need_a_cluster(ssmoe, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.extras
-@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("cluster")
 def test_a_workers_error_is_told_in_one_line(texts, tmp_path):
     from ssmoe_embed.distributed.engine import encode_on_ray
@@ -216,7 +215,6 @@ def test_a_cluster_that_is_not_there_is_no_reason_to_work_elsewhere(tmp_path, mo
 
 @pytest.mark.slow
 @pytest.mark.extras
-@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_gives_the_vectors_of_one_process(ssmoe, built, texts, tmp_path):
     """To the bit: the same texts share a forward pass, with the same number of threads."""
@@ -234,7 +232,6 @@ def test_a_cluster_gives_the_vectors_of_one_process(ssmoe, built, texts, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.extras
-@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("cluster")
 def test_an_index_made_on_a_cluster_is_that_of_one_process(ssmoe, built, model, corpus, tmp_path):
     lines = tmp_path / "corpus.txt"

@@ -40,7 +40,7 @@ CONTROL = (
 )
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES])
+@pytest.fixture(scope="module", params=NAMES)
 def folder(request):
     if not (ROOT / request.param / "tokenizer.json").is_file():
         pytest.skip(f"{ROOT / request.param} is not there; python benchmarks/real_data.py tokenizers fetches it")
