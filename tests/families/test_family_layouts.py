@@ -95,8 +95,11 @@ def test_routers_and_experts_are_slices_of_the_checkpoint_with_rows_in_hidden_sp
             stored = adapter.stored_matrices(checkpoint, prefixes[layer.index], layer.index, expert)
             for one, two, same in zip(live, stored, layout.matrices(tensors, layer.index, expert), strict=True):
                 assert same.shape[1] == HIDDEN
-                assert torch.equal(one.double(), same)
-                assert torch.equal(two.double(), same)
+                for found in (
+                    one,
+                    two,
+                ):  # equal but for the rounding of a product of two matrices, which differs by CPU
+                    torch.testing.assert_close(found.double(), same, rtol=1e-12, atol=1e-12)
 
 
 def test_spectral_routers_equal_the_recomputation_from_memory_and_streamed_from_disk(layout, model, folder):
