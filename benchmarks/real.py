@@ -34,8 +34,7 @@ from ssmoe_embed.evaluation.sweep.axes import Axis
 from ssmoe_embed.evaluation.sweep.running import sweep
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN, Corruption
 from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
-from ssmoe_embed.hub.building import build
-from ssmoe_embed.hub.loading import load
+from ssmoe_embed.hub.models import build, load
 
 FIRST = ("BIOSSES", "STSBenchmark")
 OTHERS = ("EmotionClassification", "STS12", "STS15", "SICK-R", "STS14")

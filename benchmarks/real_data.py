@@ -30,8 +30,7 @@ from typing import Any
 
 from real_tasks import documents, embedding_tasks, reasoning_tasks
 
-from ssmoe_embed.common.files import atomic_file, write_files
-from ssmoe_embed.common.folders import atomic_folder
+from ssmoe_embed.common.files import atomic_file, atomic_folder, write_files
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 

@@ -28,7 +28,7 @@ from routers_report import BASE, CALIBRATIONS, TESTS, Place, Row, report, rows
 
 from ssmoe_embed.common.files import write_files
 from ssmoe_embed.data import calibration_texts
-from ssmoe_embed.evaluation.baselines.base import ModelBaseline, sample_texts
+from ssmoe_embed.evaluation.baselines.hidden_states import ModelBaseline, sample_texts
 from ssmoe_embed.evaluation.baselines.of_model import MODEL_BASELINES, ModelBaselineEncoder
 from ssmoe_embed.evaluation.harness.grid import GridCell, GridOptions
 from ssmoe_embed.evaluation.harness.running import run_grid

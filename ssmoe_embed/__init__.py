@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from ssmoe_embed.embedding.module import SSMoE
     from ssmoe_embed.embedding.settings import EmbeddingSettings
     from ssmoe_embed.families import UnsupportedModelError
-    from ssmoe_embed.hub.building import build
-    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.hub.models import build, load
     from ssmoe_embed.routing import SpectralRouting, reroute
     from ssmoe_embed.spectral.routers import SpectralRouters
     from ssmoe_embed.vision.module import SSMoEVision
@@ -25,8 +24,7 @@ else:
             "ssmoe_embed.embedding.module": ("SSMoE",),
             "ssmoe_embed.embedding.settings": ("EmbeddingSettings",),
             "ssmoe_embed.families": ("UnsupportedModelError",),
-            "ssmoe_embed.hub.building": ("build",),
-            "ssmoe_embed.hub.loading": ("load",),
+            "ssmoe_embed.hub.models": ("build", "load"),
             "ssmoe_embed.routing": ("SpectralRouting", "reroute"),
             "ssmoe_embed.spectral.routers": ("SpectralRouters",),
             "ssmoe_embed.vision.module": ("SSMoEVision",),

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from split_dense.layers import Layer
-from ssmoe_embed.common.folders import atomic_folder
+from ssmoe_embed.common.files import atomic_folder
 
 _SAME = (
     "vocab_size",

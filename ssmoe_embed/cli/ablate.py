@@ -119,8 +119,8 @@ def _towers(
 ) -> None:
     """The same of a CLIP-MoE."""
     from ssmoe_embed.evaluation.vision.ablation import ablate_towers, find_vision_variants, write_vision_report
-    from ssmoe_embed.evaluation.vision.corruption import ImageCorruption
-    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.evaluation.vision.encoder import ImageCorruption
+    from ssmoe_embed.hub.models import load
     from ssmoe_embed.routing.mixing import checked_alpha
 
     variants, alpha = find_vision_variants(variant), checked_alpha(sizes["alpha"])

@@ -22,16 +22,14 @@ from ssmoe_embed.cli.ablate import ablate
 from ssmoe_embed.cli.build import build
 from ssmoe_embed.cli.compare import compare
 from ssmoe_embed.cli.encode import encode
-from ssmoe_embed.cli.evaluate import evaluate
-from ssmoe_embed.cli.experts import drop, steer
+from ssmoe_embed.cli.evaluate import evaluate, submit
 from ssmoe_embed.cli.finetune import finetune
 from ssmoe_embed.cli.index import IndexCommand, index
 from ssmoe_embed.cli.info import families, info
 from ssmoe_embed.cli.inspect import inspect
-from ssmoe_embed.cli.lm_eval import lm_eval
+from ssmoe_embed.cli.language_models import drop, lm_eval, steer
 from ssmoe_embed.cli.search import search
 from ssmoe_embed.cli.serve import serve
-from ssmoe_embed.cli.submit import submit
 from ssmoe_embed.cli.sweep import sweep
 
 _NUMBER = re.compile(r"-(\d|\.\d).*")

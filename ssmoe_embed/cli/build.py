@@ -67,7 +67,7 @@ def build(
 
     Example: ssmoe build allenai/OLMoE-1B-7B-0924 --output ssmoe/olmoe-7b
     """
-    from ssmoe_embed.hub import building
+    from ssmoe_embed.hub import models
     from ssmoe_embed.search.reading.records import ReadOptions
     from ssmoe_embed.search.reading.texts import read_texts
 
@@ -89,7 +89,7 @@ def build(
     sample: list[str] | None = None
     if calibration_texts is not None:
         sample = [text for text in read_texts(calibration_texts, ReadOptions()) if text.strip()]
-    folder = building.build(
+    folder = models.build(
         base,
         output,
         prompts=also_prompt or (),

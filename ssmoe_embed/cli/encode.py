@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ssmoe_embed.cli import options as opts
-from ssmoe_embed.cli.clusters import encode_file, on_ray
+from ssmoe_embed.cli.options import encode_file, on_ray
 from ssmoe_embed.common.files import atomic_file
 
 
@@ -71,7 +71,7 @@ def encode(
         _encode_on_ray(texts if source else None, output, quiet, workers=workers, **job)
         return
     from ssmoe_embed.embedding.streaming import VectorFormat, encode_stream
-    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.hub.models import load
 
     chosen = VectorFormat.parse(kind or _kind_of(output), "format")
     if output is None and sys.stdout.isatty():

@@ -39,7 +39,7 @@ def open_images(
     quiet: bool,
 ) -> SemanticIndex:
     """An index in the cache of images, or of the bundled emoji: for words by their names and tags, which says more."""
-    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.hub.models import load
     from ssmoe_embed.search import read_documents
     from ssmoe_embed.search.corpora import corpus_index, emoji_index
 

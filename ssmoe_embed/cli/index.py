@@ -15,8 +15,8 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from ssmoe_embed.cli import options as opts
-from ssmoe_embed.cli.clusters import ClusterJob, on_ray, shards_at
 from ssmoe_embed.cli.images import images_of
+from ssmoe_embed.cli.options import ClusterJob, on_ray, shards_at
 from ssmoe_embed.search.manifest import RECALL, BusyIndexError, Manifest
 from ssmoe_embed.search.reading.passages import WORDS
 from ssmoe_embed.search.reading.records import KINDS
@@ -237,7 +237,7 @@ def _opened(
 ) -> SemanticIndex:
     """The index with its model: the one that is there, or a new one."""
     from ssmoe_embed.distributed.shards import ShardFolder, check_shards
-    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.hub.models import load
     from ssmoe_embed.search.fingerprint import model_fingerprint
     from ssmoe_embed.search.index import SemanticIndex
     from ssmoe_embed.search.reading.corpus import Corpus
@@ -274,7 +274,7 @@ def open_with_model(
     folder: Path, model: str | None, settings: dict[str, Any], device: str | None, quiet: bool
 ) -> SemanticIndex:
     """An index with the model that was named, or else with the one it was made with."""
-    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.hub.models import load
     from ssmoe_embed.search.index import SemanticIndex
 
     reference = Manifest.read(folder).reference

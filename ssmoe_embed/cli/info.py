@@ -32,7 +32,7 @@ def info(
 ) -> None:
     """Show a model's settings, size and memory."""
     from ssmoe_embed.embedding.module import SSMoE
-    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.hub.models import load
     from ssmoe_embed.quantization.memory import weight_count
 
     encoder = load(model, progress=False)

@@ -72,7 +72,7 @@ def inspect(
     from ssmoe_embed.evaluation.texts import file_sample, shipped_sample
     from ssmoe_embed.evaluation.vision import inspection as vision
     from ssmoe_embed.evaluation.vision.encoder import is_vision_model
-    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.hub.models import load
     from ssmoe_embed.routing.mixing import checked_alpha
     from ssmoe_embed.routing.named import canonical
 

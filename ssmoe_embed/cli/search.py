@@ -217,7 +217,7 @@ def _read(
 
     if model is None:
         return bundled_index(_bundled(), progress=not quiet)
-    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.hub.models import load
 
     encoder = load(model, device=device, progress=not quiet, **settings)
     if source is None:

@@ -99,7 +99,7 @@ def _served(
         if encoder is None:
             raise ValueError(f"The index in {folder} was opened without a model.")
         return model or Manifest.read(folder).reference.get("name", DEFAULT_MODEL), encoder, index
-    from ssmoe_embed.hub.loading import load
+    from ssmoe_embed.hub.models import load
     from ssmoe_embed.search.corpora import bundled_index
 
     encoder = load(model or DEFAULT_MODEL, device=device, progress=not quiet, **settings)

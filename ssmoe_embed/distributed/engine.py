@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ssmoe_embed.distributed.shards import Shard, ShardFolder, TextRow
 from ssmoe_embed.embedding.streaming import CHUNK_BATCHES, check_precision
-from ssmoe_embed.hub.loading import load
+from ssmoe_embed.hub.models import load
 from ssmoe_embed.search.fingerprint import check_model, model_fingerprint
 from ssmoe_embed.search.manifest import WrongModelError
 

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.lazy import require_package
+from ssmoe_embed.common.loading import HubOptions
 
 ADAPTER = "adapter"
 """Folder of the adapter in an embedding model's repository."""

@@ -20,8 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ssmoe_embed.common.devices import check_device_map, warn_of_half_precision
-from ssmoe_embed.common.hub import HubOptions
+from ssmoe_embed.common.loading import HubOptions, check_device_map, warn_of_half_precision
 from ssmoe_embed.embedding.adapters import Adapter, base_of_adapter, load_adapter
 from ssmoe_embed.embedding.fingerprint import Fingerprint
 from ssmoe_embed.families import MoEFamily, family_of, load_config

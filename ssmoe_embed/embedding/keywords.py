@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, TypedDict
 
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.common.hub import HubKeywords, HubOptions
+from ssmoe_embed.common.loading import HubKeywords, HubOptions
 from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, EmbeddingSettings
 from ssmoe_embed.spectral.settings import SpectralKeywords, SpectralSettings
 

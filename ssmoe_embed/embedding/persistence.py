@@ -10,9 +10,8 @@ from typing import Any
 from sentence_transformers.base.modules import Module
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ssmoe_embed.common.devices import check_backend
 from ssmoe_embed.common.files import atomic_file, load_tensors, save_tensors
-from ssmoe_embed.common.hub import HubOptions
+from ssmoe_embed.common.loading import HubOptions, check_backend
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.embedding.adapters import ADAPTER, Adapter, adapter_on, save_adapter, save_base
 from ssmoe_embed.embedding.base_model import BaseModelSource, dtype_name, loading_bar, spectral_routers

@@ -13,7 +13,7 @@ from huggingface_hub import model_info, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.common.hub import HubOptions
+from ssmoe_embed.common.loading import HubOptions
 from ssmoe_embed.data import BUNDLED, BUNDLED_CLIP, bundled_folder
 
 

@@ -13,8 +13,8 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ssmoe_embed.common.folders import atomic_folder
-from ssmoe_embed.common.hub import HubOptions
+from ssmoe_embed.common.files import atomic_folder
+from ssmoe_embed.common.loading import HubOptions
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.embedding.base_model import loading_bar

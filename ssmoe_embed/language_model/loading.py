@@ -21,8 +21,7 @@ from transformers import (
 )
 
 from ssmoe_embed.common.choices import Choice, unknown
-from ssmoe_embed.common.devices import check_device_map, warn_of_half_precision
-from ssmoe_embed.common.hub import HubOptions
+from ssmoe_embed.common.loading import HubOptions, check_device_map, warn_of_half_precision
 from ssmoe_embed.data import BUNDLED, tiny_folder
 from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.embedding.persistence import OWN_BASE

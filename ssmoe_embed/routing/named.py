@@ -47,12 +47,12 @@ _OWN_WEIGHTS = "experts weighed by more than scores (PhiMoE, Gemma 4) or not tol
 _AHEAD = f"language models without `causal=true`; key-value caches; {_PLAIN}"
 NAMED = {
     "random": NamedRouting(
-        "token_policies.RandomRouting",
+        "tokens.RandomRouting",
         "Experts drawn anew for each token.",
         "[SSMoE](https://arxiv.org/abs/2605.30992), table 12",
     ),
     "hash": NamedRouting(
-        "token_policies.HashRouting",
+        "tokens.HashRouting",
         "Experts by token id.",
         "[SSMoE](https://arxiv.org/abs/2605.30992), table 12",
     ),
@@ -71,7 +71,7 @@ NAMED = {
         refuses=_AHEAD,
     ),
     "competition": NamedRouting(
-        "competition.Competition",
+        "pairs.Competition",
         "The experts that answer a token most strongly.",
         "[CompeteSMoE](https://arxiv.org/abs/2505.13380)",
         cost="(E+k)/k times the experts' work",
@@ -96,13 +96,13 @@ NAMED = {
         refuses="a table of another model",
     ),
     "codebook": NamedRouting(
-        "codebook.CodebookSettings",
+        "derived.CodebookSettings",
         "The learned router's choice for the nearest of a layer's typical inputs.",
         "[VQMoE](https://arxiv.org/abs/2411.19402), a reading",
         cost="`codes`/E times the router's work; k-means when it is made",
     ),
     "smoothed": NamedRouting(
-        "smoothed.SmoothedSettings",
+        "derived.SmoothedSettings",
         "The mean of the router's scores over noisy copies of its input.",
         "[S2MoE](https://arxiv.org/abs/2503.23007), a reading",
         cost="`copies` more scores per expert",

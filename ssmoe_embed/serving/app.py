@@ -23,9 +23,8 @@ from starlette.requests import ClientDisconnect
 
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.search.index import SemanticIndex
-from ssmoe_embed.serving.batching import Batcher
+from ssmoe_embed.serving.batching import CONTENT_TYPE, Batcher, Metrics, Timed
 from ssmoe_embed.serving.maps import MapMaker
-from ssmoe_embed.serving.metrics import CONTENT_TYPE, Metrics, Timed
 from ssmoe_embed.serving.openai_format import answer, models, parse_request
 from ssmoe_embed.serving.refusals import Guard, RequestError, ServerLimits, bad_value, client_gone
 from ssmoe_embed.serving.searching import (

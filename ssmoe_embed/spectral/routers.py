@@ -17,7 +17,7 @@ from typing_extensions import Unpack
 
 from ssmoe_embed.checkpoints import Checkpoint
 from ssmoe_embed.common.files import load_tensors, save_tensors
-from ssmoe_embed.common.hub import HubKeywords, HubOptions
+from ssmoe_embed.common.loading import HubKeywords, HubOptions
 from ssmoe_embed.families import MoEFamily, family_of, load_config
 from ssmoe_embed.spectral.decomposition import own_parts
 from ssmoe_embed.spectral.eigenvectors import spectral_embeddings

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ssmoe_embed.common.files import write_files
-from ssmoe_embed.common.folders import atomic_folder
-from ssmoe_embed.common.hub import HubOptions
+from ssmoe_embed.common.files import atomic_folder, write_files
 from ssmoe_embed.common.lazy import require_package
+from ssmoe_embed.common.loading import HubOptions
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.language_model.loading import (
@@ -31,11 +30,11 @@ from ssmoe_embed.language_model.loading import (
     spectral_routers,
 )
 from ssmoe_embed.spectral.routers import SpectralRouters
-from ssmoe_embed.training.checkpoints import as_lines, claimed, last_checkpoint, read_lines, step_of
 from ssmoe_embed.training.data import as_trl, check_lengths, data_digest, read_examples
 from ssmoe_embed.training.galore import GaLoreAdamW, galore_groups
 from ssmoe_embed.training.reparametrization import Decoupling, HyperRouters, decouple
 from ssmoe_embed.training.settings import FinetuneSettings, OptimizerName
+from ssmoe_embed.training.trainer import as_lines, claimed, last_checkpoint, read_lines, step_of
 
 RECORD = "ssmoe_finetune.json"
 LOG = "training_log.jsonl"

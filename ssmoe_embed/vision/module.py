@@ -14,8 +14,7 @@ from torch.nn import functional
 from transformers import BitsAndBytesConfig, CLIPProcessor
 from typing_extensions import Self
 
-from ssmoe_embed.common.devices import check_backend, check_device_map, warn_of_half_precision
-from ssmoe_embed.common.hub import HubOptions
+from ssmoe_embed.common.loading import HubOptions, check_backend, check_device_map, warn_of_half_precision
 from ssmoe_embed.embedding.card import GENERATED
 from ssmoe_embed.embedding.persistence import require_this_package, write_json
 from ssmoe_embed.routing import RoutingPolicy

@@ -170,7 +170,7 @@ def test_a_warning_is_told_once_whatever_libraries_do_to_the_filters(ssmoe, tmp_
             warnings.warn_explicit("top_c is large", UserWarning, ssmoe_embed.__file__, line)
         return tmp_path
 
-    monkeypatch.setattr("ssmoe_embed.hub.building.build", build)
+    monkeypatch.setattr("ssmoe_embed.hub.models.build", build)
     for _ in range(2):
         assert ssmoe("build", "base", "-o", tmp_path).err.count("Warning: top_c is large") == 1
 

@@ -150,7 +150,7 @@ def test_what_a_hit_prints_finds_and_deletes_its_file(ssmoe, built, tmp_path):
 def test_words_are_searched_without_a_model_and_nonsense_is_called_weak(ssmoe, index, monkeypatch):
     _, out, _ = ssmoe("search", "zzz qqq", "--index", index)
     assert out.startswith("No document fits well; these are the nearest.")
-    monkeypatch.setattr("ssmoe_embed.hub.loading.load", None)
+    monkeypatch.setattr("ssmoe_embed.hub.models.load", None)
     status, out, _ = ssmoe("search", "Beans soup", "--index", index, "--words-only")
     assert status == 0
     assert "1. soup  words " in out

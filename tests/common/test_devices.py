@@ -6,7 +6,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 import ssmoe_embed
 from ssmoe_embed import SSMoE, language_model
-from ssmoe_embed.common.devices import check_device, check_device_map
+from ssmoe_embed.common.loading import check_device, check_device_map
 
 NOT_HERE = ("cuda:99", {"": "cuda:99"}, {"layers": 99, "": "cpu"}, 99)
 HERE = (None, "cpu", "auto", "sequential", torch.device("cpu"), {"": "cpu", "layers": "disk"})

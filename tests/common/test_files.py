@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from ssmoe_embed.common.files import atomic_file, load_tensors, save_tensors
-from ssmoe_embed.common.folders import atomic_folder, workplace
+from ssmoe_embed.common.files import atomic_file, atomic_folder, load_tensors, save_tensors, workplace
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -91,7 +90,7 @@ def test_an_existing_folder_is_replaced_only_on_request(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ssmoe_embed.common.folders import workplace
+from ssmoe_embed.common.files import workplace
 with workplace(sys.argv[1], overwrite=True, task="a task") as work:
     (work.notes / "half").write_text("done")
     (work.new / "part").write_text("x")

@@ -18,7 +18,7 @@ from tiny import TOP_C
 
 import ssmoe_embed
 from ssmoe_embed import SSMoE
-from ssmoe_embed.common.hub import HubKeywords, HubOptions
+from ssmoe_embed.common.loading import HubKeywords, HubOptions
 from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.keywords import EmbeddingKeywords
 from ssmoe_embed.embedding.settings import EmbeddingSettings

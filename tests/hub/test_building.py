@@ -21,7 +21,7 @@ import ssmoe_embed
 from ssmoe_embed.embedding import calibration
 from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.hub import building, loading, names
+from ssmoe_embed.hub import models, names
 from ssmoe_embed.hub.names import RECIPES, Recipe
 from ssmoe_embed.spectral import routers
 from ssmoe_embed.spectral.routers import SpectralRouters
@@ -84,7 +84,7 @@ def test_two_builds_give_identical_bytes(model_folder, texts, tmp_path):
 
 
 def test_all_methods_load_after_a_build_without_fitting_again(built, monkeypatch):
-    monkeypatch.setattr(loading.EmbeddingModel, "preprocess", SentenceTransformer.preprocess)
+    monkeypatch.setattr(models.EmbeddingModel, "preprocess", SentenceTransformer.preprocess)
     monkeypatch.setattr("ssmoe_embed.embedding.calibration.check_sample", no_network)
     for method in METHODS:
         model = ssmoe_embed.load(built, method=method, progress=False)
@@ -218,8 +218,8 @@ STEPS = [
     (AutoModel, "from_pretrained"),
     (Encoder, "read"),
     (SSMoE, "save"),
-    (building.EmbeddingModel, "save_pretrained"),
-    (building.shutil, "copytree"),
+    (models.EmbeddingModel, "save_pretrained"),
+    (models.shutil, "copytree"),
 ]
 
 
@@ -488,7 +488,7 @@ def test_a_relative_folder_wins_over_a_recipe_of_that_name(built, tmp_path, monk
     shutil.copytree(built, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(names, "model_info", no_network)
-    monkeypatch.setattr(loading, "build", no_network)
+    monkeypatch.setattr(models, "build", no_network)
     assert ssmoe_embed.load(name, progress=False).encode(PROBES, **QUIET).shape == (3, 56)
 
 
@@ -516,7 +516,7 @@ def test_a_base_model_in_the_hub_cache_is_loaded_without_network(olmoe, hub_cach
 
 def test_the_hub_cache_wins_over_a_recipe(built, hub_cache, monkeypatch):
     [name, *_] = RECIPES
-    monkeypatch.setattr(loading, "build", no_network)
+    monkeypatch.setattr(models, "build", no_network)
     options = {"cache_folder": hub_cache(name, built), "local_files_only": True, "progress": False}
     assert ssmoe_embed.load(name, **options).get_embedding_dimension() == 56
 
@@ -529,8 +529,8 @@ def test_a_recipe_is_built_once_into_the_users_cache(olmoe, texts, tmp_path, mon
         built_models.append(base)
         return build(olmoe, output, texts, prompt="prompteol")
 
-    monkeypatch.setattr(loading, "build", build_from_the_tiny_one)
-    monkeypatch.setattr(loading, "user_cache_path", lambda *args: tmp_path)
+    monkeypatch.setattr(models, "build", build_from_the_tiny_one)
+    monkeypatch.setattr(models, "user_cache_path", lambda *args: tmp_path)
     for _ in range(2):
         model = ssmoe_embed.load(name, local_files_only=True, progress=False)
         assert model[0].settings.prompt == "prompteol"

@@ -19,11 +19,10 @@ from ssmoe_embed.families import Score, UnsupportedModelError, register_families
 from ssmoe_embed.language_model.dropped import expert_scores
 from ssmoe_embed.language_model.measures import expert_overlap
 from ssmoe_embed.routing import EqualWeights
-from ssmoe_embed.routing.competition import Competition
 from ssmoe_embed.routing.controls import EqualShares
 from ssmoe_embed.routing.experts import DecidesAtExperts
 from ssmoe_embed.routing.mixing import scores
-from ssmoe_embed.routing.pairs import ExpertChoice, UnifiedRouting, places
+from ssmoe_embed.routing.pairs import Competition, ExpertChoice, UnifiedRouting, places
 
 PLAIN = ("olmoe", "qwen2_moe", "qwen3_moe", "mixtral")
 OWN_WEIGHTS = ("gemma4", "gemma4_text", "phimoe", "llama4")

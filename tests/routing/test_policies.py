@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from ssmoe_embed import SpectralRouters, SpectralRouting, reroute
 from ssmoe_embed.routing import HashRouting, RandomRouting
-from ssmoe_embed.routing.token_policies import dealt, expert_order
+from ssmoe_embed.routing.tokens import dealt, expert_order
 
 POLICIES = [HashRouting(seed=1), RandomRouting(seed=1)]
 

@@ -20,20 +20,21 @@ from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration, ForwardSettings
-from ssmoe_embed.evaluation.baselines.base import ModelBaseline, sample_texts
 from ssmoe_embed.evaluation.baselines.hidden_states import (
     AlignedWVA,
     Echo,
     EmbedFilter,
     MeanPooling,
     MetaEOL,
+    ModelBaseline,
     TokenPrepending,
+    sample_texts,
     unembedding_of,
 )
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.runs import Run, prompt_label
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
-from ssmoe_embed.routing.codebook import CodebookRouting, CodebookSettings
+from ssmoe_embed.routing.derived import CodebookRouting, CodebookSettings
 from ssmoe_embed.routing.policies import SpectralMix
 from ssmoe_embed.routing.sites import recording, routed
 
@@ -72,7 +73,7 @@ class IdfRouter(ModelBaseline):
 
 
 class Codes(ModelBaseline):
-    """The share of a text's tokens, template included, that each code of each layer has: see `routing/codebook.py`.
+    """The share of a text's tokens, template included, that each code of each layer has: see `routing/derived.py`.
 
     After VQMoE, https://arxiv.org/abs/2411.19402.
     """

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.common.hub import HubOptions
 from ssmoe_embed.common.lazy import require_package
+from ssmoe_embed.common.loading import HubOptions
 from ssmoe_embed.evaluation.tasks.local_data import LocalData, harness_data
 from ssmoe_embed.language_model.dropped import CALIBRATION_TOKENS
 from ssmoe_embed.language_model.dropping import DropBy, Limits

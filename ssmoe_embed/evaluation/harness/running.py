@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ssmoe_embed.common.hub import HubOptions
+from ssmoe_embed.common.loading import HubOptions
 from ssmoe_embed.evaluation.harness.grid import (
     GridCell,
     GridOptions,

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ssmoe_embed.common.hub import HubOptions
+from ssmoe_embed.common.loading import HubOptions
 from ssmoe_embed.evaluation.inspection.measures import (
     DIRECTIONS,
     SubspaceOverlap,

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssmoe_embed.common.files import atomic_file
-from ssmoe_embed.common.folders import atomic_folder
+from ssmoe_embed.common.files import atomic_file, atomic_folder
 from ssmoe_embed.evaluation.leaderboard.checks import (
     META,
     check_data,

@@ -24,7 +24,7 @@ from ssmoe_embed.evaluation.mteb.passes import SharedPass
 from ssmoe_embed.evaluation.mteb.runs import OF_THE_TASK
 from ssmoe_embed.evaluation.results.folder import ResultFolder, publish, read_json
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN, Corruption
-from ssmoe_embed.evaluation.vision.corruption import ImageCorruption
+from ssmoe_embed.evaluation.vision.encoder import ImageCorruption
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from ssmoe_embed.evaluation.mteb.passes import SharedPass, module_of
 from ssmoe_embed.evaluation.mteb.records import loading_changes, origin, revision_of, similarity, size
 from ssmoe_embed.evaluation.mteb.runs import Run, prompt_label
 from ssmoe_embed.evaluation.tasks.corruption import TEXT_KEYS, Corruption, Tally
-from ssmoe_embed.hub.loading import load
+from ssmoe_embed.hub.models import load
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.spectral.settings import SpectralSettings
 

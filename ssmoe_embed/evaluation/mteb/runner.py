@@ -195,7 +195,7 @@ class _Evaluation:
 
     def _vision(self, named: str, runs: Sequence[Run], loading: dict[str, Any]) -> None:
         """Evaluate a model of images and texts on all tasks."""
-        from ssmoe_embed.hub.loading import load
+        from ssmoe_embed.hub.models import load
 
         jobs: list[Job] = []
         with self._failing(named):

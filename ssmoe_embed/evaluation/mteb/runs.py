@@ -12,9 +12,9 @@ from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.embedding.prompts import ENSEMBLES, TEMPLATES
 from ssmoe_embed.embedding.settings import PRESETS, EmbeddingSettings
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN, Corruption, ladder
-from ssmoe_embed.evaluation.vision.corruption import LADDER as IMAGE_LADDER
-from ssmoe_embed.evaluation.vision.corruption import ImageCorruption, names_image_corruption
-from ssmoe_embed.evaluation.vision.corruption import ladder as image_ladder
+from ssmoe_embed.evaluation.vision.encoder import LADDER as IMAGE_LADDER
+from ssmoe_embed.evaluation.vision.encoder import ImageCorruption, names_image_corruption
+from ssmoe_embed.evaluation.vision.encoder import ladder as image_ladder
 from ssmoe_embed.routing.named import canonical
 from ssmoe_embed.spectral.settings import SpectralSettings
 

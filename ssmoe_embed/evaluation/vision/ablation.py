@@ -25,7 +25,7 @@ from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.evaluation.ablation.measures import Difference, seeded_difference
 from ssmoe_embed.evaluation.ablation.variants import ORIGINAL, SPECTRAL, VARIANTS, Variant, routers_of
 from ssmoe_embed.evaluation.texts import spread
-from ssmoe_embed.evaluation.vision.corruption import ImageCorruption
+from ssmoe_embed.evaluation.vision.encoder import ImageCorruption
 from ssmoe_embed.evaluation.vision.inspection import collect_tower
 from ssmoe_embed.routing import EqualWeights, LeastSimilar, RandomRouting, RoutingPolicy
 from ssmoe_embed.spectral.routers import SpectralRouters

@@ -12,12 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ssmoe_embed
 from ssmoe_embed.embedding.prompts import ENSEMBLES, TEMPLATES
-from ssmoe_embed.evaluation.baselines import base
+from ssmoe_embed.evaluation.baselines import hidden_states
 from ssmoe_embed.evaluation.baselines.of_model import MODEL_BASELINES, ModelBaselineEncoder
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
-from ssmoe_embed.routing import codebook
+from ssmoe_embed.routing import derived
 
 PROMPTEOL = Run(prompt="prompteol")
 
@@ -38,7 +38,7 @@ def short(texts):
 
 @pytest.fixture(autouse=True)
 def few_texts(monkeypatch, short):
-    for module in (base, codebook):
+    for module in (hidden_states, derived):
         monkeypatch.setattr(module, "calibration_texts", lambda: short)
 
 
@@ -178,7 +178,7 @@ def test_idf_router_weighs_scores_by_how_rarely_experts_are_chosen(evaluated_olm
 
 def test_codes_are_counted_over_all_tokens(evaluated_olmoe, plain, short):
     module = evaluated_olmoe.model[0]
-    books = codebook.CodebookSettings().made(module.model, module.tokenizer).books
+    books = derived.CodebookSettings().made(module.model, module.tokenizer).books
     expected = []
     for text in short[:8]:
         with watched(plain[0]) as seen:

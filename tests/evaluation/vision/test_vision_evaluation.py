@@ -22,7 +22,7 @@ from ssmoe_embed.evaluation.results.folder import ResultFolder
 from ssmoe_embed.evaluation.tasks.finding import find_tasks
 from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
 from ssmoe_embed.evaluation.vision import protocols
-from ssmoe_embed.evaluation.vision.corruption import STRENGTHS, ImageCorruption, ladder
+from ssmoe_embed.evaluation.vision.encoder import STRENGTHS, ImageCorruption, ladder
 from ssmoe_embed.evaluation.vision.offline import SPLIT, EmojiConceptZeroShot
 from ssmoe_embed.evaluation.vision.protocols import with_templates
 from ssmoe_embed.vision.checkpoint import from_published
