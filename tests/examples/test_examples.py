@@ -21,7 +21,7 @@ def run(name, *packages):
     """What an example prints."""
     for package in packages:
         if find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
+            pytest.skip(f"needs the package {package}")
     ran = script(EXAMPLES / name)
     assert ran.status == 0, ran.err
     return ran.out
