@@ -238,12 +238,20 @@ class EmbedFilter(ModelBaseline):
 
     @cached_property
     def basis(self) -> torch.Tensor:
-        """The directions that are kept, `[H//2,H]`.
+        """The right singular vectors of the middle half of the unembedding's singular values, float32 `[H//2,H]`.
 
         Raises:
             ValueError: The model's checkpoint has no unembedding, or cannot be read.
         """
-        return middle_directions(self._unembedding())
+        unembedding = self._unembedding()  # [V,H]
+        H = unembedding.shape[1]
+        squares = torch.zeros(H, H, dtype=torch.float64)
+        for rows in torch.split(unembedding, 2**14):
+            part = rows.detach().double().cpu()
+            squares += part.T @ part
+        vectors = torch.linalg.eigh(squares).eigenvectors.flip(1).T  # [H,H], the largest first
+        start, kept = (H - H // 2) // 2, H // 2
+        return vectors[start : start + kept].float()
 
     def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """See `ModelBaseline.rows`."""
@@ -264,23 +272,3 @@ class EmbedFilter(ModelBaseline):
                 "by; leave that baseline out."
             )
         return read_weight(checkpoint, name)
-
-
-def middle_directions(unembedding: torch.Tensor) -> torch.Tensor:
-    """The right singular vectors of the middle half of the singular values.
-
-    Args:
-        unembedding: `W_U [V,H]`.
-
-    Returns:
-        float32 `[H//2,H]`.
-    """
-    H = unembedding.shape[1]
-    squares = torch.zeros(H, H, dtype=torch.float64)
-    for rows in torch.split(unembedding, 2**14):
-        part = rows.detach().double().cpu()
-        squares += part.T @ part
-    vectors = torch.linalg.eigh(squares).eigenvectors.flip(1).T  # [H,H], the largest first
-    kept = H // 2
-    start = (H - kept) // 2
-    return vectors[start : start + kept].float()

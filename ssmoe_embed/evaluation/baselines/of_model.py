@@ -173,30 +173,26 @@ class ModelBaselineEncoder(AbsEncoder):
         """
         if self.calibration is not Calibration.NONE and self._factors is None:
             sample = sorted(sample_texts() if self._sample is None else self._sample, key=len)
-            parts = [self._vectors(sample[start : start + batch_size]) for start in range(0, len(sample), batch_size)]
-            self._factors = BlockCalibration.fit(torch.cat(parts), self.calibration)
+            self._factors = BlockCalibration.fit(self._vectors(sample, batch_size), self.calibration)
         different = sorted(dict.fromkeys(texts), key=len, reverse=True)
-        starts = range(0, len(different), batch_size)
-        made = [
-            self._vectors(different[start : start + batch_size])
-            for start in tqdm(starts, desc="Reading", unit="batch", leave=False, disable=not progress)
-        ]
-        rows = dict(zip(different, torch.cat(made), strict=True))
+        rows = dict(zip(different, self._vectors(different, batch_size, progress=progress), strict=True))
         found = torch.stack([rows[text] for text in texts])
         return found if self._factors is None else self._factors.apply(found)
 
-    def _vectors(self, texts: Sequence[str]) -> torch.Tensor:
+    def _vectors(self, texts: Sequence[str], batch_size: int, *, progress: bool = False) -> torch.Tensor:
         """Uncalibrated vectors on the CPU.
 
         Raises:
             ValueError: One is not finite.
         """
-        found = self.baseline.features(texts).float().cpu()
-        if not bool(torch.isfinite(found).all()):
-            raise ValueError(
-                f"A vector is not finite in {self.baseline.encoder.model.dtype}; load the model in bfloat16 or float32."
-            )
-        return found
+        parts = []
+        starts = range(0, len(texts), batch_size)
+        for start in tqdm(starts, desc="Reading", unit="batch", leave=False, disable=not progress):
+            parts.append(self.baseline.features(texts[start : start + batch_size]).float().cpu())
+            if not bool(torch.isfinite(parts[-1]).all()):
+                dtype = self.baseline.encoder.model.dtype
+                raise ValueError(f"A vector is not finite in {dtype}; load the model in bfloat16 or float32.")
+        return torch.cat(parts)
 
 
 def model_baselines(

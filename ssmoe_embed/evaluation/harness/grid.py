@@ -236,12 +236,7 @@ class GridOptions:
 
 
 def check_grid(base: str | Path, cells: Sequence[GridCell], options: GridOptions) -> None:
-    """Refuse a grid of which a later cell could not be measured; no weights are read for it.
-
-    Args:
-        base: Folder, hub id or recipe name of the language model.
-        cells: The grid.
-        options: How it is to be measured.
+    """Refuse a grid of which a later cell could not be measured (see `run_grid`); no weights are read for it.
 
     Raises:
         FileNotFoundError: A text file is missing.

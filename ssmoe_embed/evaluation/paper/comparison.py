@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import fmean
+from typing import NamedTuple
 
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.common.tables import MISSING, Report, Table, csv_text, points, signed
@@ -33,8 +34,7 @@ from ssmoe_embed.evaluation.results.folder import TaskScore
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN
 
 
-@dataclass(frozen=True, order=True)
-class Setup:
+class Setup(NamedTuple):
     """How a model was run, all but the method.
 
     Attributes:
@@ -261,7 +261,7 @@ def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
             scores = (
                 None if value is None else f"{value:.4f}" for value in (row.measured, row.published, row.difference)
             )
-            run = (one.model, one.revision, one.paper.name, *astuple(row.setup))
+            run = (one.model, one.revision, one.paper.name, *row.setup)
             rows.append((*run, row.method, row.category, row.task, *scores, row.covered, row.total))
     return csv_text(_HEADS, rows)
 
