@@ -30,7 +30,6 @@ class TaskResult:
     """What one cell scored on one task.
 
     Attributes:
-        cell: The cell's name.
         task: The harness' name of the task.
         metric: The harness' key of the score.
         score: 0 to 1.
@@ -62,7 +61,6 @@ class TextResult:
     """How well one cell predicts a text, see `Perplexity`.
 
     Attributes:
-        cell: The cell's name.
         text: Name of the text file.
         digest: Of its content.
     """

@@ -33,14 +33,7 @@ _MEASURES = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precisio
 
 
 def scorer(task: Any, predictions: Any, metric: str, split: str, subset: str) -> Scorer:
-    """What computes a task's score from a model's predictions.
-
-    Args:
-        task: A task of mteb, with its data loaded.
-        predictions: What mteb wrote for the split and subset.
-        metric: mteb's name of the score.
-        split: The split.
-        subset: The subset.
+    """What computes a task's score from what mteb wrote for a split and subset; the task's data must be loaded.
 
     Raises:
         ValueError: The predictions do not suffice for tasks of this type, or for this metric.
