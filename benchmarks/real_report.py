@@ -12,8 +12,8 @@ import mteb
 from measuring import machine
 
 from ssmoe_embed.common.tables import Report, Table
-from ssmoe_embed.evaluation.harness.report import tables as grid_tables
 from ssmoe_embed.evaluation.harness.results import GridFolder
+from ssmoe_embed.evaluation.harness.results import tables as grid_tables
 from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore, read_json
 from ssmoe_embed.evaluation.results.summary import summary
 from ssmoe_embed.evaluation.significance import comparison

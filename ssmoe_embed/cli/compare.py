@@ -149,8 +149,9 @@ def _images(
 
     names = sorted({one.task for one in scores})
     found = _local_tasks(folder, names, dataset_dir) if dataset_dir is not None else find_tasks(names)
-    tasks: dict[str, object] = {task.metadata.name: task for task in found}
-    lines = images.compare_images(folder, images.bootstrap_of(folder, tasks, *drawing), **options)
+    tasks = {task.metadata.name: task for task in found}
+    resamples, seed = drawing
+    lines = images.compare_images(folder, tasks, **options, resamples=resamples, seed=seed)
     model = options["model"] or scores[0].model
     _show([images.report(lines, model)], images.pairs_csv(lines, model), output)
     return True

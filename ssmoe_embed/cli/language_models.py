@@ -166,7 +166,7 @@ def lm_eval(
     Example: ssmoe lm-eval openai/gpt-oss-20b --tasks paper --num-fewshot 10 --output results
     """
     from ssmoe_embed.evaluation.harness.grid import GRID, GridCell, GridOptions
-    from ssmoe_embed.evaluation.harness.report import report, scores_csv
+    from ssmoe_embed.evaluation.harness.results import report, scores_csv
     from ssmoe_embed.evaluation.harness.running import run_grid
     from ssmoe_embed.evaluation.tasks.local_data import LocalData
     from ssmoe_embed.language_model import RoutingSettings

@@ -7,9 +7,8 @@ for those that are a template. Hidden states are pooled as they are, read with a
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -20,8 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ssmoe_embed.checkpoints import Checkpoint, read_weight
 from ssmoe_embed.data import calibration_texts
-from ssmoe_embed.embedding.base_model import BaseModelSource
 from ssmoe_embed.embedding.encoder import Encoder, Reading
+from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.prompts import templates
 from ssmoe_embed.embedding.settings import ForwardSettings
 from ssmoe_embed.embedding.tokenization import DataTokenizer, clean_unicode
@@ -36,20 +35,23 @@ def sample_texts() -> list[str]:
     return texts[:: max(1, len(texts) // _SAMPLE)][:_SAMPLE]
 
 
-class ModelBaseline(ABC):
-    """A training-free way to make vectors with a base model; it changes nothing of the model."""
+class ModelBaseline:
+    """A training-free way to make vectors with a base model; it changes nothing of the model.
+
+    Of a kind that does not say otherwise, the vector is the last hidden state at the end of the text.
+    """
 
     prompt: ClassVar[str | None] = None
     """The template that it is about; None for any."""
 
-    def __init__(self, encoder: Encoder, forward: ForwardSettings) -> None:
+    def __init__(self, module: SSMoE, forward: ForwardSettings) -> None:
         """Bind a model.
 
         Args:
-            encoder: What reads texts.
+            module: Holds the model, and what reads texts.
             forward: Layer, template and length; the routing is the model's own.
         """
-        self.encoder = encoder
+        self.encoder, self.source = module.encoder, module.source
         self.forward = replace(forward, routing=None, prompt=self.prompt or forward.prompt)
 
     @torch.inference_mode()
@@ -63,9 +65,9 @@ class ModelBaseline(ABC):
         tokens = self.encoder.tokenize(texts, self.forward)
         return {name: value.to(self.encoder.model.device) for name, value in tokens.items()}
 
-    @abstractmethod
     def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """The features `[B·P,D]` of a batch."""
+        return self.read(tokens).hidden
 
     def read(self, tokens: dict[str, torch.Tensor]) -> Reading:
         """What the forward pass tells of a batch."""
@@ -88,9 +90,6 @@ def leading_ids(encoder: Encoder, forward: ForwardSettings, data: DataTokenizer)
     """What the tokenizer puts before every text."""
     [row] = encoder.tokenize(["a"], replace(forward, prompt="none", instruction=""))["input_ids"].tolist()
     return list(row[: len(row) - len(data.encode(["a"])[0].ids)])
-
-
-_HEAD = "lm_head.weight"
 
 
 class MeanPooling(ModelBaseline):
@@ -144,10 +143,6 @@ class MetaEOL(ModelBaseline):
 
     prompt = "metaeol"
 
-    def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
-        """See `ModelBaseline.rows`."""
-        return self.read(tokens).hidden
-
 
 class AlignedWVA(ModelBaseline):
     """AlignedWVA, https://arxiv.org/abs/2602.01572: what attention adds to the residual stream at the last token.
@@ -168,26 +163,19 @@ class AlignedWVA(ModelBaseline):
             if family.is_attention(layer, name) and any(isinstance(one, nn.Linear) for one in part.modules())
         ]
         last = tokens["attention_mask"].sum(dim=1) - 1  # [B], where the model is given padding on the right
-        with _outputs(found, last, self.encoder.hidden_size) as outputs:
+        outputs: list[torch.Tensor] = []  # [B,H] each
+
+        def keep(_: nn.Module, args: Any, output: Any) -> None:
+            states = output[0] if isinstance(output, tuple) else output  # [B,T,H]
+            if isinstance(states, torch.Tensor) and states.ndim == 3 and states.shape[-1] == self.encoder.hidden_size:
+                places = last.to(states.device)
+                outputs.append(states[torch.arange(len(places), device=states.device), places].float())
+
+        with ExitStack() as hooks:
+            for part in found:
+                hooks.enter_context(part.register_forward_hook(keep))
             device = self.read(tokens).hidden.device
         return torch.stack([one.to(device) for one in outputs]).mean(dim=0)  # [B,H]
-
-
-@contextmanager
-def _outputs(parts: list[nn.Module], last: torch.Tensor, size: int) -> Iterator[list[torch.Tensor]]:
-    """What modules give out at the last tokens while the block runs a model, float32 `[B,H]` each."""
-    found: list[torch.Tensor] = []
-
-    def hook(_: nn.Module, args: Any, output: Any) -> None:
-        states = output[0] if isinstance(output, tuple) else output  # [B,T,H]
-        if isinstance(states, torch.Tensor) and states.ndim == 3 and states.shape[-1] == size:
-            places = last.to(states.device)
-            found.append(states[torch.arange(len(places), device=states.device), places].float())
-
-    with ExitStack() as hooks:
-        for part in parts:
-            hooks.enter_context(part.register_forward_hook(hook))
-        yield found
 
 
 class TokenPrepending(ModelBaseline):
@@ -217,40 +205,28 @@ class TokenPrepending(ModelBaseline):
 
     def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """See `ModelBaseline.rows`."""
-        layers = self.encoder.family.decoder(self.encoder.model).layers
-        chosen = list(layers)[1 : 1 + max(1, len(layers) // 4)]
+        layers = list(self.encoder.family.decoder(self.encoder.model).layers)
         last = tokens["attention_mask"].sum(dim=1) - 1  # [B]
-        with _before(chosen, lambda hidden: _prepended(hidden, tokens["place"], last)):
-            return self.read(tokens).hidden
+
+        def prepend(
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            hidden = args[0] if args else kwargs["hidden_states"]  # [B,T,H], or with more streams between
+            rows = torch.arange(len(hidden), device=hidden.device)
+            changed = hidden.clone()
+            changed[rows, tokens["place"].to(hidden.device)] = hidden[rows, last.to(hidden.device)]
+            return ((changed, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": changed})
+
+        with ExitStack() as hooks:
+            for layer in layers[1 : 1 + max(1, len(layers) // 4)]:
+                hooks.enter_context(layer.register_forward_pre_hook(prepend, with_kwargs=True))
+            return super().rows(tokens)
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
     """How many ids two rows have in common at their beginning."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
-
-
-def _prepended(hidden: torch.Tensor, place: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """States `[B,T,…]` with the last one also at the place of the additional token."""
-    rows = torch.arange(len(hidden), device=hidden.device)
-    changed = hidden.clone()
-    changed[rows, place.to(hidden.device)] = hidden[rows, last.to(hidden.device)]
-    return changed
-
-
-@contextmanager
-def _before(modules: Sequence[nn.Module], change: Any) -> Iterator[None]:
-    """Within the block, change the states that enter some decoder layers."""
-
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
-
-    with ExitStack() as hooks:
-        for module in modules:
-            hooks.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
-        yield
 
 
 class EmbedFilter(ModelBaseline):
@@ -260,67 +236,39 @@ class EmbedFilter(ModelBaseline):
     that say little, are left out, as many of each, as the authors' code does.
     """
 
-    def __init__(self, encoder: Encoder, forward: ForwardSettings, unembedding: Callable[[], torch.Tensor]) -> None:
-        """Bind a model.
-
-        Args:
-            encoder: See `ModelBaseline`.
-            forward: Likewise.
-            unembedding: Reads `W_U [V,H]`, when it is needed.
-        """
-        super().__init__(encoder, forward)
-        self._unembedding = unembedding
-
     @cached_property
     def basis(self) -> torch.Tensor:
-        """The directions that are kept, `[H//2,H]`."""
-        return middle_directions(self._unembedding())
+        """The right singular vectors of the middle half of the unembedding's singular values, float32 `[H//2,H]`.
+
+        Raises:
+            ValueError: The model's checkpoint has no unembedding, or cannot be read.
+        """
+        unembedding = self._unembedding()  # [V,H]
+        H = unembedding.shape[1]
+        squares = torch.zeros(H, H, dtype=torch.float64)
+        for rows in torch.split(unembedding, 2**14):
+            part = rows.detach().double().cpu()
+            squares += part.T @ part
+        vectors = torch.linalg.eigh(squares).eigenvectors.flip(1).T  # [H,H], the largest first
+        start, kept = (H - H // 2) // 2, H // 2
+        return vectors[start : start + kept].float()
 
     def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """See `ModelBaseline.rows`."""
-        hidden = self.read(tokens).hidden  # [B,H]
+        hidden = super().rows(tokens)  # [B,H]
         return hidden @ self.basis.to(hidden.device).T
 
-
-def middle_directions(unembedding: torch.Tensor) -> torch.Tensor:
-    """The right singular vectors of the middle half of the singular values.
-
-    Args:
-        unembedding: `W_U [V,H]`.
-
-    Returns:
-        float32 `[H//2,H]`.
-    """
-    H = unembedding.shape[1]
-    squares = torch.zeros(H, H, dtype=torch.float64)
-    for rows in torch.split(unembedding, 2**14):
-        part = rows.detach().double().cpu()
-        squares += part.T @ part
-    vectors = torch.linalg.eigh(squares).eigenvectors.flip(1).T  # [H,H], the largest first
-    kept = H // 2
-    start = (H - kept) // 2
-    return vectors[start : start + kept].float()
-
-
-def unembedding_of(encoder: Encoder, source: BaseModelSource) -> torch.Tensor:
-    """`W_U [V,H]`, which the model without its head does not have unless it is tied to the embeddings.
-
-    Args:
-        encoder: Of the model.
-        source: Where it came from.
-
-    Raises:
-        ValueError: Its checkpoint has no unembedding, or cannot be read.
-    """
-    model = encoder.model
-    if model.config.get_text_config().tie_word_embeddings:
-        weight: torch.Tensor = model.get_input_embeddings().weight
-        return weight
-    checkpoint = Checkpoint.open(source.name_or_path, **source.hub.keywords)
-    name = next((name for name in sorted(checkpoint.names(), key=len) if name.endswith(_HEAD)), None)
-    if name is None:
-        raise ValueError(
-            f"The checkpoint in {source.name_or_path} has no {_HEAD}, so embed-filter has no unembedding to filter by; "
-            "leave that baseline out."
-        )
-    return read_weight(checkpoint, name)
+    def _unembedding(self) -> torch.Tensor:
+        """`W_U [V,H]`, which the model without its head does not have unless it is tied to the embeddings."""
+        model, head = self.encoder.model, "lm_head.weight"
+        if model.config.get_text_config().tie_word_embeddings:
+            weight: torch.Tensor = model.get_input_embeddings().weight
+            return weight
+        checkpoint = Checkpoint.open(self.source.name_or_path, **self.source.hub.keywords)
+        name = next((name for name in sorted(checkpoint.names(), key=len) if name.endswith(head)), None)
+        if name is None:
+            raise ValueError(
+                f"The checkpoint in {self.source.name_or_path} has no {head}, so embed-filter has no unembedding to filter "
+                "by; leave that baseline out."
+            )
+        return read_weight(checkpoint, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from tqdm.auto import tqdm
 
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.embedding.calibration import BlockCalibration
-from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration, ForwardSettings
@@ -29,7 +29,6 @@ from ssmoe_embed.evaluation.baselines.hidden_states import (
     ModelBaseline,
     TokenPrepending,
     sample_texts,
-    unembedding_of,
 )
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.mteb.runs import Run, prompt_label
@@ -48,28 +47,22 @@ class IdfRouter(ModelBaseline):
     An idea of ours; https://arxiv.org/abs/2601.03425 observed that some experts are chosen for nearly everything.
     """
 
-    def __init__(self, encoder: Encoder, forward: ForwardSettings) -> None:
-        """See `ModelBaseline`."""
-        super().__init__(encoder, forward)
-        self._weights: torch.Tensor | None = None
-
     def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """See `ModelBaseline.rows`."""
-        if self._weights is None:
-            self._weights = self._fitted()
-        return self._scores(tokens) * self._weights
+        return self._scores(tokens) * self.weights
 
-    def _scores(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.encoder.signal(self.read(tokens), RoutingSignal.SCORES, SpectralMix())
-
-    def _fitted(self) -> torch.Tensor:
-        """The weights `[ΣE]`."""
+    @cached_property
+    def weights(self) -> torch.Tensor:
+        """What each expert's score is multiplied by, `[ΣE]`."""
         sample = sorted(sample_texts(), key=len)
         parts = [self._scores(self.tokens(sample[start : start + 32])) for start in range(0, len(sample), 32)]
         mean = torch.cat(parts).double().mean(dim=0)  # [ΣE]
         sizes = [self.encoder.family.expert_count(layer) for layer in self.encoder.layers]
         shares = torch.cat([one / one.sum() for one in torch.split(mean, sizes)])
         return -shares.clamp_min(torch.finfo(torch.float32).tiny).log().float()
+
+    def _scores(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.encoder.signal(self.read(tokens), RoutingSignal.SCORES, SpectralMix())
 
 
 class Codes(ModelBaseline):
@@ -78,41 +71,33 @@ class Codes(ModelBaseline):
     After VQMoE, https://arxiv.org/abs/2411.19402.
     """
 
-    def __init__(self, encoder: Encoder, forward: ForwardSettings) -> None:
-        """See `ModelBaseline`."""
-        super().__init__(encoder, forward)
-        self._book: CodebookRouting | None = None
+    @cached_property
+    def book(self) -> CodebookRouting:
+        """The codes of each layer."""
+        return CodebookSettings().made(self.encoder.model, self.encoder.tokenizer)
 
     def rows(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """See `ModelBaseline.rows`."""
-        model = self.encoder.model
-        if self._book is None:
-            self._book = CodebookSettings().made(model, self.encoder.tokenizer)
+        book = self.book  # made before the model is routed below
         order = tokens["attention_mask"].argsort(dim=1, descending=True, stable=True)  # [B,T], real tokens first
         ids, mask = (tokens[name].gather(1, order) for name in ("input_ids", "attention_mask"))
         with recording(mask.flatten().nonzero().squeeze(1)) as taken, routed(None):
-            model(input_ids=ids, attention_mask=mask, use_cache=False)
+            self.encoder.model(input_ids=ids, attention_mask=mask, use_cache=False)
         sizes = mask.sum(dim=1).tolist()
         by_text = {layer: torch.split(inputs, sizes) for layer, inputs in taken.inputs.items()}
         texts = ({layer: parts[text] for layer, parts in by_text.items()} for text in range(len(sizes)))
-        return torch.stack([self._book.histogram(inputs).float() for inputs in texts])
-
-
-def _of_encoder(kind: Callable[..., ModelBaseline]) -> Callable[[SSMoE, ForwardSettings], ModelBaseline]:
-    return lambda module, forward: kind(module.encoder, forward)
+        return torch.stack([book.histogram(inputs).float() for inputs in texts])
 
 
 MODEL_BASELINES: dict[str, Callable[[SSMoE, ForwardSettings], ModelBaseline]] = {
-    "mean": _of_encoder(MeanPooling),
-    "echo": _of_encoder(Echo),
-    "metaeol": _of_encoder(MetaEOL),
-    "token-prepending": _of_encoder(TokenPrepending),
-    "embed-filter": lambda module, forward: EmbedFilter(
-        module.encoder, forward, lambda: unembedding_of(module.encoder, module.source)
-    ),
-    "aligned-wva": _of_encoder(AlignedWVA),
-    "idf-router": _of_encoder(IdfRouter),
-    "codes": _of_encoder(Codes),
+    "mean": MeanPooling,
+    "echo": Echo,
+    "metaeol": MetaEOL,
+    "token-prepending": TokenPrepending,
+    "embed-filter": EmbedFilter,
+    "aligned-wva": AlignedWVA,
+    "idf-router": IdfRouter,
+    "codes": Codes,
 }
 """What `evaluate` calls a baseline → what makes it of a model."""
 
@@ -188,30 +173,26 @@ class ModelBaselineEncoder(AbsEncoder):
         """
         if self.calibration is not Calibration.NONE and self._factors is None:
             sample = sorted(sample_texts() if self._sample is None else self._sample, key=len)
-            parts = [self._vectors(sample[start : start + batch_size]) for start in range(0, len(sample), batch_size)]
-            self._factors = BlockCalibration.fit(torch.cat(parts), self.calibration)
+            self._factors = BlockCalibration.fit(self._vectors(sample, batch_size), self.calibration)
         different = sorted(dict.fromkeys(texts), key=len, reverse=True)
-        starts = range(0, len(different), batch_size)
-        made = [
-            self._vectors(different[start : start + batch_size])
-            for start in tqdm(starts, desc="Reading", unit="batch", leave=False, disable=not progress)
-        ]
-        rows = dict(zip(different, torch.cat(made), strict=True))
+        rows = dict(zip(different, self._vectors(different, batch_size, progress=progress), strict=True))
         found = torch.stack([rows[text] for text in texts])
         return found if self._factors is None else self._factors.apply(found)
 
-    def _vectors(self, texts: Sequence[str]) -> torch.Tensor:
+    def _vectors(self, texts: Sequence[str], batch_size: int, *, progress: bool = False) -> torch.Tensor:
         """Uncalibrated vectors on the CPU.
 
         Raises:
             ValueError: One is not finite.
         """
-        found = self.baseline.features(texts).float().cpu()
-        if not bool(torch.isfinite(found).all()):
-            raise ValueError(
-                f"A vector is not finite in {self.baseline.encoder.model.dtype}; load the model in bfloat16 or float32."
-            )
-        return found
+        parts = []
+        starts = range(0, len(texts), batch_size)
+        for start in tqdm(starts, desc="Reading", unit="batch", leave=False, disable=not progress):
+            parts.append(self.baseline.features(texts[start : start + batch_size]).float().cpu())
+            if not bool(torch.isfinite(parts[-1]).all()):
+                dtype = self.baseline.encoder.model.dtype
+                raise ValueError(f"A vector is not finite in {dtype}; load the model in bfloat16 or float32.")
+        return torch.cat(parts)
 
 
 def model_baselines(

@@ -35,18 +35,6 @@ OFFLINE_TASKS = ("ssmoe_continuation", "ssmoe_dictionary")
 SETS = {"paper": tuple(PAPER_TASKS.values()), "offline": OFFLINE_TASKS}
 TASK_FOLDER = Path(__file__).parent / "tasks"
 
-_METRICS = {"gsm8k": "exact_match,strict-match"}
-_DEFAULT_METRIC = "acc,none"
-
-
-def require_harness() -> None:
-    """Say what to install where lm-evaluation-harness is missing.
-
-    Raises:
-        ImportError: It is not installed.
-    """
-    require_package("lm_eval", "ssmoe-embed[lm-eval]")
-
 
 def find_tasks(names: Sequence[str]) -> list[str]:
     """The harness' names of tasks and of sets of tasks, each once, in order.
@@ -85,40 +73,30 @@ def load_tasks(names: Sequence[str], num_fewshot: int | None = None, data: Local
         ImportError: The harness, or something a task needs, is not installed.
         ValueError: A task is not known, its data can neither be found here nor fetched, or it has fewer such examples.
     """
-    require_harness()
+    require_package("lm_eval", "ssmoe-embed[lm-eval]")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = _manager(include_defaults=not set(names) <= set(OFFLINE_TASKS))
     revisions = {}
     for name in names:
         if name not in manager.all_tasks:
-            raise ValueError(
-                unknown("task", name, [*SETS, *SETS["offline"], *SETS["paper"], MMLU, *_near(name, manager.all_tasks)])
-            )
+            near = [task for task in manager.all_tasks if name in task][:20]
+            raise ValueError(unknown("task", name, [*SETS, *OFFLINE_TASKS, *PAPER_TASKS.values(), MMLU, *near]))
         try:
             with harness_data(data, name) as found:
                 loaded = manager.load([name])["tasks"]
-        except ImportError:
-            raise
-        except FileNotFoundError as error:
-            if data is None:
-                raise _not_there(name, error) from error
-            raise
         except Exception as error:  # the data sets' library and the hub's each have errors of their own
-            raise _not_there(name, error) from error
+            if isinstance(error, ImportError) or (isinstance(error, FileNotFoundError) and data is not None):
+                raise
+            said = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
+            raise ValueError(
+                f"The data of task {name!r} is not on this machine and could not be fetched ({said}). "
+                "Run once with a network (and without HF_HUB_OFFLINE), name a folder that holds them with --dataset-dir, or "
+                "use --tasks offline, which needs none."
+            ) from error
         revisions[name] = ",".join(found)
         for task in loaded.values():
             _check_fewshot(task, num_fewshot or 0)
     return LoadedTasks(manager, revisions)
-
-
-def _not_there(name: str, error: Exception) -> ValueError:
-    """What to do where a task's data cannot be loaded."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-    return ValueError(
-        f"The data of task {name!r} is not on this machine and could not be fetched ({type(error).__name__}: {first}). "
-        "Run once with a network (and without HF_HUB_OFFLINE), name a folder that holds them with --dataset-dir, or use "
-        "--tasks offline, which needs none."
-    )
 
 
 def _check_fewshot(task: Any, wanted: int) -> None:
@@ -139,7 +117,7 @@ def metric_of(task: str, metrics: Sequence[str]) -> str:
         task: The task.
         metrics: The keys that the harness gave, such as `acc,none`.
     """
-    wanted = _METRICS.get(task, _DEFAULT_METRIC)
+    wanted = "exact_match,strict-match" if task == "gsm8k" else "acc,none"
     if wanted in metrics:
         return wanted
     scores = [key for key in metrics if "," in key and "_stderr" not in key]
@@ -154,10 +132,6 @@ def _manager(*, include_defaults: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=str(TASK_FOLDER), include_defaults=include_defaults)
-
-
-def _near(name: str, known: Sequence[str]) -> list[str]:
-    return [task for task in known if name in task][:20]
 
 
 @dataclass(frozen=True)
@@ -262,12 +236,7 @@ class GridOptions:
 
 
 def check_grid(base: str | Path, cells: Sequence[GridCell], options: GridOptions) -> None:
-    """Refuse a grid of which a later cell could not be measured; no weights are read for it.
-
-    Args:
-        base: Folder, hub id or recipe name of the language model.
-        cells: The grid.
-        options: How it is to be measured.
+    """Refuse a grid of which a later cell could not be measured (see `run_grid`); no weights are read for it.
 
     Raises:
         FileNotFoundError: A text file is missing.

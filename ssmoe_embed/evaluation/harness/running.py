@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,7 @@ from ssmoe_embed.language_model.dropped import Dropped, drop_experts
 from ssmoe_embed.language_model.dropping import DropBy
 from ssmoe_embed.language_model.loading import Routing, load, load_tokenizer, policy_of, spectral_routers
 from ssmoe_embed.language_model.measures import expert_overlap, perplexity, read_text, text_digest
-from ssmoe_embed.routing import RoutingPolicy, reroute
+from ssmoe_embed.routing import reroute
 from ssmoe_embed.routing.experts import needs_experts
 from ssmoe_embed.spectral.routers import SpectralRouters
 
@@ -67,23 +67,15 @@ def run_grid(
     folder.claim(options.record(base))
     folder.check_data(tasks_there.revisions)
     runner = _Runner(base, tasks_there, folder, options)
+    digest = None if options.text is None else text_digest(options.text)
     for cell in cells:
         missing = [name for name in names if not folder.has(cell.name, name)]
-        if missing or not runner.has_perplexity(cell):
+        text = None if digest is None or folder.has_perplexity(cell.name, digest) else options.text
+        if missing or text is not None:
             if on_cell is not None:
                 on_cell(cell)
-            runner.run(cell, missing)
+            runner.run(cell, missing, text)
     return folder
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What is measured: the model of one cell."""
-
-    cell: GridCell
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    policy: RoutingPolicy | None
 
 
 @dataclass(frozen=True)
@@ -95,38 +87,60 @@ class _Runner:
     folder: GridFolder
     options: GridOptions
 
-    def run(self, cell: GridCell, names: Sequence[str]) -> None:
-        """Measure one cell on some tasks."""
-        model = load(self.base, dtype=self.options.dtype, progress=self.options.progress, **self.options.loading)
-        tokenizer = load_tokenizer(self.base, HubOptions.among(self.options.loading))
+    def run(self, cell: GridCell, names: Sequence[str], text: str | Path | None) -> None:
+        """Measure one cell on some tasks, and its perplexity on a text if there is one."""
+        options, progress = self.options, self.options.progress
+        model = load(self.base, dtype=options.dtype, progress=progress, **options.loading)
+        tokenizer = load_tokenizer(self.base, HubOptions.among(options.loading))
         dropped = self._dropped(model, tokenizer, cell)
         routers = self._routers(model, cell.routing) if dropped is None else dropped.routers
         if dropped is not None and cell.routing == Routing.AVERAGE_EV:
             routers = None  # those at hand are not the average ones
-        settings, progress = self.options.settings, self.options.progress
-        policy = policy_of(cell.routing, model, settings, routers=routers, progress=progress)
-        subject = _Subject(cell, model, tokenizer, policy)
+        policy = policy_of(cell.routing, model, options.settings, routers=routers, progress=progress)
+        rerouted = nullcontext if policy is None else partial(reroute, model, policy)
         for name in names:
-            outcome = self._evaluate(subject, name)
-            result, samples = _result(subject, name, outcome, self.options.overlap_prompts)
-            self.folder.write(replace(result, data=self.tasks.revisions[name]), samples)
-        if not self.has_perplexity(cell):
-            self._perplexity(subject)
+            with rerouted():
+                outcome = harness_outcome(model, tokenizer, name, self.tasks, options)
+            overlap = None
+            if policy is not None and options.overlap_prompts and not needs_experts(policy):
+                read = [
+                    sample for of_task in outcome["samples"].values() for sample in of_task[: options.overlap_prompts]
+                ]
+                overlap = asdict(expert_overlap(model, tokenizer, [_prompt(sample) for sample in read], policy))
+            self._keep(cell, name, outcome, model.get_memory_footprint(return_buffers=False), overlap)
+        if text is not None:
+            with rerouted():
+                found = perplexity(model, tokenizer, read_text(text), progress=progress)
+            self.folder.write_perplexity(TextResult(cell.name, Path(text).name, text_digest(text), **asdict(found)))
 
-    def has_perplexity(self, cell: GridCell) -> bool:
-        """Whether nothing is left to do for the text."""
-        text = self.options.text
-        return text is None or self.folder.has_perplexity(cell.name, text_digest(text))
-
-    def _perplexity(self, subject: _Subject) -> None:
-        """Measure the perplexity of the text."""
-        file = self.options.text
-        if file is None:
-            return
-        with reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext():
-            found = perplexity(subject.model, subject.tokenizer, read_text(file), progress=self.options.progress)
-        result = TextResult(subject.cell.name, Path(file).name, text_digest(file), **asdict(found))
-        self.folder.write_perplexity(result)
+    def _keep(
+        self, cell: GridCell, name: str, outcome: dict[str, Any], weight_bytes: int, overlap: dict[str, Any] | None
+    ) -> None:
+        """Write the score of one task, and its examples."""
+        metrics = outcome.get("groups", {}).get(name) or outcome["results"][name]
+        key = metric_of(name, list(metrics))
+        metric, _, answer_filter = key.partition(",")
+        stderr = metrics.get(f"{metric}_stderr,{answer_filter}")
+        samples = [
+            _example(task, sample, metric)
+            for task, of_task in outcome["samples"].items()
+            for sample in of_task
+            if sample["filter"] == answer_filter
+        ]
+        result = TaskResult(
+            cell=cell.name,
+            task=name,
+            metric=key,
+            score=float(metrics[key]),
+            stderr=float(stderr) if isinstance(stderr, int | float) else None,
+            examples=len(samples),
+            metrics={one: value for one, value in metrics.items() if isinstance(value, int | float)},
+            weight_bytes=weight_bytes,
+            overlap=overlap,
+            version=version("lm_eval"),
+            data=self.tasks.revisions[name],
+        )
+        self.folder.write(result, samples)
 
     def _dropped(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cell: GridCell) -> Dropped | None:
         """Let the model lose the experts that the cell does without."""
@@ -158,11 +172,6 @@ class _Runner:
             spectral_routers(model, settings, progress=self.options.progress).save(file)
         return SpectralRouters.load(file)
 
-    def _evaluate(self, subject: _Subject, name: str) -> dict[str, Any]:
-        """What the harness says of the model under the policy on one task."""
-        with reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext():
-            return harness_outcome(subject.model, subject.tokenizer, name, self.tasks, self.options)
-
 
 def harness_outcome(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, tasks: LoadedTasks, options: GridOptions
@@ -177,10 +186,20 @@ def harness_outcome(
         options: Batch size, few-shot examples and limit.
     """
     from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
 
+    found = HFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=options.batch_size,
+        softmax_dtype="float32",  # in bfloat16 many answers would be equally likely
+    )
+    if not options.progress:  # the harness shows bars unless each request says otherwise
+        for kind in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+            setattr(found, kind, partial(getattr(found, kind), disable_tqdm=True))
     with _without_git(), harness_data(options.data, name):
         outcome: dict[str, Any] = simple_evaluate(
-            model=wrapped(model, tokenizer, options.batch_size, progress=options.progress),
+            model=found,
             tasks=[name],
             num_fewshot=options.num_fewshot,
             limit=options.limit,
@@ -188,39 +207,6 @@ def harness_outcome(
             log_samples=True,
         )
     return outcome
-
-
-def _result(
-    subject: _Subject, name: str, outcome: dict[str, Any], overlap_prompts: int
-) -> tuple[TaskResult, list[dict[str, Any]]]:
-    """The score of one task, and its examples."""
-    metrics = outcome.get("groups", {}).get(name) or outcome["results"][name]
-    key = metric_of(name, list(metrics))
-    metric, _, answer_filter = key.partition(",")
-    stderr = metrics.get(f"{metric}_stderr,{answer_filter}")
-    samples = [
-        _example(task, sample, metric)
-        for task, of_task in outcome["samples"].items()
-        for sample in of_task
-        if sample["filter"] == answer_filter
-    ]
-    overlap = None
-    if subject.policy is not None and overlap_prompts and not needs_experts(subject.policy):
-        prompts = [_prompt(s) for of_task in outcome["samples"].values() for s in of_task[:overlap_prompts]]
-        overlap = asdict(expert_overlap(subject.model, subject.tokenizer, prompts, subject.policy))
-    result = TaskResult(
-        cell=subject.cell.name,
-        task=name,
-        metric=key,
-        score=float(metrics[key]),
-        stderr=float(stderr) if isinstance(stderr, int | float) else None,
-        examples=len(samples),
-        metrics={one: value for one, value in metrics.items() if isinstance(value, int | float)},
-        weight_bytes=subject.model.get_memory_footprint(return_buffers=False),
-        overlap=overlap,
-        version=version("lm_eval"),
-    )
-    return result, samples
 
 
 def _example(task: str, sample: dict[str, Any], metric: str) -> dict[str, Any]:
@@ -252,19 +238,3 @@ def _without_git() -> Iterator[None]:
         yield
     finally:
         evaluator.get_git_commit_hash = before
-
-
-def wrapped(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, *, progress: bool) -> Any:
-    """The harness' own wrapper of a model."""
-    from lm_eval.models.huggingface import HFLM
-
-    found = HFLM(
-        pretrained=model,
-        tokenizer=tokenizer,
-        batch_size=batch_size,
-        softmax_dtype="float32",  # in bfloat16 many answers would be equally likely
-    )
-    if not progress:  # the harness shows bars unless each request says otherwise
-        for name in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
-            setattr(found, name, partial(getattr(found, name), disable_tqdm=True))
-    return found

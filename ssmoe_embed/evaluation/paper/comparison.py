@@ -7,9 +7,11 @@ of the same tasks, and with nothing where the paper prints the category's mean o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import fmean
+from typing import NamedTuple
 
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.common.tables import MISSING, Report, Table, csv_text, points, signed
@@ -31,11 +33,8 @@ from ssmoe_embed.evaluation.paper.embeddings import (
 from ssmoe_embed.evaluation.results.folder import TaskScore
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN
 
-TASK_COUNT = len(DATASETS)
 
-
-@dataclass(frozen=True, order=True)
-class Setup:
+class Setup(NamedTuple):
     """How a model was run, all but the method.
 
     Attributes:
@@ -46,12 +45,7 @@ class Setup:
 
     corruption: str
     prompt: str
-    settings: str = ""
-
-    @property
-    def condition(self) -> Condition:
-        """What the paper calls it."""
-        return Condition.CLEAN if self.corruption == CLEAN else Condition.CORRUPT
+    settings: str
 
 
 @dataclass(frozen=True)
@@ -86,12 +80,9 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measured model compared with the paper's.
+    """One measured model, at one revision, compared with one of the paper's.
 
     Attributes:
-        model: The measured model.
-        revision: Its revision.
-        paper: Which of the paper's models it is compared with.
         rows: The lines: for each setup and method the tasks, the categories' means and the overall one.
         notes: What a reader should know.
     """
@@ -100,17 +91,12 @@ class Comparison:
     revision: str
     paper: PaperModel
     rows: tuple[ComparisonRow, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
 
     @property
     def setups(self) -> tuple[Setup, ...]:
         """The setups in order, each once."""
         return tuple(dict.fromkeys(row.setup for row in self.rows))
-
-    @property
-    def methods(self) -> tuple[Method, ...]:
-        """The methods in order, each once."""
-        return tuple(dict.fromkeys(row.method for row in self.rows))
 
 
 def compare_with_paper(
@@ -157,13 +143,15 @@ def _pairs(
     if model is not None and model not in names:
         raise ValueError(unknown("model", model, names or ["(nothing was measured)"]))
     wanted = [(name, revision) for name, revision in measured if model in (None, name)]
-    if stands_for is not None:
-        if len({name for name, _ in wanted}) != 1:
-            raise ValueError(f"Several models were measured ({', '.join(names)}); name the one that is {stands_for!r}.")
-        return [(pair, paper_model(stands_for)) for pair in wanted]
-    if model is not None:
-        return [(pair, paper_model(model)) for pair in wanted]
-    pairs = [(pair, paper) for pair in wanted if (paper := _known(pair[0])) is not None]
+    if stands_for is not None and len({name for name, _ in wanted}) != 1:
+        raise ValueError(f"Several models were measured ({', '.join(names)}); name the one that is {stands_for!r}.")
+    said = stands_for if stands_for is not None else model
+    if said is not None:
+        return [(pair, paper_model(said)) for pair in wanted]
+    pairs = []
+    for pair in wanted:
+        with suppress(ValueError):  # of models that the paper does not have
+            pairs.append((pair, paper_model(pair[0])))
     if not pairs:
         raise ValueError(
             f"The paper has no scores of what was measured here ({', '.join(names) or 'nothing'}); it has "
@@ -173,41 +161,25 @@ def _pairs(
     return pairs
 
 
-def _known(name: str) -> PaperModel | None:
-    """The paper's model of that name, if it has one."""
-    try:
-        return paper_model(name)
-    except ValueError:
-        return None
-
-
 def _comparison(
     scores: Sequence[TaskScore], pair: tuple[str, str], paper: PaperModel, methods: Sequence[Method]
 ) -> Comparison:
     """The comparison of one model at one revision."""
     metrics = {dataset.task: dataset.metric for dataset in DATASETS}
     other = sorted({f"{s.task} ({s.metric})" for s in scores if s.metric != metrics.get(s.task, s.metric)})
-    usable = [s for s in scores if s.task in metrics and s.metric == metrics[s.task] and s.method in methods]
-    measured: dict[tuple[Setup, str], dict[str, float]] = {}
+    usable = [s for s in scores if s.metric == metrics.get(s.task) and s.method in methods]
+    measured: dict[Setup, dict[str, dict[str, float]]] = {}
     for score in usable:
-        measured.setdefault((_setup(score), score.method), {})[score.task] = 100 * score.score
+        of_setup = measured.setdefault(Setup(score.corruption, score.prompt, score.settings_text), {})
+        of_setup.setdefault(score.method, {})[score.task] = 100 * score.score
     rows: list[ComparisonRow] = []
-    for setup in sorted({setup for setup, _ in measured}, key=_place):
+    for setup in sorted(measured, key=lambda setup: (setup.corruption != CLEAN, setup)):
         for method in methods:
-            rows += _rows(setup, method, measured.get((setup, str(method)), {}), paper)
+            rows += _rows(setup, method, measured[setup].get(method, {}), paper)
     notes = [*_notes(usable, other), *misprints(paper)]
     if not rows:
-        notes.insert(0, f"None of the paper's {TASK_COUNT} tasks was measured with {', '.join(map(str, methods))}.")
+        notes.insert(0, f"None of the paper's {len(DATASETS)} tasks was measured with {', '.join(methods)}.")
     return Comparison(*pair, paper, tuple(rows), tuple(notes))
-
-
-def _setup(score: TaskScore) -> Setup:
-    return Setup(score.corruption, score.prompt, score.settings_text)
-
-
-def _place(setup: Setup) -> tuple[bool, Setup]:
-    """Clean texts first, then by name."""
-    return setup.corruption != CLEAN, setup
 
 
 def _notes(scores: Sequence[TaskScore], other: Sequence[str]) -> Iterator[str]:
@@ -230,15 +202,14 @@ def _notes(scores: Sequence[TaskScore], other: Sequence[str]) -> Iterator[str]:
 def _rows(setup: Setup, method: Method, measured: Mapping[str, float], paper: PaperModel) -> Iterator[ComparisonRow]:
     """The lines of one method under one setup."""
     published = Method.SSMOE if method is Method.SSMOE_HIDDEN else method
-    stated = _stated(paper.name, published, paper_prompt(setup.prompt), setup.condition)
+    condition = Condition.CLEAN if setup.corruption == CLEAN else Condition.CORRUPT
+    stated = _stated(paper.name, published, paper_prompt(setup.prompt), condition)
     means = []
     for category in METRICS:
-        rows = [
-            ComparisonRow(
-                setup, method, category, task, measured.get(task), stated.get((category, task)), task in measured, 1
-            )
-            for task in (dataset.task for dataset in datasets(category))
-        ]
+        rows = []
+        for task in (dataset.task for dataset in datasets(category)):
+            scores = measured.get(task), stated.get((category, task))
+            rows.append(ComparisonRow(setup, method, category, task, *scores, covered=int(task in measured), total=1))
         yield from rows
         means.append(_mean(rows, stated.get((category, None))))
         yield means[-1]
@@ -248,14 +219,13 @@ def _rows(setup: Setup, method: Method, measured: Mapping[str, float], paper: Pa
 def _mean(rows: Sequence[ComparisonRow], stated: float | None) -> ComparisonRow:
     """The mean of some lines; its published value is the `stated` one only if everything was measured."""
     covered, total = sum(row.covered for row in rows), sum(row.total for row in rows)
-    present = [row for row in rows if row.measured is not None]
-    measured = fmean(row.measured for row in present if row.measured is not None) if present else None
-    compared = present or rows  # what the paper has is shown even where nothing was measured
-    values = [row.published for row in compared]
-    published_mean = fmean(value for value in values if value is not None) if None not in values else None
-    if stated is not None and (covered == total or not present):
+    measured = [row.measured for row in rows if row.measured is not None]
+    compared = [row.published for row in rows if row.measured is not None or not measured]  # the paper's in any case
+    published_mean = fmean(value for value in compared if value is not None) if None not in compared else None
+    if stated is not None and (covered == total or not measured):
         published_mean = stated
-    return replace(rows[0], task=None, measured=measured, published=published_mean, covered=covered, total=total)
+    mean = fmean(measured) if measured else None
+    return replace(rows[0], task=None, measured=mean, published=published_mean, covered=covered, total=total)
 
 
 @cache
@@ -269,28 +239,31 @@ def _stated(model: str, method: Method, prompt: str, condition: Condition) -> di
     }
 
 
-LEGEND = f"measured (published, difference), in points of 100; {MISSING} was not measured"
-_RUN = ("model", "revision", "paper_model", "corruption", "prompt", "settings", "method", "category", "task")
-_VALUES = ("measured", "published", "difference", "covered", "total")
+_HEADS = (
+    "model", "revision", "paper_model", "corruption", "prompt", "settings", "method", "category", "task",
+    "measured", "published", "difference", "covered", "total",
+)  # fmt: skip
 
 
 def report(comparison: Comparison) -> Report:
     """The comparison, a table for each setup."""
     title = f"{comparison.model} (revision {comparison.revision}) compared with the paper's {comparison.paper.name}"
-    tables = [_table(comparison, setup) for setup in comparison.setups]
-    return Report(title, (f"Cells: {LEGEND}.", *tables, *(f"Note: {note}" for note in comparison.notes)))
+    legend = f"Cells: measured (published, difference), in points of 100; {MISSING} was not measured."
+    tables = [_table(setup, [row for row in comparison.rows if row.setup == setup]) for setup in comparison.setups]
+    return Report(title, (legend, *tables, *(f"Note: {note}" for note in comparison.notes)))
 
 
 def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
     """The comparisons as CSV, one row of a comparison a line; what is not there is empty."""
     rows: list[tuple[str | int | None, ...]] = []
-    for comparison in comparisons:
-        for row in comparison.rows:
-            setup = (row.setup.corruption, row.setup.prompt, row.setup.settings)
-            scores = (None if one is None else f"{one:.4f}" for one in (row.measured, row.published, row.difference))
-            head = (comparison.model, comparison.revision, comparison.paper.name, *setup, str(row.method), row.category)
-            rows.append((*head, row.task, *scores, int(row.covered), row.total))
-    return csv_text((*_RUN, *_VALUES), rows)
+    for one in comparisons:
+        for row in one.rows:
+            scores = (
+                None if value is None else f"{value:.4f}" for value in (row.measured, row.published, row.difference)
+            )
+            run = (one.model, one.revision, one.paper.name, *row.setup)
+            rows.append((*run, row.method, row.category, row.task, *scores, row.covered, row.total))
+    return csv_text(_HEADS, rows)
 
 
 def cell(row: ComparisonRow) -> str:
@@ -301,37 +274,24 @@ def cell(row: ComparisonRow) -> str:
     return f"{points(row.measured)} ({row.published:.1f}{change})"
 
 
-def _table(comparison: Comparison, setup: Setup) -> Table:
+def _table(setup: Setup, found: Sequence[ComparisonRow]) -> Table:
     """One setup: a row for each task and mean, a column for each method."""
-    rows: list[tuple[str, ...]] = []
-    bold: set[tuple[int, int]] = set()
-    for name, found in _lines(comparison, setup):
-        if found[0].task is None:
-            bold |= {(len(rows), i) for i in range(len(found) + 1)}
-        rows.append((name, *map(cell, found)))
-    columns = ("task", *map(str, comparison.methods))
-    note = f"{_coverage(comparison, setup)}."
-    return Table(columns, tuple(rows), title=_heading(setup), bold=frozenset(bold), notes=(note,))
-
-
-def _heading(setup: Setup) -> str:
-    """What a table of one setup is called, such as `corrupt: replace@0.015, prompt none`."""
-    texts = "clean" if setup.condition == setup.corruption else f"corrupt: {setup.corruption}"
-    return ", ".join([texts, f"prompt {setup.prompt}", *([setup.settings] if setup.settings else [])])
-
-
-def _coverage(comparison: Comparison, setup: Setup) -> str:
-    """How much was measured, such as `Tasks measured of 19: ssmoe 12, smoe 19`."""
-    means = [row for row in comparison.rows if row.setup == setup and row.category == OVERALL]
-    counts = ", ".join(f"{row.method} {row.covered}" for row in means)
-    return f"Tasks measured of {means[0].total}: {counts}"
-
-
-def _lines(comparison: Comparison, setup: Setup) -> Iterator[tuple[str, list[ComparisonRow]]]:
-    """The lines of one setup's table: a name and one row for each method."""
-    found: dict[tuple[str, str | None], list[ComparisonRow]] = {}
-    for row in comparison.rows:
-        if row.setup == setup:
-            found.setdefault((row.category, row.task), []).append(row)
-    for (category, task), rows in found.items():
-        yield task or (category if category == OVERALL else f"{category} mean"), rows
+    lines: dict[tuple[str, str | None], list[ComparisonRow]] = {}
+    for row in found:
+        lines.setdefault((row.category, row.task), []).append(row)
+    rows, bold = [], set()
+    for (category, task), of_methods in lines.items():
+        mean = category if category == OVERALL else f"{category} mean"
+        rows.append((task or mean, *map(cell, of_methods)))
+        if task is None:
+            bold |= {(len(rows) - 1, i) for i in range(len(rows[-1]))}
+    overall = lines[OVERALL, None]
+    counts = ", ".join(f"{row.method} {row.covered}" for row in overall)
+    texts = CLEAN if setup.corruption == CLEAN else f"corrupt: {setup.corruption}"
+    return Table(
+        ("task", *(str(row.method) for row in overall)),
+        tuple(rows),
+        title=", ".join(filter(None, [texts, f"prompt {setup.prompt}", setup.settings])),
+        bold=frozenset(bold),
+        notes=(f"Tasks measured of {overall[0].total}: {counts}.",),
+    )

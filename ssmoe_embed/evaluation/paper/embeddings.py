@@ -5,7 +5,6 @@ Source: SSMoE, tables 2, 6 and 9 to 11, https://arxiv.org/abs/2605.30992.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
@@ -27,15 +26,10 @@ class Condition(Choice):
 
 @dataclass(frozen=True)
 class PaperModel:
-    """One of the paper's models."""
+    """One of the paper's models: what the paper calls it, and our recipe."""
 
     name: str
     recipe: str
-
-    @property
-    def base(self) -> str:
-        """Hub id of the language model."""
-        return RECIPES[self.recipe].base
 
 
 @dataclass(frozen=True)
@@ -161,7 +155,7 @@ def paper_model(name: str) -> PaperModel:
         ValueError: The paper has no such model; the message lists those it has.
     """
     for model in MODELS:
-        if name.casefold() in (model.name.casefold(), model.recipe, model.base.casefold()):
+        if name.casefold() in (model.name.casefold(), model.recipe, RECIPES[model.recipe].base.casefold()):
             return model
     allowed = [spelling for model in MODELS for spelling in (model.recipe, model.name)]
     raise ValueError(f"The paper has no scores of this model: {unknown('model', name, allowed)}")
@@ -175,7 +169,18 @@ def datasets(category: str) -> tuple[Dataset, ...]:
 @cache
 def published() -> tuple[PublishedScore, ...]:
     """Every number of tables 2 and 9 to 11, as printed."""
-    return (*_averages(), *_tasks())
+    found = []
+    for row in paper_table("table2_mteb_averages.csv"):  # clean and corrupt, without a prompt
+        category = OVERALL if row["category"] == "Avg." else row["category"]
+        method, condition = Method(row["method"].lower()), Condition(row["condition"])
+        found.append(PublishedScore(row["model"], category, None, method, "none", condition, float(row["score"])))
+    tasks = {(dataset.category, dataset.name): dataset.task for dataset in DATASETS}
+    for row in paper_table("tables9-11_mteb_tasks.csv"):  # clean, with and without a prompt
+        category, prompt = row["category"].replace(" ", ""), _PROMPTS[row["prompt"]]
+        task, method = tasks[category, row["dataset"]], Method(row["method"].lower())
+        score = float(row["score"])
+        found.append(PublishedScore(row["model"], category, task, method, prompt, Condition.CLEAN, score))
+    return tuple(found)
 
 
 @cache
@@ -188,10 +193,8 @@ def misprints(model: PaperModel) -> tuple[str, ...]:
         key = (category, method, "none")
         tasks = [n.score for n in numbers if n.task and (n.category, n.method, n.prompt) == key]
         if tasks and abs(fmean(tasks) - stated) > _ROUNDING:
-            sentences.append(
-                f"The paper's table 2 prints {stated} for {category} with {method}; its tables of single tasks give "
-                f"{fmean(tasks):.2f}."
-            )
+            told = f"The paper's table 2 prints {stated} for {category} with {method}"
+            sentences.append(f"{told}; its tables of single tasks give {fmean(tasks):.2f}.")
     return tuple(sentences)
 
 
@@ -199,40 +202,8 @@ def misprints(model: PaperModel) -> tuple[str, ...]:
 def ablations() -> tuple[PublishedAblation, ...]:
     """Every number of table 6, as printed."""
     tasks = {dataset.name: dataset.task for dataset in datasets("Classification")}
+    rows = paper_table("table6_ablation_olmoe.csv")
     return tuple(
-        PublishedAblation(
-            tasks[row["dataset"]], _SETTINGS[row["parameter"]], float(row["value"]), float(row["accuracy"])
-        )
-        for row in paper_table("table6_ablation_olmoe.csv")
+        PublishedAblation(tasks[r["dataset"]], _SETTINGS[r["parameter"]], float(r["value"]), float(r["accuracy"]))
+        for r in rows
     )
-
-
-def _averages() -> Iterator[PublishedScore]:
-    """Table 2: means of the categories and of all, without a prompt."""
-    for row in paper_table("table2_mteb_averages.csv"):
-        category = OVERALL if row["category"] == "Avg." else row["category"]
-        yield PublishedScore(
-            model=row["model"],
-            category=category,
-            task=None,
-            method=Method.parse(row["method"].lower(), "method"),
-            prompt="none",
-            condition=Condition.parse(row["condition"], "condition"),
-            score=float(row["score"]),
-        )
-
-
-def _tasks() -> Iterator[PublishedScore]:
-    """Tables 9 to 11: single datasets, clean, with and without a prompt."""
-    tasks = {(dataset.category, dataset.name): dataset.task for dataset in DATASETS}
-    for row in paper_table("tables9-11_mteb_tasks.csv"):
-        category = row["category"].replace(" ", "")
-        yield PublishedScore(
-            model=row["model"],
-            category=category,
-            task=tasks[category, row["dataset"]],
-            method=Method.parse(row["method"].lower(), "method"),
-            prompt=_PROMPTS[row["prompt"]],
-            condition=Condition.CLEAN,
-            score=float(row["score"]),
-        )

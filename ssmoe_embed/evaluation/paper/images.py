@@ -5,9 +5,10 @@ Source: SSMoE, tables 3, 4 and 7, https://arxiv.org/abs/2605.30992.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
+from typing import TYPE_CHECKING
 
 from ssmoe_embed.common.tables import MISSING, Report, Table, csv_text, points, signed
 from ssmoe_embed.data import paper_table
@@ -16,18 +17,21 @@ from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore, read_
 from ssmoe_embed.evaluation.significance.bootstrap import RESAMPLES, PairedBootstrap, paired_bootstrap
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN
 
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
 MODEL = "CLIP-MoE"
 """The paper's one model of these tables, as `--as` takes it."""
 BASE, ROUTED = "smoe", ("paper", "ssmoe")
 """Methods that are compared with the paper's CLIP-MoE, and with its SSMoE: the release's constants, or one's own."""
 _RETRIEVAL = {"COCO": "MSCOCO", "Flickr30k": "Flickr30k"}
-_CLASSIFICATION = {
-    "CIFAR-10": "CIFAR10ZeroShotPaper",
-    "CIFAR-100": "CIFAR100ZeroShotPaper",
-    "STL-10": "STL10ZeroShotPaper",
-    "Caltech101": "Caltech101ZeroShotPaper",
-    "ImageNet-1K": "Imagenet1kZeroShotPaper",
-    "ImageNet-O": "",
+_CLASSIFICATION: dict[str, tuple[str, ...]] = {
+    "CIFAR-10": ("CIFAR10ZeroShotPaper",),
+    "CIFAR-100": ("CIFAR100ZeroShotPaper",),
+    "STL-10": ("STL10ZeroShotPaper",),
+    "Caltech101": ("Caltech101ZeroShotPaper",),
+    "ImageNet-1K": ("Imagenet1kZeroShotPaper",),
+    "ImageNet-O": (),
 }
 """Tasks by the paper's names; ImageNet-O has none, since the paper does not say how it was measured."""
 NOTES = (
@@ -69,39 +73,29 @@ class PublishedPair:
 @cache
 def published() -> tuple[PublishedPair, ...]:
     """Every number of these tables but their means and those of plain CLIP."""
-    return (*_table_3(), *_table_4(), *_table_7())
-
-
-def _table_3() -> Iterator[PublishedPair]:
+    found = []
     rows = paper_table("table3_vision_retrieval.csv")
-    found = {(r["dataset"], r["direction"], r["k"], r["condition"], r["method"]): float(r["recall"]) for r in rows}
-    for (dataset, direction, k, condition, method), value in found.items():
+    recalls = {(r["dataset"], r["direction"], r["k"], r["condition"], r["method"]): float(r["recall"]) for r in rows}
+    for (dataset, direction, k, condition, method), base in recalls.items():
         if method == MODEL:
-            routed = found[dataset, direction, k, condition, "SSMoE"]
-            yield replace(
-                _recall(dataset, direction, k, value, routed), condition=Condition.parse(condition, "condition")
-            )
-
-
-def _table_4() -> Iterator[PublishedPair]:
+            scores = base, recalls[dataset, direction, k, condition, "SSMoE"]
+            found.append(PublishedPair(3, *_retrieval(dataset, direction, k), Condition(condition), *scores))
     for r in paper_table("table4_vision_bootstrap.csv"):
-        one = _recall(r["dataset"], r["direction"], r["k"], float(r["clip_moe"]), float(r["ssmoe"]))
-        yield replace(one, table=4, interval=(float(r["low"]), float(r["high"])), p=float(r["p"]) if r["p"] else None)
-
-
-def _recall(dataset: str, direction: str, k: str, base: float, routed: float) -> PublishedPair:
-    """One R@k of table 3, clean; mteb's own task stands in where the paper's was not measured."""
-    task = f"{_RETRIEVAL[dataset]}{direction}Retrieval"
-    tasks = (f"{task}Paper", task)
-    return PublishedPair(3, f"{dataset} {direction}", tasks, f"hit_rate_at_{k}", Condition.CLEAN, base, routed)
-
-
-def _table_7() -> Iterator[PublishedPair]:
+        retrieval = _retrieval(r["dataset"], r["direction"], r["k"])
+        scores, interval = (float(r["clip_moe"]), float(r["ssmoe"])), (float(r["low"]), float(r["high"]))
+        p = float(r["p"]) if r["p"] else None
+        found.append(PublishedPair(4, *retrieval, Condition.CLEAN, *scores, interval, p))
     for r in paper_table("table7_vision_classification.csv"):
         if r["dataset"] in _CLASSIFICATION:
-            task, condition = _CLASSIFICATION[r["dataset"]], Condition.parse(r["condition"], "condition")
-            values = float(r["clip_moe"]), float(r["ssmoe"])
-            yield PublishedPair(7, r["dataset"], (task,) if task else (), "accuracy", condition, *values)
+            tasks, scores = _CLASSIFICATION[r["dataset"]], (float(r["clip_moe"]), float(r["ssmoe"]))
+            found.append(PublishedPair(7, r["dataset"], tasks, "accuracy", Condition(r["condition"]), *scores))
+    return tuple(found)
+
+
+def _retrieval(dataset: str, direction: str, k: str) -> tuple[str, tuple[str, str], str]:
+    """Name, tasks and metric of one R@k; mteb's own task stands in where the paper's was not measured."""
+    task = f"{_RETRIEVAL[dataset]}{direction}Retrieval"
+    return f"{dataset} {direction}", (f"{task}Paper", task), f"hit_rate_at_{k}"
 
 
 IMAGE_TASKS = frozenset(task for pair in published() for task in pair.tasks)
@@ -133,20 +127,24 @@ class PairComparison:
     reason: str = ""
 
 
-Bootstrap = Callable[[TaskScore, TaskScore, str], PairedBootstrap]
-"""Compares the second score's run with the first one's by a metric; a `ValueError` or `OSError` where it cannot."""
-
-
 def compare_images(
-    folder: ResultFolder, bootstrap: Bootstrap, *, model: str | None = None, corrupt: str | None = None
+    folder: ResultFolder,
+    tasks: Mapping[str, AbsTask],
+    *,
+    model: str | None = None,
+    corrupt: str | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> list[PairComparison]:
     """Compare measured scores of one model with the paper's, a line for each pair of numbers of the paper.
 
     Args:
         folder: What was measured.
-        bootstrap: Compares two runs.
+        tasks: mteb's tasks by name, whose data the bootstrap over the kept predictions needs.
         model: Which of the measured models; needed if there are several.
         corrupt: The one corruption to show.
+        resamples: How often examples are drawn.
+        seed: Of the drawing.
 
     Raises:
         ValueError: There are several models, or nothing of that corruption.
@@ -163,6 +161,7 @@ def compare_images(
         raise ValueError(f"corrupt={corrupt!r} was not measured; choose from {', '.join((CLEAN, *noises))}.")
     chosen = [one for one in noises if corrupt in (None, one)]
     methods = [one for one in ROUTED if any(score.method == one for score in scores)] or [ROUTED[0]]
+    bootstrap = partial(_bootstrap, folder, tasks, resamples=resamples, seed=seed)
     return [
         _compared(pair, corruption, method, scores, bootstrap)
         for method in methods
@@ -173,7 +172,11 @@ def compare_images(
 
 
 def _compared(
-    pair: PublishedPair, corruption: str, method: str, scores: Sequence[TaskScore], bootstrap: Bootstrap
+    pair: PublishedPair,
+    corruption: str,
+    method: str,
+    scores: Sequence[TaskScore],
+    bootstrap: Callable[[TaskScore, TaskScore, str], PairedBootstrap],
 ) -> PairComparison:
     """One line: of the first of the tasks that was measured."""
     for task in pair.tasks:
@@ -189,9 +192,8 @@ def _compared(
             return replace(line, bootstrap=bootstrap(base, routed, pair.metric))
         except (ValueError, OSError) as error:
             return replace(line, reason=str(error))
-    return PairComparison(
-        pair, corruption, method, reason="not measured" if pair.tasks else "the paper names no protocol"
-    )
+    reason = "not measured" if pair.tasks else "the paper names no protocol"
+    return PairComparison(pair, corruption, method, reason=reason)
 
 
 def _only(scores: Sequence[TaskScore]) -> TaskScore | None:
@@ -217,43 +219,29 @@ def metric_of(score: TaskScore, metric: str) -> float:
     return sum(float(one[metric]) for one in parts) / len(parts)
 
 
-def bootstrap_of(
-    folder: ResultFolder, tasks: dict[str, object], resamples: int = RESAMPLES, seed: int = 0
-) -> Bootstrap:
-    """The paired bootstrap over the predictions that were kept.
-
-    Args:
-        folder: What was measured.
-        tasks: mteb's tasks by name, whose data it needs.
-        resamples: Number of resamples.
-        seed: Of the resampling.
-    """
-
-    def compare(first: TaskScore, second: TaskScore, metric: str) -> PairedBootstrap:
-        files = [folder.prediction_file(one) for one in (first, second)]
-        if not all(file.is_file() for file in files):
-            raise FileNotFoundError("no predictions were kept; evaluate with --predictions")
-        expected = (metric_of(first, metric), metric_of(second, metric))
-        task = tasks[first.task]
-        options = {"metric": metric, "expected": expected, "resamples": resamples, "seed": seed}
-        return paired_bootstrap(task, *files, **options)  # type: ignore[arg-type]
-
-    return compare
+def _bootstrap(
+    folder: ResultFolder,
+    tasks: Mapping[str, AbsTask],
+    base: TaskScore,
+    routed: TaskScore,
+    metric: str,
+    *,
+    resamples: int,
+    seed: int,
+) -> PairedBootstrap:
+    """The paired bootstrap over the predictions that were kept; a `ValueError` or `OSError` where there can be none."""
+    files = [folder.prediction_file(one) for one in (base, routed)]
+    if not all(file.is_file() for file in files):
+        raise FileNotFoundError("no predictions were kept; evaluate with --predictions")
+    expected = metric_of(base, metric), metric_of(routed, metric)
+    task = tasks[base.task]
+    return paired_bootstrap(task, *files, metric=metric, expected=expected, resamples=resamples, seed=seed)
 
 
 def report(lines: Sequence[PairComparison], model: str) -> Report:
     """The comparison, a table for each method and kind of images."""
-    heads = (
-        "table",
-        "",
-        "metric",
-        "paper: learned",
-        "spectral",
-        "difference",
-        "here: learned",
-        "spectral",
-        "difference",
-    )
+    scores = ("learned", "spectral", "difference")
+    heads = ("table", "", "metric", f"paper: {scores[0]}", *scores[1:], f"here: {scores[0]}", *scores[1:])
     tables = []
     for method, corruption in dict.fromkeys((line.method, line.corruption) for line in lines):
         rows = [_cells(line) for line in lines if (line.method, line.corruption) == (method, corruption)]
@@ -278,17 +266,8 @@ def _cells(line: PairComparison) -> tuple[str, ...]:
         ours += _interval(100 * found.low, 100 * found.high, found.p_value)
     name = one.dataset if line.task in (None, *one.tasks[:1]) else f"{one.dataset} (mteb's images)"
     metric = one.metric.replace("hit_rate_at_", "R@")
-    return (
-        str(one.table),
-        name,
-        metric,
-        points(one.base),
-        points(one.routed),
-        theirs,
-        points(line.base),
-        points(line.routed),
-        ours,
-    )
+    paper, here = (one.base, one.routed), (line.base, line.routed)
+    return (str(one.table), name, metric, *map(points, paper), theirs, *map(points, here), ours)
 
 
 def _interval(low: float, high: float, p: float | None) -> str:
@@ -300,25 +279,10 @@ def pairs_csv(lines: Sequence[PairComparison], model: str) -> str:
     rows = []
     for line in lines:
         one, found = line.paper, line.bootstrap
-        low, high = one.interval or (None, None)
+        run = (model, one.table, one.dataset, line.task, one.metric, line.corruption, line.method)
+        theirs = (one.base, one.routed, *(one.interval or (None, None)), one.p)
         own = (None,) * 3 if found is None else (100 * found.low, 100 * found.high, found.p_value)
-        theirs = (one.base, one.routed, low, high, one.p)
-        rows.append(
-            (
-                model,
-                one.table,
-                one.dataset,
-                line.task,
-                one.metric,
-                line.corruption,
-                line.method,
-                *theirs,
-                line.base,
-                line.routed,
-                *own,
-                line.reason,
-            )
-        )
+        rows.append((*run, *theirs, line.base, line.routed, *own, line.reason))
     heads = (
         "model", "table", "dataset", "task", "metric", "corruption", "method", "paper_learned", "paper_spectral",
         "paper_low", "paper_high", "paper_p", "learned", "spectral", "low", "high", "p", "reason",

@@ -6,14 +6,14 @@ Source: SSMoE, tables 1, 5, 8 and 12 to 16, https://arxiv.org/abs/2605.30992.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 
 from ssmoe_embed.common.choices import Choice, unknown
 from ssmoe_embed.common.tables import Report, Table, csv_text
 from ssmoe_embed.data import paper_table
 from ssmoe_embed.evaluation.harness.grid import MMLU, NAMED, PAPER_TASKS, GridCell
-from ssmoe_embed.evaluation.harness.results import Flips, GridFolder, TaskResult, folder_flips
+from ssmoe_embed.evaluation.harness.results import GridFolder, folder_flips
 from ssmoe_embed.language_model.loading import Routing
 
 
@@ -68,13 +68,25 @@ SHOTS = 10
 
 _ORIGINAL, _FULL = GridCell(Routing.ORIGINAL).name, GridCell(Routing.SSMOE).name
 _DROPPED = NAMED["ssmoe-drop"].name
-_TABLE_1 = {
-    "Original": _ORIGINAL,
-    "SSMoE-FULL": _FULL,
-    "RandDrop": NAMED["random-drop"].name,
-    "Router": NAMED["router-drop"].name,
-    "SSMoE": _DROPPED,
+_CELLS = {
+    "original": _ORIGINAL,
+    "ssmoe": _DROPPED,
+    "ssmoe_full": _FULL,
+    "ssmoe_75": _DROPPED,
+    "ssmoe-full": _FULL,
+    "ssmoe_average_ev": GridCell(Routing.AVERAGE_EV).name,
+    "hash": GridCell(Routing.HASH).name,
+    "random": GridCell(Routing.RANDOM).name,
+    "randdrop": NAMED["random-drop"].name,
+    "router": NAMED["router-drop"].name,
 }
+"""What a method or a column of scores is called in these tables, but for table 8 → the cell of our grid."""
+_FLIPS = {
+    "flip_rate": Quantity.FLIP_RATE,
+    "correct_to_wrong": Quantity.CORRECT_TO_WRONG,
+    "wrong_to_correct": Quantity.WRONG_TO_CORRECT,
+}
+"""Column of table 13 and attribute of `Flips` → what it is."""
 _TASKS = PAPER_TASKS | {"MMLU": MMLU}
 _MEANS = ("Avg", "Average", "Mean")
 
@@ -89,26 +101,10 @@ NOTES = (
 )
 
 
-_SCORES = {
-    "original": _ORIGINAL,
-    "ssmoe": _DROPPED,
-    "ssmoe_average_ev": GridCell(Routing.AVERAGE_EV).name,
-    "hash": GridCell(Routing.HASH).name,
-    "random": GridCell(Routing.RANDOM).name,
-    "ssmoe_full": _FULL,
-    "ssmoe_75": _DROPPED,
-}
-_FLIPS = {
-    "flip_rate": Quantity.FLIP_RATE,
-    "correct_to_wrong": Quantity.CORRECT_TO_WRONG,
-    "wrong_to_correct": Quantity.WRONG_TO_CORRECT,
-}
-
-
 @cache
 def published() -> tuple[PublishedNumber, ...]:
     """Every number of these tables but their means."""
-    scores = {column: (cell, Quantity.SCORE) for column, cell in _SCORES.items()}
+    scores = {column: (cell, Quantity.SCORE) for column, cell in _CELLS.items()}
     tuned = {"smoe": (_ORIGINAL, Quantity.SCORE), "ssmoe": (_FULL, Quantity.SCORE)}
     flips = {column: (_DROPPED, quantity) for column, quantity in _FLIPS.items()}
     return (
@@ -117,7 +113,10 @@ def published() -> tuple[PublishedNumber, ...]:
         *_wide(8, "table8_sft_olmoe.csv", tuned, "OLMoE-7B (fine-tuned)"),
         *_wide(12, "table12_training_free_routing.csv", scores),
         *_wide(13, "table13_answer_flips.csv", flips),
-        *_table_14(),
+        *(
+            PublishedNumber(14, row["model"], _CELLS[row["method"]], None, Quantity.PERPLEXITY, float(row["ppl"]))
+            for row in paper_table("table14_perplexity_wikitext2.csv")
+        ),
         *_wide(15, "table15_overlap.csv", {"mean_overlap": (_FULL, Quantity.OVERLAP)}),
         *_wide(16, "table16_gsm8k_capacity.csv", scores),
     )
@@ -126,7 +125,7 @@ def published() -> tuple[PublishedNumber, ...]:
 def _table_1() -> Iterator[PublishedNumber]:
     seen = set()
     for row in paper_table("table1_reasoning.csv"):
-        model, cell = row["model"].split()[0], _TABLE_1[row["method"]]
+        model, cell = row["model"].split()[0], _CELLS[row["method"].lower()]
         if (model, cell) not in seen:
             seen.add((model, cell))
             yield PublishedNumber(1, model, cell, None, Quantity.MEMORY, float(row["memory_gb"]))
@@ -146,20 +145,9 @@ def _wide(
                     yield PublishedNumber(table, model, cell, _TASKS[row["task"]], quantity, float(row[column]))
 
 
-def _table_14() -> Iterator[PublishedNumber]:
-    cells = {"original": _ORIGINAL, "router": NAMED["router-drop"].name, "ssmoe": _DROPPED}
-    for row in paper_table("table14_perplexity_wikitext2.csv"):
-        yield PublishedNumber(14, row["model"], cells[row["method"]], None, Quantity.PERPLEXITY, float(row["ppl"]))
-
-
 @dataclass(frozen=True)
 class NumberComparison:
-    """One number of the paper and ours.
-
-    Attributes:
-        paper: The paper's.
-        measured: Ours, in the same unit; None if it was not measured.
-    """
+    """One number of the paper and ours, in the same unit; None if it was not measured."""
 
     paper: PublishedNumber
     measured: float | None
@@ -182,15 +170,26 @@ def compare_with_paper(folder: GridFolder, stands_for: str | None = None) -> lis
         ValueError: The paper has no such model.
     """
     model = _paper_model(str(folder.settings()["base"]), stands_for)
-    results = {(one.cell, one.task): one for one in folder.results()}
-    flips = folder_flips(folder)
-    values = {one.cell: one.value for one in folder.perplexities()}
-    lines = []
-    for one in published():
-        if one.model == model:
-            found = values.get(one.cell) if one.quantity is Quantity.PERPLEXITY else _measured(one, results, flips)
-            lines.append(NumberComparison(one, found))
-    return lines
+    measured: dict[tuple[str, str | None, Quantity], float] = {}
+    sizes: dict[str, set[int]] = {}
+    for result in folder.results():
+        measured[result.cell, result.task, Quantity.SCORE] = 100 * result.score
+        if result.overlap is not None:
+            measured[result.cell, result.task, Quantity.OVERLAP] = float(result.overlap["share"])
+        sizes.setdefault(result.cell, set()).add(result.weight_bytes)
+    for cell, found in sizes.items():
+        if len(found) == 1:
+            measured[cell, None, Quantity.MEMORY] = found.pop() / 1e9
+    for (cell, task), flips in folder_flips(folder).items():
+        for name, quantity in _FLIPS.items():
+            measured[cell, task, quantity] = 100 * getattr(flips, name)
+    for text in folder.perplexities():
+        measured[text.cell, None, Quantity.PERPLEXITY] = text.value
+    return [
+        NumberComparison(number, measured.get((number.cell, number.task, number.quantity)))
+        for number in published()
+        if number.model == model
+    ]
 
 
 def notes(folder: GridFolder) -> list[str]:
@@ -223,12 +222,7 @@ def report(folder: GridFolder, lines: Sequence[NumberComparison]) -> Report:
 def numbers_csv(lines: Sequence[NumberComparison]) -> str:
     """One line a number."""
     heads = ("table", "model", "cell", "task", "quantity", "paper", "paper_stderr", "measured")
-    rows = [
-        (one.table, one.model, one.cell, one.task, one.quantity, one.value, one.stderr, line.measured)
-        for line in lines
-        for one in [line.paper]
-    ]
-    return csv_text(heads, rows)
+    return csv_text(heads, [(*astuple(line.paper), line.measured) for line in lines])
 
 
 def _paper_model(base: str, stands_for: str | None) -> str:
@@ -243,28 +237,3 @@ def _paper_model(base: str, stands_for: str | None) -> str:
         f"The paper has no language-model scores of {base}; it has {', '.join(MODELS)}. If the measured model is one of "
         "these under another name, say which with --as."
     )
-
-
-def _measured(
-    one: PublishedNumber, results: dict[tuple[str, str], TaskResult], flips: dict[tuple[str, str], Flips]
-) -> float | None:
-    """Our number for one of the paper's, if it was measured."""
-    if one.quantity is Quantity.MEMORY:
-        sizes = {result.weight_bytes for (cell, _), result in results.items() if cell == one.cell}
-        return sizes.pop() / 1e9 if len(sizes) == 1 else None
-    key = (one.cell, str(one.task))
-    if key not in results:
-        return None
-    if one.quantity is Quantity.SCORE:
-        return 100 * results[key].score
-    if one.quantity is Quantity.OVERLAP:
-        overlap = results[key].overlap
-        return None if overlap is None else float(overlap["share"])
-    if key not in flips:
-        return None
-    shares = {
-        Quantity.FLIP_RATE: flips[key].flip_rate,
-        Quantity.CORRECT_TO_WRONG: flips[key].correct_to_wrong,
-        Quantity.WRONG_TO_CORRECT: flips[key].wrong_to_correct,
-    }
-    return 100 * shares[one.quantity]

@@ -98,8 +98,6 @@ def paired_bootstrap(
         FileNotFoundError: There is no prediction file.
         ValueError: The predictions do not suffice, are of different examples, or do not give the expected scores.
     """
-    from scipy.stats import bootstrap
-
     name = task.metadata.name
     metric = metric or task.metadata.main_score
     sides = [_read(side, name) for side in (first, second)]
@@ -112,22 +110,11 @@ def paired_bootstrap(
     scores = [float(score(np.ones(count))) for _, score in scorers]
     _check(name, scores, expected)
 
-    def difference(drawn: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:
-        del axis
-        weights = _weights(drawn, count)
-        return scorers[1][1](weights) - scorers[0][1](weights)
-
-    result = bootstrap(
-        (np.arange(count),),
-        difference,
-        n_resamples=resamples,
-        batch=max(1, _CELLS // count),
-        vectorized=True,
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    resampled = result.bootstrap_distribution
+    rng, batch, parts = np.random.default_rng(seed), max(1, _CELLS // count), []
+    for start in range(0, resamples, batch):
+        weights = _weights(rng.integers(count, size=(min(batch, resamples - start), count)))
+        parts.append(scorers[1][1](weights) - scorers[0][1](weights))
+    resampled = np.concatenate(parts)
     if kinds & _BIASED:
         resampled = resampled - resampled.mean() + (scores[1] - scores[0])
     low, high = map(float, np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2]))
@@ -195,24 +182,20 @@ def weighted_scorer(
         ValueError: The predictions do not suffice, or lack the split or subset.
     """
     name = task.metadata.name
-    part = _part(name, _read(predictions, name), split, subset)
-    _load(task)
-    return scorer(task, part, metric or task.metadata.main_score, split, subset)
-
-
-def _weights(drawn: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """How often each example was drawn, shape [..., n]."""
-    if drawn.ndim == 1:
-        return np.bincount(drawn, minlength=count).astype(float)
-    rows = np.arange(len(drawn))[:, None] * count
-    return np.bincount((drawn + rows).ravel(), minlength=len(drawn) * count).reshape(len(drawn), count).astype(float)
-
-
-def _load(task: Any) -> None:
+    content = _read(predictions, name)
+    if split not in content.get(subset, {}):
+        raise ValueError(f"The predictions of {name!r} lack split={split!r} of subset={subset!r}.")
     if not task.data_loaded:
         task.load_data()
     if hasattr(task, "convert_v1_dataset_format_to_v2"):
         task.convert_v1_dataset_format_to_v2(num_proc=None)
+    return scorer(task, content[subset][split], metric or task.metadata.main_score, split, subset)
+
+
+def _weights(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How often each example was drawn, `[B,n]` → `[B,n]`."""
+    cells = np.arange(len(drawn))[:, None] * drawn.shape[1] + drawn
+    return np.bincount(cells.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
 
 
 def _read(predictions: Path | Mapping[str, Any], task: str) -> Mapping[str, Any]:
@@ -236,27 +219,18 @@ def _one_part(task: str, content: Mapping[str, Any], split: str | None, subset: 
     return fitting[0]
 
 
-def _part(task: str, content: Mapping[str, Any], split: str, subset: str) -> Any:
-    try:
-        return content[subset][split]
-    except KeyError:
-        raise ValueError(f"The predictions of {task!r} lack split={split!r} of subset={subset!r}.") from None
-
-
 def _examples(task: str, scorers: list[Scorer]) -> int:
-    counts = [count for count, _ in scorers]
-    if counts[0] != counts[1] or counts[0] < 2:
-        msg = (
-            f"The predictions of {task!r} are of {counts[0]} and {counts[1]} examples; evaluate both on the same ones."
+    first, second = (count for count, _ in scorers)
+    if first != second or first < 2:
+        raise ValueError(
+            f"The predictions of {task!r} are of {first} and {second} examples; evaluate both on the same ones."
         )
-        raise ValueError(msg)
-    return counts[0]
+    return first
 
 
 def _check(task: str, scores: list[float], expected: tuple[float, float] | None) -> None:
     if expected is not None and not np.allclose(scores, expected, rtol=0, atol=_TOLERANCE):
-        msg = (
+        raise ValueError(
             f"The predictions of {task!r} give the scores {scores[0]:.5f} and {scores[1]:.5f}, the results say "
             f"{expected[0]:.5f} and {expected[1]:.5f}: they are not of the same evaluation; evaluate both again."
         )
-        raise ValueError(msg)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.common.tables import Report, Table, csv_text, points, signed
@@ -93,7 +93,13 @@ def compare_methods(
     if corruption is not None:
         scores = _only(scores, "corruption", [corruption])
     _check(scores, first, second, model)
-    pairs = list(_pairs(scores, first, second, model, may_differ))
+    pairs = [
+        (one, other)
+        for one in scores
+        for other in scores
+        if _is(one, first) and _is(other, second) and model in {None, one.model, other.model}
+        if _alike(one, other, may_differ)
+    ]
     if not pairs:
         raise ValueError(
             f"{first} and {second} were not measured on the same task with the same model, prompt, settings and corruption. "
@@ -101,10 +107,8 @@ def compare_methods(
         )
     found: list[MethodDifference] = []
     for name in dict.fromkeys(one.task for one, _ in pairs):
-        task = _Task(name, (wanted or {}).get(name))
-        for one, other in pairs:
-            if one.task == name:
-                found += _lines(results, one, other, task, (resamples, seed))
+        of_task = [pair for pair in pairs if pair[0].task == name]
+        found += _lines(results, of_task, (wanted or {}).get(name), resamples, seed)
     return _adjusted(found)
 
 
@@ -120,32 +124,21 @@ def report(lines: Sequence[MethodDifference], first: str, second: str) -> Report
 
 def differences_csv(lines: Sequence[MethodDifference], first: str, second: str) -> str:
     """The lines as CSV; scores from 0 to 1 as mteb gives them."""
-    numbers = ("difference", "low", "high", "p_value", "p_holm")
+    heads = (
+        "model", "revision", "corruption", "prompt", "task", "metric", "first", "second", "first_score", "second_score",
+        "difference", "low", "high", "p_value", "p_holm", "examples", "resamples", "reason",
+    )  # fmt: skip
     rows = []
     for line in lines:
         one, found = line.first, line.bootstrap
-        scores = (one.score, line.second.score) if found is None else (found.second, found.first)
-        head = (one.model, one.revision, one.corruption, one.prompt, line.task, one.metric, first, second)
-        row = [*head, *(f"{score:.6f}" for score in scores)]
-        if found is None:
-            row += [""] * (len(numbers) + 2)
-        else:
-            values = (found.difference, found.low, found.high, found.p_value, line.adjusted or 0.0)
-            row += [*(f"{value:.6f}" for value in values), str(found.examples), str(found.resamples)]
-        rows.append([*row, line.reason])
-    heads = (
-        "model",
-        "revision",
-        "corruption",
-        "prompt",
-        "task",
-        "metric",
-        "first",
-        "second",
-        "first_score",
-        "second_score",
-    )
-    return csv_text((*heads, *numbers, "examples", "resamples", "reason"), rows)
+        numbers: tuple[float | None, ...] = (one.score, line.second.score, *[None] * 5)
+        if found is not None:
+            interval = (found.difference, found.low, found.high)
+            numbers = (found.second, found.first, *interval, found.p_value, line.adjusted or 0.0)
+        run = (one.model, one.revision, one.corruption, one.prompt, line.task, one.metric, first, second)
+        counts = (None, None) if found is None else (found.examples, found.resamples)
+        rows.append((*run, *(None if n is None else f"{n:.6f}" for n in numbers), *counts, line.reason))
+    return csv_text(heads, rows)
 
 
 def p_text(value: float) -> str:
@@ -202,68 +195,45 @@ def _is(score: TaskScore, name: str) -> bool:
     return name in (score.side, score.model) if not score.method else score.method == name
 
 
-def _pairs(
-    scores: Sequence[TaskScore], first: str, second: str, model: str | None, may_differ: Sequence[str]
-) -> Iterator[tuple[TaskScore, TaskScore]]:
-    """Scores of both sides that differ in nothing else."""
-    others = [score for score in scores if _is(score, second)]
-    for one in scores:
-        if _is(one, first):
-            there = (other for other in others if model in {None, one.model, other.model})
-            yield from ((one, other) for other in there if _alike(one, other, may_differ))
-
-
 def _alike(one: TaskScore, other: TaskScore, may_differ: Sequence[str]) -> bool:
-    same = (one.task, one.corruption) == (other.task, other.corruption)
+    """Whether two scores differ in nothing but the method; a baseline has neither model nor prompt nor settings."""
+    if (one.task, one.corruption) != (other.task, other.corruption):
+        return False
     if not one.method or not other.method:
-        return same
-    return same and _run(one, may_differ) == _run(other, may_differ)
-
-
-def _run(score: TaskScore, may_differ: Sequence[str]) -> tuple[Any, ...]:
-    settings = {name: value for name, value in score.settings.items() if name not in may_differ}
-    return score.model, score.revision, score.prompt, sorted(settings.items(), key=str)
-
-
-class _Task:
-    """A task that is looked up when it is needed, so that its data are loaded once."""
-
-    def __init__(self, name: str, known: AbsTask | None) -> None:
-        self._name, self._task = name, known
-
-    def get(self) -> AbsTask:
-        """The task."""
-        if self._task is None:
-            from ssmoe_embed.evaluation.tasks.finding import find_tasks
-
-            (self._task,) = find_tasks([self._name])
-        return self._task
+        return True
+    settings, others = (
+        {name: value for name, value in score.settings.items() if name not in may_differ} for score in (one, other)
+    )
+    return (one.model, one.revision, one.prompt, settings) == (other.model, other.revision, other.prompt, others)
 
 
 def _lines(
-    results: ResultFolder, one: TaskScore, other: TaskScore, task: _Task, drawing: tuple[int, int]
+    results: ResultFolder, pairs: Sequence[tuple[TaskScore, TaskScore]], task: AbsTask | None, resamples: int, seed: int
 ) -> Iterator[MethodDifference]:
-    """The comparisons of two results, one for each part of the task that both have."""
-    sides = [_parts(score) for score in (one, other)]
-    shared = [part for part in sides[0] if part in sides[1]]
-    for part in shared:
-        label = "" if len(shared) == 1 else "/".join(part)
-        try:
-            found = paired_bootstrap(
-                task.get(),
-                _predictions(results, other),
-                _predictions(results, one),
-                split=part[0],
-                subset=part[1],
-                expected=(sides[1][part], sides[0][part]),
-                resamples=drawing[0],
-                seed=drawing[1],
-            )
-            yield MethodDifference(one, other, label, found)
-        except Exception as error:  # one task's failure does not end the rest
-            yield MethodDifference(
-                one, other, label, None, (str(error).strip() or type(error).__name__).splitlines()[0]
-            )
+    """The comparisons of results on one task, one for each part of the task that both have; its data are loaded once."""
+    from ssmoe_embed.evaluation.tasks.finding import find_tasks
+
+    for one, other in pairs:
+        ours, theirs = _parts(one), _parts(other)
+        shared = [part for part in ours if part in theirs]
+        for part in shared:
+            line = MethodDifference(one, other, "" if len(shared) == 1 else "/".join(part), None)
+            try:
+                if task is None:
+                    (task,) = find_tasks([one.task])
+                found = paired_bootstrap(
+                    task,
+                    _predictions(results, other),
+                    _predictions(results, one),
+                    split=part[0],
+                    subset=part[1],
+                    expected=(theirs[part], ours[part]),
+                    resamples=resamples,
+                    seed=seed,
+                )
+                yield replace(line, bootstrap=found)
+            except Exception as error:  # one task's failure does not end the rest
+                yield replace(line, reason=(str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def _predictions(results: ResultFolder, score: TaskScore) -> Path:
@@ -286,14 +256,9 @@ def _parts(score: TaskScore) -> dict[tuple[str, str], float]:
 
 def _adjusted(lines: Sequence[MethodDifference]) -> list[MethodDifference]:
     """The lines with p-values adjusted by Holm's step-down method."""
-    order = sorted(range(len(lines)), key=lambda i: _p(lines[i]))
-    count = sum(line.bootstrap is not None for line in lines)
+    tested = [(line.bootstrap.p_value, place) for place, line in enumerate(lines) if line.bootstrap is not None]
     adjusted, running = list(lines), 0.0
-    for rank, position in enumerate(order[:count]):
-        running = max(running, min(1.0, (count - rank) * _p(lines[position])))
-        adjusted[position] = replace(lines[position], adjusted=running)
+    for rank, (p, place) in enumerate(sorted(tested)):
+        running = max(running, min(1.0, (len(tested) - rank) * p))
+        adjusted[place] = replace(lines[place], adjusted=running)
     return adjusted
-
-
-def _p(line: MethodDifference) -> float:
-    return float("inf") if line.bootstrap is None else line.bootstrap.p_value

@@ -33,33 +33,20 @@ _MEASURES = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precisio
 
 
 def scorer(task: Any, predictions: Any, metric: str, split: str, subset: str) -> Scorer:
-    """What computes a task's score from a model's predictions.
-
-    Args:
-        task: A task of mteb, with its data loaded.
-        predictions: What mteb wrote for the split and subset.
-        metric: mteb's name of the score.
-        split: The split.
-        subset: The subset.
+    """What computes a task's score from what mteb wrote for a split and subset; the task's data must be loaded.
 
     Raises:
         ValueError: The predictions do not suffice for tasks of this type, or for this metric.
     """
-    data = _gold(task, split, subset)
+    data = task.dataset[split] if subset == "default" and subset not in task.dataset else task.dataset[subset][split]
     kind = next(base.__name__ for base in type(task).__mro__ if base.__name__.startswith("AbsTask"))
     if kind in _KINDS and not getattr(task, "is_cross_validation", False):
         return _KINDS[kind](task, predictions, metric, data)
-    msg = (
+    raise ValueError(
         f"The predictions that mteb writes for {task.metadata.name!r} ({task.metadata.type}) do not suffice to resample "
         "its examples; choose a task of classification (zero-shot too), clustering, pair classification, reranking, "
         "retrieval, STS or summarization."
     )
-    raise ValueError(msg)
-
-
-def _gold(task: Any, split: str, subset: str) -> Any:
-    data = task.dataset
-    return data[split] if subset == "default" and subset not in data else data[subset][split]
 
 
 def _classification(task: Any, predictions: Any, metric: str, data: Any) -> Scorer:
@@ -86,19 +73,15 @@ def _chosen(task: Any, gold: Any, chosen: Any, metric: str) -> Scorer:
 
     def score(weights: Array) -> Array:
         actual = weights @ is_gold  # [B, C]
-        scores = [_f1(actual, weights @ one, weights @ (one * is_gold), metric) for one in are_chosen]
+        scores = []
+        for one in are_chosen:
+            right, total = weights @ (one * is_gold), actual + weights @ one  # [B, C]
+            f1 = np.divide(2 * right, total, out=np.zeros_like(total), where=total > 0)
+            share = total > 0 if metric == "f1" else actual  # the mean is over the classes that occur
+            scores.append((f1 * share).sum(axis=-1) / share.sum(axis=-1))
         return np.mean(scores, axis=0)
 
     return len(gold), score
-
-
-def _f1(actual: Array, chosen: Array, right: Array, average: str) -> Array:
-    """F1 averaged over the classes that occur; counts of shape [B, C]."""
-    total = actual + chosen
-    f1 = np.divide(2 * right, total, out=np.zeros_like(total), where=total > 0)
-    if average == "f1":
-        return f1.sum(axis=-1) / (total > 0).sum(axis=-1)
-    return (f1 * actual).sum(axis=-1) / actual.sum(axis=-1)
 
 
 def _clustering(task: Any, predictions: Any, metric: str, data: Any) -> Scorer:

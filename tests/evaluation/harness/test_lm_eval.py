@@ -11,6 +11,7 @@ from tiny import TOP_C
 
 from ssmoe_embed import reroute
 from ssmoe_embed.evaluation.harness import grid as grids
+from ssmoe_embed.evaluation.harness import tasks as offline_tasks
 from ssmoe_embed.evaluation.harness.grid import (
     GRID,
     OFFLINE_TASKS,
@@ -21,10 +22,8 @@ from ssmoe_embed.evaluation.harness.grid import (
     find_tasks,
     load_tasks,
 )
-from ssmoe_embed.evaluation.harness.report import report
-from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult
+from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult, report
 from ssmoe_embed.evaluation.harness.running import run_grid
-from ssmoe_embed.evaluation.harness.tasks import local_data
 from ssmoe_embed.evaluation.paper import language_models as comparison
 from ssmoe_embed.evaluation.tasks.local_data import LocalData
 from ssmoe_embed.language_model import RoutingSettings, expert_overlap, load, load_tokenizer, perplexity
@@ -88,7 +87,7 @@ def test_the_score_is_that_of_a_computation_by_hand(routing, olmoe, tmp_path):
     options = GridOptions(num_fewshot=0, limit=8, progress=False, overlap_prompts=0)
     folder = run_grid(olmoe, [GridCell.parse(routing)], ["ssmoe_dictionary"], tmp_path / "out", options)
     model, tokenizer = load(olmoe, routing), load_tokenizer(olmoe)
-    test = local_data.dictionary()["test"].select(range(8))
+    test = offline_tasks.dictionary()["test"].select(range(8))
     right = [by_hand(model, tokenizer, f"{one['definition']}:", one["choices"]) == one["gold"] for one in test]
     (result,) = folder.results()
     assert list(folder.correct(routing, "ssmoe_dictionary").values()) == [float(one) for one in right]
@@ -251,7 +250,7 @@ def test_sets_of_tasks_are_their_tasks_each_once():
     assert find_tasks(["paper"]) == list(PAPER_TASKS.values())
 
 
-@pytest.mark.parametrize("make", [local_data.dictionary, local_data.continuation])
+@pytest.mark.parametrize("make", [offline_tasks.dictionary, offline_tasks.continuation])
 def test_offline_tasks_have_one_right_answer_of_four_and_no_example_twice(make):
     parts = make()
     prompts = []

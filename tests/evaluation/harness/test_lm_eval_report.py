@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from ssmoe_embed.evaluation.harness import report
+from ssmoe_embed.evaluation.harness import results as report
 from ssmoe_embed.evaluation.harness.grid import GRID, PAPER_TASKS, GridOptions
 from ssmoe_embed.evaluation.harness.results import GridFolder, TaskResult, TextResult, answer_flips, folder_flips
 from ssmoe_embed.evaluation.paper import language_models as comparison
