@@ -26,7 +26,7 @@ def test_the_published_size_has_915_tensors_each_with_its_place_in_the_model():
     assert (config.vision_config.image_size, config.text_config.max_position_embeddings) == (224, 248)
     with torch.device("meta"):
         model = ClipMoeModel(config)
-    made = converted({name: torch.empty(shape, device="meta") for name, shape in expected.items()})
+    made = converted({name: torch.empty(shape, device="meta") for name, shape in expected.items()}, config)
     assert {name: tensor.shape for name, tensor in made.items()} == {
         name: tensor.shape for name, tensor in model.state_dict().items()
     }
@@ -35,7 +35,7 @@ def test_the_published_size_has_915_tensors_each_with_its_place_in_the_model():
 def test_every_published_tensor_moves_the_vectors(tensors):
     """None is dropped or put in two places: with all of them marked, each mark is found once."""
     marked = {name: torch.full_like(tensor, float(place)) for place, (name, tensor) in enumerate(tensors.items())}
-    found = converted(marked)
+    found = converted(marked, published_config({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
     places = {name: set(tensor.flatten().tolist()) for name, tensor in found.items()}
     assert set.union(*places.values()) == set(map(float, range(len(tensors))))
     assert sum(tensor.numel() for tensor in found.values()) == (
