@@ -140,7 +140,14 @@ def perplexity(
     Raises:
         ValueError: The text has fewer than two tokens, or window and stride do not fit one another or the model.
     """
-    window, stride = _checked(model, window, stride)
+    longest = getattr(family_of(model).text_config(model.config), "max_position_embeddings", None)
+    if window is None:
+        window = _WINDOW if longest is None else min(_WINDOW, longest)
+    stride = window // 2 if stride is None else stride
+    if window < 2 or not 1 <= stride < window:
+        raise ValueError(f"window={window}, stride={stride} do not fit: choose window ≥ 2 and 1 ≤ stride < window.")
+    if longest is not None and window > longest:
+        raise ValueError(f"window={window} is more than the model's {longest} positions; choose at most as many.")
     ids = predicted_ids(tokenizer, text).to(model.device)
     losses = []
     predicted = 1  # the first token follows nothing
@@ -167,19 +174,6 @@ def predicted_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor
     if len(ids) < 2:
         raise ValueError(f"The text has {len(ids)} tokens, so there is nothing to predict; pass a longer one.")
     return ids
-
-
-def _checked(model: PreTrainedModel, window: int | None, stride: int | None) -> tuple[int, int]:
-    """Window and stride, with their defaults."""
-    longest = getattr(family_of(model).text_config(model.config), "max_position_embeddings", None)
-    if window is None:
-        window = _WINDOW if longest is None else min(_WINDOW, longest)
-    stride = window // 2 if stride is None else stride
-    if window < 2 or not 1 <= stride < window:
-        raise ValueError(f"window={window}, stride={stride} do not fit: choose window ≥ 2 and 1 ≤ stride < window.")
-    if longest is not None and window > longest:
-        raise ValueError(f"window={window} is more than the model's {longest} positions; choose at most as many.")
-    return window, stride
 
 
 @dataclass(frozen=True)

@@ -172,14 +172,7 @@ class SSMoEVision(InputModule):
         return InputReader(self.processor, self.max_seq_length).read(inputs, prompt or "")
 
     def forward(self, features: dict[str, torch.Tensor], **kwargs: Any) -> dict[str, torch.Tensor]:
-        """Vectors of a batch, float32.
-
-        Args:
-            features: What `preprocess` gives.
-            **kwargs: Ignored.
-
-        Returns:
-            The features with `sentence_embedding [B,D]`.
+        """The features that `preprocess` gives, with the batch's vectors `sentence_embedding [B,D]`, float32.
 
         Raises:
             ValueError: A vector is not finite.
@@ -254,16 +247,10 @@ class SSMoEVision(InputModule):
         )
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write model, processor, routing and spectral routers; transformers' AutoModel reads the folder too.
-
-        Args:
-            output_path: The model's folder.
-            *args: Ignored.
-            safe_serialization: Must be true; nothing is ever pickled.
-            **kwargs: Ignored.
+        """Write model, processor, routing and spectral routers to a folder, which transformers' AutoModel reads too.
 
         Raises:
-            ValueError: `safe_serialization` is false, or the model is in 4 bits.
+            ValueError: `safe_serialization` is false, and nothing is ever pickled, or the model is in 4 bits.
         """
         del args, kwargs
         if not safe_serialization:
@@ -320,7 +307,7 @@ class SSMoEVision(InputModule):
             raise ValueError(
                 f"{CONFIG} of {model_name_or_path} is broken ({error}); copy or download it again."
             ) from None
-        saved = VisionRouting.of_config(config)
+        saved = VisionRouting(**config["routing"]) if config.get("routing") else None
         if config.get("dtype"):  # what to load it in, where that is not its weights' own
             given.setdefault("dtype", config["dtype"])
         routing = chosen_routing(saved, dict(config_kwargs or {}))

@@ -114,12 +114,6 @@ class VisionRouting:
         """How the spectral routers are made, but for the layout."""
         return SpectralSettings(self.top_c, self.select, self.sign, self.scale)
 
-    @classmethod
-    def of_config(cls, config: Mapping[str, Any]) -> VisionRouting | None:
-        """The routing of a saved configuration; one that says nothing of it is routed by its learned routers."""
-        routing = config.get("routing")
-        return None if routing is None else cls(**routing | {"towers": tuple(routing["towers"])})
-
     def as_dict(self) -> dict[str, Any]:
         """The routing as JSON values."""
         values: dict[str, Any] = json.loads(json.dumps(vars(self)))
