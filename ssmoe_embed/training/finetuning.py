@@ -177,7 +177,7 @@ class _Run:
             calls.append((settings.refresh_routers, self._refresh))
         decoupling = self.decoupling
         if decoupling is not None:
-            calls.append((decoupling.refresh_every, lambda _: decoupling.refresh()))
+            calls.append((decoupling.refresh_every, lambda step: decoupling.refresh() if step else None))
         if evaluate is not None:
             calls.append((settings.eval_every, partial(evaluate, self.model)))
         trainer.add_callback(EverySteps(*calls))
