@@ -42,7 +42,6 @@ from ssmoe_embed.families import family_of
 from ssmoe_embed.language_model import RoutingSettings, load_tokenizer, perplexity
 from ssmoe_embed.language_model import load as load_language_model
 from ssmoe_embed.language_model.loading import base_of, policy_of
-from ssmoe_embed.language_model.measures import joined
 from ssmoe_embed.routing import reroute
 from ssmoe_embed.training import DecouplingSettings, FinetuneSettings, GaLoreSettings, InstructionTemplate, finetune
 
@@ -146,7 +145,7 @@ def measured(folder: str | Path, routing: str, held: Sequence[str], tasks: Any) 
     for name in ("ssmoe" if routing == "original" else "original", routing):  # its own is installed in the end
         policy = policy_of(name, low, RoutingSettings(), progress=False)
         handle = None if policy is None else reroute(low, policy)
-        seen = perplexity(low, tokenizer, joined(held), window=4 * PIECE, progress=False)
+        seen = perplexity(low, tokenizer, "\n\n".join(held), window=4 * PIECE, progress=False)
         found["perplexity"][name] = seen.value
         if name != routing and handle is not None:
             handle.remove()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,11 @@ from ssmoe_embed.language_model.loading import (
     skeleton,
     spectral_routers,
 )
-from ssmoe_embed.language_model.measures import calibration_ids, joined, read_text, text_digest, windows
+from ssmoe_embed.language_model.measures import calibration_ids, read_text, text_digest, windows
 from ssmoe_embed.routing import RoutingPolicy, reroute
 from ssmoe_embed.routing.mixing import scores
 from ssmoe_embed.routing.policies import check_at_routers
+from ssmoe_embed.routing.tokens import needs_tokens
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 
@@ -44,12 +45,11 @@ class _Sums:
 
     policy: RoutingPolicy | None
     sums: dict[int, torch.Tensor] = field(default_factory=dict)
-    counts: dict[int, int] = field(default_factory=dict)
 
     @property
     def needs_tokens(self) -> bool:
         """See `TokenPolicy`."""
-        return bool(getattr(self.policy, "needs_tokens", False))
+        return needs_tokens(self.policy)
 
     def check(self, model: nn.Module) -> None:
         """See `RoutingPolicy.check`."""
@@ -62,8 +62,7 @@ class _Sums:
         if self.policy is not None:
             logits = self.policy.logits(layer, hidden, logits, score)
         total = scores(logits, score).double().sum(dim=0).cpu()  # [N,E] → [E]
-        self.sums[layer] = self.sums.get(layer, torch.zeros_like(total)) + total
-        self.counts[layer] = self.counts.get(layer, 0) + len(logits)
+        self.sums[layer] = self.sums.get(layer, 0) + total
         return logits
 
 
@@ -91,15 +90,15 @@ def expert_scores(
     """
     recorder = _Sums(policy)
     decoder = getattr(model, model.base_model_prefix, model)  # without the head, whose logits nobody needs
+    reader = model if recorder.needs_tokens else decoder
+    tokens = 0
     with reroute(model, recorder):
         for batch in tqdm(batches, desc="Calibration", unit="batch", disable=not progress):
-            if decoder is model or recorder.needs_tokens:
-                model(input_ids=batch.to(model.device), use_cache=False)
-            else:
-                decoder(input_ids=batch.to(model.device), use_cache=False)
-    if not recorder.sums:
+            reader(input_ids=batch.to(model.device), use_cache=False)
+            tokens += batch.numel()
+    if not tokens:
         raise ValueError("There is no text to score the experts on.")
-    return {layer: recorder.sums[layer] / recorder.counts[layer] for layer in sorted(recorder.sums)}
+    return {layer: recorder.sums[layer] / tokens for layer in sorted(recorder.sums)}
 
 
 RECORD = "ssmoe_drop.json"
@@ -183,7 +182,7 @@ def drop_experts(
     else:
         if tokenizer is None:
             raise ValueError(f"by={str(by)!r} scores the experts on a text and needs the model's tokenizer.")
-        text = joined(calibration_texts()) if calibration is None else calibration
+        text = "\n\n".join(calibration_texts()) if calibration is None else calibration
         batches = list(windows(calibration_ids(tokenizer, text, calibration_tokens), _WINDOW, _BATCH))
         routing = {DropBy.SSMOE: Routing.SSMOE, DropBy.ROUTER: Routing.ORIGINAL}.get(by, by)  # type: ignore[call-overload]
         policy = policy_of(routing, model, settings, routers=routers, progress=progress)
@@ -192,8 +191,11 @@ def drop_experts(
     before = model.get_memory_footprint(return_buffers=False)
     slice_experts(model, kept)
     chosen = {layer: experts.tolist() for layer, experts in kept.items()}
-    smaller = sliced_routers(routers, kept) if routers is not None else None
-    return Dropped(chosen, limits.experts, before, model.get_memory_footprint(return_buffers=False), smaller)
+    if routers is not None:  # the rows of the experts that stayed
+        weights = {layer: routers.weights[layer][experts] for layer, experts in kept.items()}
+        fingerprints = {layer: routers.fingerprints[layer][experts] for layer, experts in kept.items()}
+        routers = replace(routers, weights=weights, fingerprints=fingerprints, _placed={})
+    return Dropped(chosen, limits.experts, before, model.get_memory_footprint(return_buffers=False), routers)
 
 
 def drop(
@@ -249,7 +251,11 @@ def drop(
     tokenizer = load_tokenizer(base, hub)
     if text is not None and by != DropBy.RANDOM:
         calibration_ids(tokenizer, text, calibration_tokens)
-    with atomic_folder(output, overwrite=overwrite, room=_room(outline, count / limits.experts, dtype)) as folder:
+    itemsize = getattr(torch, dtype).itemsize if dtype else outline.dtype.itemsize
+    layers = family_of(outline).layers(outline)
+    experts = sum(weight.numel() for layer in layers for weight in layer.experts.parameters())
+    room = int(itemsize * (outline.num_parameters() - (1 - count / limits.experts) * experts))  # about
+    with atomic_folder(output, overwrite=overwrite, room=room) as folder:
         model = load(base, dtype=dtype, progress=progress, **kwargs)  # what can fail without weights has been tried
         dropped = drop_experts(
             model,
@@ -282,19 +288,3 @@ def drop(
         }
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return dropped
-
-
-def _room(outline: PreTrainedModel, kept: float, dtype: str | None) -> int:
-    """About how many bytes a model takes on disk that keeps this fraction of its experts."""
-    itemsize = getattr(torch, dtype).itemsize if dtype else outline.dtype.itemsize
-    experts = sum(
-        weight.numel() for layer in family_of(outline).layers(outline) for weight in layer.experts.parameters()
-    )
-    return int(itemsize * (outline.num_parameters() - (1 - kept) * experts))
-
-
-def sliced_routers(routers: SpectralRouters, kept: Mapping[int, torch.Tensor]) -> SpectralRouters:
-    """The spectral routers of a model that kept these experts: the rows of those that stayed."""
-    weights = {layer: routers.weights[layer][experts] for layer, experts in kept.items()}
-    fingerprints = {layer: routers.fingerprints[layer][experts] for layer, experts in kept.items()}
-    return replace(routers, weights=weights, fingerprints=fingerprints, _placed={})

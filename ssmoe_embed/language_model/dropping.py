@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -66,7 +65,7 @@ class Limits:
         """The limits of a model.
 
         Raises:
-            UnsupportedModelError: Its layers have different numbers of experts.
+            UnsupportedModelError: Its layers have different numbers of experts, or do not say how many a token gets.
         """
         family = family_of(model)
         config = family.text_config(model.config)
@@ -74,7 +73,16 @@ class Limits:
             raise UnsupportedModelError(
                 "Some layers of this model choose experts by token id, so none of them can be dropped. Choose another model."
             )
-        return cls(_count(family, model), _top_k(family, model, config), *family.expert_groups(config))
+        count = _count(family, model)
+        stated = getattr(config, "num_experts_per_tok", None)
+        found = list(stated) if isinstance(stated, list | tuple) else [stated]
+        found += [getattr(layer.router, "top_k", None) for layer in family.layers(model)]
+        top_k = max((int(one) for one in found if isinstance(one, int)), default=None)  # the most of any layer
+        if top_k is None:
+            raise UnsupportedModelError(
+                f"The configuration of {type(model).__name__} does not say how many experts a token gets."
+            )
+        return cls(count, top_k, *family.expert_groups(config))
 
     def kept(self, keep: float) -> int:
         """How many experts a layer keeps of a fraction: rounded up.
@@ -142,19 +150,6 @@ def _count(family: MoEFamily, model: PreTrainedModel) -> int:
     return counts.pop()
 
 
-def _top_k(family: MoEFamily, model: PreTrainedModel, config: Any) -> int:
-    """The most experts that any layer sends a token to."""
-    found = [getattr(layer.router, "top_k", None) for layer in family.layers(model)]
-    value = getattr(config, "num_experts_per_tok", None)
-    found += value if isinstance(value, list | tuple) else [value]
-    known = [int(one) for one in found if isinstance(one, int)]
-    if not known:
-        raise UnsupportedModelError(
-            f"The configuration of {type(model).__name__} does not say how many experts a token gets."
-        )
-    return max(known)
-
-
 _NOT_COUNTS = ("per_tok", "shared", "period", "offset", "size")
 
 
@@ -172,11 +167,20 @@ def slice_experts(model: PreTrainedModel, kept: Mapping[int, torch.Tensor]) -> N
     family = family_of(model)
     _check(model, family, kept)
     count = len(next(iter(kept.values())))
-    fields = count_fields(family, model)
-    twin = _twin(model, family, fields, count)
-    cuts = _cuts(family, model, twin, kept)
-    for owner, name, dimension, experts in cuts:
-        _cut(owner, name, dimension, experts)
+    fields = _count_fields(family, model)
+    config = copy.deepcopy(model.config)
+    for field in fields:
+        setattr(family.text_config(config), field, count)
+    try:
+        with torch.device("meta"):
+            twin: nn.Module = type(model)(config)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UnsupportedModelError(f"{type(model).__name__} cannot have {count} experts: {error}") from error
+    for owner, name, dimension, experts in _cuts(family, model, twin, kept):
+        tensor = getattr(owner, name)
+        part = tensor.detach().index_select(dimension, experts.to(tensor.device))
+        is_weight = isinstance(tensor, nn.Parameter)
+        setattr(owner, name, nn.Parameter(part, requires_grad=tensor.requires_grad) if is_weight else part)
     for old, new in zip(model.modules(), twin.modules(), strict=True):
         for name, value in vars(new).items():
             if type(value) is int and type(vars(old).get(name)) is int:
@@ -185,12 +189,8 @@ def slice_experts(model: PreTrainedModel, kept: Mapping[int, torch.Tensor]) -> N
         setattr(family.text_config(model.config), field, count)
 
 
-def count_fields(family: MoEFamily, model: PreTrainedModel) -> list[str]:
-    """The fields of the configuration that hold the number of experts.
-
-    Raises:
-        UnsupportedModelError: There is none, or layers differ in their number.
-    """
+def _count_fields(family: MoEFamily, model: PreTrainedModel) -> list[str]:
+    """The fields of the configuration that hold the number of experts."""
     count = _count(family, model)
     settings = family.text_config(model.config).to_dict()
     named = [name for name in settings if "expert" in name and not any(word in name for word in _NOT_COUNTS)]
@@ -223,18 +223,6 @@ def _check(model: PreTrainedModel, family: MoEFamily, kept: Mapping[int, torch.T
             )
 
 
-def _twin(model: PreTrainedModel, family: MoEFamily, fields: list[str], count: int) -> Any:
-    """A model without memory whose configuration says `count` experts."""
-    config = copy.deepcopy(model.config)
-    for field in fields:
-        setattr(family.text_config(config), field, count)
-    try:
-        with torch.device("meta"):
-            return type(model)(config)
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise UnsupportedModelError(f"{type(model).__name__} cannot have {count} experts: {error}") from error
-
-
 def _cuts(
     family: MoEFamily, model: nn.Module, twin: nn.Module, kept: Mapping[int, torch.Tensor]
 ) -> list[tuple[nn.Module, str, int, torch.Tensor]]:
@@ -257,12 +245,3 @@ def _cuts(
                 )
             cuts.append((old, name, differing[0], kept[index]))
     return cuts
-
-
-def _cut(owner: nn.Module, name: str, dimension: int, experts: torch.Tensor) -> None:
-    """Replace one parameter or buffer by the part of it that belongs to the experts."""
-    tensor = getattr(owner, name)
-    part = tensor.detach().index_select(dimension, experts.to(tensor.device))
-    if isinstance(tensor, nn.Parameter):
-        part = nn.Parameter(part, requires_grad=tensor.requires_grad)
-    setattr(owner, name, part)

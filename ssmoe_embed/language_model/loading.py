@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -209,9 +207,9 @@ def skeleton(base: str | Path, hub: HubOptions = _DEFAULT) -> PreTrainedModel:
         UnsupportedModelError: The model is dense, or its family has no adapter.
         ValueError: It is no language model.
     """
-    config = _config(base_of(base), hub)
-    with torch.device("meta"), _told_of_heads(base_of(base), config):
-        return _class_with_head(config).from_config(config, trust_remote_code=hub.trust_remote_code)
+    config, kind = _described(base_of(base), hub)
+    with torch.device("meta"):
+        return kind.from_config(config, trust_remote_code=hub.trust_remote_code)
 
 
 def load_tokenizer(base: str | Path, hub: HubOptions = _DEFAULT) -> PreTrainedTokenizerBase:
@@ -238,14 +236,13 @@ def base_of(name: str | Path) -> str:
 
 def _loaded(base: str, dtype: str | None, hub: HubOptions, kwargs: dict[str, Any]) -> PreTrainedModel:
     """The model with its head, or an error where the library would fill a gap with random weights and a warning."""
-    config = _config(base, hub)
+    config, kind = _described(base, hub)
     keywords: dict[str, Any] = {"config": config} | ({"dtype": dtype} if dtype else {}) | hub.loading | kwargs
     keywords |= unpacked_mxfp4(config, kwargs.get("quantization_config"))
     is_packed = getattr(config, "quantization_config", None) is not None  # which unpacking takes away
     advice = f"The checkpoint {base} is incomplete or corrupted, or does not fit its config.json; download it again"
     try:
-        with _told_of_heads(base, config):
-            model, report = _class_with_head(config).from_pretrained(base, output_loading_info=True, **keywords)
+        model, report = kind.from_pretrained(base, output_loading_info=True, **keywords)
     except torch.OutOfMemoryError:
         raise  # no fault of the checkpoint's
     except (RuntimeError, SafetensorError) as error:
@@ -266,30 +263,20 @@ def _loaded(base: str, dtype: str | None, hub: HubOptions, kwargs: dict[str, Any
     return model.requires_grad_(False).eval()
 
 
-def _class_with_head(config: Any) -> Any:
-    """What loads a language model with its head: of some that also see, transformers has no class for text alone."""
-    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
-    return AutoModelForImageTextToText if sees else AutoModelForCausalLM
+def _described(base: str, hub: HubOptions) -> tuple[Any, Any]:
+    """The configuration of a supported model, and what loads that with its head.
 
-
-def _config(base: str, hub: HubOptions) -> Any:
-    """The configuration of a supported model."""
+    Of some that also see, transformers has no class for text alone.
+    """
     try:
         config = load_config(base, **hub.loading)
     except OSError as error:
         raise FileNotFoundError(unknown_model(base, str(error).strip().splitlines()[0])) from error
     family_of(config)
-    return config
-
-
-@contextmanager
-def _told_of_heads(base: str, config: Any) -> Iterator[None]:
-    """Say plainly that a model is of a kind that transformers has no language-model head for."""
-    try:
-        yield
-    except ValueError as error:
-        if "AutoModelForCausalLM" not in str(error):
-            raise
-        raise ValueError(
-            f"{base} ({config.model_type}) is no language model: it has no head to predict tokens."
-        ) from None
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return config, AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return config, AutoModelForImageTextToText
+    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):  # a class that comes with the model
+        return config, AutoModelForCausalLM
+    raise ValueError(f"{base} ({config.model_type}) is no language model: it has no head to predict tokens.")

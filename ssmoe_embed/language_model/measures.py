@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -88,11 +90,6 @@ def windows(ids: torch.Tensor, length: int, batch_size: int) -> Iterator[torch.T
         yield ids[whole:][None]
 
 
-def joined(texts: Sequence[str]) -> str:
-    """Texts as paragraphs of one."""
-    return "\n\n".join(texts)
-
-
 _WINDOW = 1024
 
 
@@ -143,7 +140,14 @@ def perplexity(
     Raises:
         ValueError: The text has fewer than two tokens, or window and stride do not fit one another or the model.
     """
-    window, stride = _checked(model, window, stride)
+    longest = getattr(family_of(model).text_config(model.config), "max_position_embeddings", None)
+    if window is None:
+        window = _WINDOW if longest is None else min(_WINDOW, longest)
+    stride = window // 2 if stride is None else stride
+    if window < 2 or not 1 <= stride < window:
+        raise ValueError(f"window={window}, stride={stride} do not fit: choose window ≥ 2 and 1 ≤ stride < window.")
+    if longest is not None and window > longest:
+        raise ValueError(f"window={window} is more than the model's {longest} positions; choose at most as many.")
     ids = predicted_ids(tokenizer, text).to(model.device)
     losses = []
     predicted = 1  # the first token follows nothing
@@ -170,19 +174,6 @@ def predicted_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor
     if len(ids) < 2:
         raise ValueError(f"The text has {len(ids)} tokens, so there is nothing to predict; pass a longer one.")
     return ids
-
-
-def _checked(model: PreTrainedModel, window: int | None, stride: int | None) -> tuple[int, int]:
-    """Window and stride, with their defaults."""
-    longest = getattr(family_of(model).text_config(model.config), "max_position_embeddings", None)
-    if window is None:
-        window = _WINDOW if longest is None else min(_WINDOW, longest)
-    stride = window // 2 if stride is None else stride
-    if window < 2 or not 1 <= stride < window:
-        raise ValueError(f"window={window}, stride={stride} do not fit: choose window ≥ 2 and 1 ≤ stride < window.")
-    if longest is not None and window > longest:
-        raise ValueError(f"window={window} is more than the model's {longest} positions; choose at most as many.")
-    return window, stride
 
 
 @dataclass(frozen=True)
@@ -222,26 +213,36 @@ def expert_overlap(
     check_at_routers(policy)
     policy.check(model)
     family = family_of(model)
-    meters = [_Meter(layer, policy, model, family.expert_count(layer)) for layer in family.layers(model)]
-    handles: list[Any] = list(install_token_hooks([model])) if needs_tokens(policy) else []
-    handles += [meter.layer.router.register_forward_hook(meter.compare, with_kwargs=True) for meter in meters]
+    layers = family.layers(model)
+    experts = {layer.index: family.expert_count(layer) for layer in layers}
+    shares, jaccards, top_k = dict.fromkeys(experts, 0.0), dict.fromkeys(experts, 0.0), dict.fromkeys(experts, 0)
     tokens = 0
-    try:
-        for text in texts:
-            ids = token_ids(tokenizer, text)
+
+    def compare(layer: MoELayer, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        index = layer.index
+        own = chosen_experts(output, experts[index])
+        other = chosen_experts(decision(layer, policy, model, *args, **kwargs), experts[index])
+        common = (own & other).sum(dim=-1).double()  # [N,E] → [N]
+        shares[index] += float((common / own.sum(dim=-1)).sum())
+        jaccards[index] += float((common / (own | other).sum(dim=-1)).sum())
+        top_k[index] = int(own[0].sum())
+
+    with ExitStack() as hooks:
+        for handle in install_token_hooks([model]) if needs_tokens(policy) else []:
+            hooks.enter_context(handle)
+        for layer in layers:
+            hooks.enter_context(layer.router.register_forward_hook(partial(compare, layer), with_kwargs=True))
+        for ids in (token_ids(tokenizer, text) for text in texts):
             if len(ids):
                 model(input_ids=ids[None].to(model.device), use_cache=False)
                 tokens += len(ids)
-    finally:
-        for handle in handles:
-            handle.remove()
     if not tokens:
         raise ValueError("There is no text to compare the routings on.")
-    by_layer = {meter.layer.index: meter.share / meter.count for meter in meters}
-    chances = [_chance(meter.experts, meter.top_k) for meter in meters]
+    by_layer = {index: share / tokens for index, share in shares.items()}
+    chances = [_chance(experts[index], top_k[index]) for index in experts]
     return Overlap(
         share=_mean(list(by_layer.values())),
-        jaccard=_mean([meter.jaccard / meter.count for meter in meters]),
+        jaccard=_mean([jaccard / tokens for jaccard in jaccards.values()]),
         chance_share=_mean([share for share, _ in chances]),
         chance_jaccard=_mean([jaccard for _, jaccard in chances]),
         by_layer=by_layer,
@@ -249,36 +250,10 @@ def expert_overlap(
     )
 
 
-@dataclass
-class _Meter:
-    """Sums over the tokens that one router, of `E` experts, has seen."""
-
-    layer: MoELayer
-    policy: RoutingPolicy
-    model: nn.Module
-    experts: int
-    share: float = 0.0
-    jaccard: float = 0.0
-    count: int = 0
-    top_k: int = 0
-
-    def compare(self, _router: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """A forward hook."""
-        own = chosen_experts(output, self.experts)
-        other = chosen_experts(decision(self.layer, self.policy, self.model, *args, **kwargs), self.experts)
-        common = (own & other).sum(dim=-1).double()  # [N,E] → [N]
-        self.share += float((common / own.sum(dim=-1)).sum())
-        self.jaccard += float((common / (own | other).sum(dim=-1)).sum())
-        self.count += len(common)
-        self.top_k = int(own[0].sum())
-
-
 def chosen_experts(output: Any, experts: int) -> torch.Tensor:
-    """Which experts a router's output sends each token to, as a mask `[N,E]`.
+    """Which of `E` experts a router's output sends each token to, as a mask `[N,E]`.
 
-    Args:
-        output: What the router returned: a tuple with indices `[N,k]`, or scores `[N,E]` that are zero elsewhere.
-        experts: `E`.
+    The router returned a tuple with indices `[N,k]`, or scores `[N,E]` that are zero elsewhere.
     """
     parts = output if isinstance(output, tuple | list) else (output,)
     for part in parts:

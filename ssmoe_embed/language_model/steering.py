@@ -8,7 +8,8 @@ others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssmoe_embed.common.choices import Choice
-from ssmoe_embed.families import family_of
+from ssmoe_embed.families import MoELayer, family_of
 from ssmoe_embed.language_model.measures import chosen_experts, token_ids
 from ssmoe_embed.routing.policies import fingerprints_of
 from ssmoe_embed.routing.steering import SteeringTable
@@ -69,39 +70,44 @@ def steering_table(
         total = sum(float(count.sum()) for count in counts.values())
         scores = {layer: differences[layer] * counts[layer] / total for layer in counts}
     else:
+        scores = {}
         domain, other = (
-            _shares(_counts(model, tokenizer, some, salient=False, progress=progress)[0])
-            for some in (texts, background)
+            _counts(model, tokenizer, some, salient=False, progress=progress)[0] for some in (texts, background)
         )
-        scores = {layer: domain[layer] * (domain[layer] / other[layer]).log() for layer in domain}
+        for layer in domain:  # each expert's share of its layer's choices [E], as if each had one more
+            share, usual = ((count + 1) / (count + 1).sum() for count in (domain[layer], other[layer]))
+            scores[layer] = share * (share / usual).log()
     return SteeringTable({i: one.float() for i, one in scores.items()}, fingerprints_of(model), notes)
-
-
-def _shares(counts: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-    """Each expert's share of its layer's choices `[E]`, as if each had one more, by layer."""
-    return {layer: (count + 1) / (count + 1).sum() for layer, count in counts.items()}
 
 
 def _counts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, salient: bool, progress: bool
 ) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
     """How often experts are chosen, and how much more often by important tokens than by others; float64 `[E]` by layer."""
+    family = family_of(model)
     counts: dict[int, torch.Tensor] = {}
     differences: dict[int, torch.Tensor] = {}
-    for text in tqdm(texts, desc="Scoring experts", unit="text", disable=not progress):
-        ids = token_ids(tokenizer, text)[:_LONGEST]
-        if len(ids) < 2:
-            continue  # there is nothing to predict
-        with _choices(model) as chosen:
+    chosen: dict[int, torch.Tensor] = {}  # in one forward pass, [T,E] by layer
+
+    def take(layer: MoELayer, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        chosen[layer.index] = chosen_experts(output, family.expert_count(layer)).double().cpu()
+
+    with ExitStack() as hooks:
+        for layer in family.layers(model):
+            hooks.enter_context(layer.router.register_forward_hook(partial(take, layer)))
+        for text in tqdm(texts, desc="Scoring experts", unit="text", disable=not progress):
+            ids = token_ids(tokenizer, text)[:_LONGEST]
+            if len(ids) < 2:
+                continue  # there is nothing to predict
             if salient:
                 signs = 2.0 * important(ids, saliency(model, ids), tokenizer).double() - 1  # [T]
             else:
                 signs = torch.zeros(len(ids), dtype=torch.float64)
                 with torch.no_grad():
                     model(input_ids=ids[None].to(model.device), use_cache=False)
-        for layer, mask in chosen.items():
-            counts[layer] = counts.get(layer, 0) + mask.sum(dim=0)
-            differences[layer] = differences.get(layer, 0) + signs @ mask
+            for index, mask in chosen.items():
+                counts[index] = counts.get(index, 0) + mask.sum(dim=0)
+                differences[index] = differences.get(index, 0) + signs @ mask
     if not counts:
         raise ValueError("None of the texts has two tokens, so there is nothing to score experts on.")
     return counts, differences
@@ -115,14 +121,10 @@ def saliency(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
         taken.append(output.detach().requires_grad_())
         return taken[0]
 
-    handle = model.get_input_embeddings().register_forward_hook(take)
-    try:
-        with torch.enable_grad():
-            ids = ids.to(model.device)
-            logits = model(input_ids=ids[None], use_cache=False).logits[0].float()  # [T,V]
-            [gradient] = torch.autograd.grad(F.cross_entropy(logits[:-1], ids[1:]), taken[0])
-    finally:
-        handle.remove()
+    with model.get_input_embeddings().register_forward_hook(take), torch.enable_grad():
+        ids = ids.to(model.device)
+        logits = model(input_ids=ids[None], use_cache=False).logits[0].float()  # [T,V]
+        [gradient] = torch.autograd.grad(F.cross_entropy(logits[:-1], ids[1:]), taken[0])
     return (gradient * taken[0]).detach()[0].float().norm(dim=-1).cpu()
 
 
@@ -137,20 +139,3 @@ def important(ids: torch.Tensor, saliencies: torch.Tensor, tokenizer: PreTrained
         for token, word in zip(ids.tolist(), words, strict=True)
     ]
     return torch.from_numpy(saliencies.numpy() > np.percentile(saliencies.numpy(), _PERCENTILE)) & torch.tensor(telling)
-
-
-@contextmanager
-def _choices(model: PreTrainedModel) -> Any:
-    """The experts that the tokens of one forward pass are sent to, float64 `[T,E]` by layer."""
-    family, found = family_of(model), {}
-
-    def hook(layer: int, experts: int) -> Any:
-        def take(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            found[layer] = chosen_experts(output, experts).double().cpu()
-
-        return take
-
-    with ExitStack() as hooks:
-        for layer in family.layers(model):
-            hooks.enter_context(layer.router.register_forward_hook(hook(layer.index, family.expert_count(layer))))
-        yield found

@@ -17,6 +17,9 @@ from torch import nn
 
 from ssmoe_embed.common.choices import Choice
 
+_BLOCK = 256
+"""Numbers that share a scale where moments have eight bits."""
+
 
 class Basis(Choice):
     """Where a subspace comes from."""
@@ -134,14 +137,9 @@ class GaLoreAdamW(torch.optim.Optimizer):
         eps: float = 1e-6,
         weight_decay: float = 0.0,
     ) -> None:
-        """Bind parameters.
+        """Bind parameters, or groups of them: those of `galore_groups`, with the fields of `GaLoreSettings`.
 
-        Args:
-            params: Parameters, or groups of them: those of `galore_groups`, with the fields of `GaLoreSettings`.
-            lr: Learning rate.
-            betas: Decay of the first and second moment.
-            eps: Added to the root of the second moment.
-            weight_decay: Decoupled.
+        All else is as in torch's AdamW.
 
         Raises:
             ValueError: A parameter of a group with a rank is no matrix, or the rank is above its shorter side.
@@ -152,19 +150,18 @@ class GaLoreAdamW(torch.optim.Optimizer):
                 given = {name: group[name] for name in GaLoreSettings().as_dict() if name in group}
                 group |= GaLoreSettings(**given).as_dict()
                 for parameter in group["params"]:
-                    _check_rank(parameter, group["rank"])
+                    if parameter.ndim not in (2, 3) or group["rank"] > min(parameter.shape[-2:]):
+                        raise ValueError(
+                            f"rank={group['rank']} does not fit a parameter of shape {tuple(parameter.shape)}: GaLore takes "
+                            "matrices [m,n] and experts [E,m,n] whose shorter side is at least the rank. Put it into a "
+                            "group without a rank, see galore_groups."
+                        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Make one step.
-
-        Args:
-            closure: Evaluates the loss again.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        """Make one step; `closure` evaluates the loss again."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -176,13 +173,14 @@ class GaLoreAdamW(torch.optim.Optimizer):
 
         `step` then has nothing left to do. It does not go with gradient accumulation or clipping by a global norm.
         """
+
+        def update(group: dict[str, Any], parameter: torch.Tensor) -> None:
+            self._update(parameter, group)
+            parameter.grad = None
+
         for group in self.param_groups:
             for parameter in group["params"]:
-                parameter.register_post_accumulate_grad_hook(partial(self._update_now, group))
-
-    def _update_now(self, group: dict[str, Any], parameter: torch.Tensor) -> None:
-        self._update(parameter, group)
-        parameter.grad = None
+                parameter.register_post_accumulate_grad_hook(partial(update, group))
 
     def state_bytes(self) -> int:
         """Memory of moments and bases."""
@@ -194,10 +192,8 @@ class GaLoreAdamW(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         order = [parameter for group in self.param_groups for parameter in group["params"]]
         for number, saved in state_dict["state"].items():
-            parameter = order[number]
-            for name, value in saved.items():
-                if isinstance(value, torch.Tensor):
-                    self.state[parameter][name] = value.to(parameter.device).clone()
+            held = {name: value for name, value in saved.items() if isinstance(value, torch.Tensor)}
+            self.state[order[number]] |= {name: value.to(order[number].device).clone() for name, value in held.items()}
 
     @torch.no_grad()
     def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
@@ -206,7 +202,9 @@ class GaLoreAdamW(torch.optim.Optimizer):
         state, gradient = self.state[parameter], parameter.grad
         step = state.get("step", 0)
         if "rank" in group:
-            right = _is_right(gradient, group["side"])
+            rows, columns = gradient.shape[-2:]
+            by_shape = {Side.STD: rows >= columns, Side.REVERSE_STD: rows < columns}
+            right = by_shape.get(group["side"], group["side"] == Side.RIGHT)
             if step % group["update_gap"] == 0:
                 self._renew(state, gradient, group, right, step)
             gradient = gradient @ state["basis"].mT if right else state["basis"].mT @ gradient
@@ -229,35 +227,18 @@ class GaLoreAdamW(torch.optim.Optimizer):
     ) -> None:
         """Make the subspace of a parameter anew: `[…,r,n]` on the right, `[…,m,r]` on the left."""
         old = state.get("basis")
-        seed = group["seed"] + step
-        state["basis"] = new = _basis(gradient, group["rank"], right, Basis.parse(group["basis"], "basis"), seed)
+        state["basis"] = new = _basis(gradient, group["rank"], right, group["basis"], group["seed"] + step)
         if old is None or not group["carry_moments"]:
             return
         turn = (old @ new.mT if right else new.mT @ old).float()  # [r,r] from old coordinates to new ones
         first, second = (_restored(state, name, None).float() for name in ("exp_avg", "exp_avg_sq"))
-        moved = (first @ turn, second @ turn.square()) if right else (turn @ first, turn.square() @ second)
-        _keep(state, moved[0].to(gradient.dtype), moved[1].to(gradient.dtype), group["bits"])
+        first, second = (first @ turn, second @ turn.square()) if right else (turn @ first, turn.square() @ second)
+        _keep(state, first.to(gradient.dtype), second.to(gradient.dtype), group["bits"])
 
 
-def _check_rank(parameter: torch.Tensor, rank: int) -> None:
-    """Refuse what has no subspace of that rank."""
-    if parameter.ndim not in (2, 3) or rank > min(parameter.shape[-2:]):
-        raise ValueError(
-            f"rank={rank} does not fit a parameter of shape {tuple(parameter.shape)}: GaLore takes matrices [m,n] and "
-            "experts [E,m,n] whose shorter side is at least the rank. Put it into a group without a rank, see galore_groups."
-        )
-
-
-def _is_right(gradient: torch.Tensor, side: str) -> bool:
-    """Whether the columns are projected."""
-    rows, columns = gradient.shape[-2:]
-    by_shape = {"std": rows >= columns, "reverse_std": rows < columns}
-    return by_shape.get(str(side), str(side) == "right")
-
-
-def _basis(gradient: torch.Tensor, rank: int, right: bool, kind: Basis, seed: int) -> torch.Tensor:
+def _basis(gradient: torch.Tensor, rank: int, right: bool, kind: str, seed: int) -> torch.Tensor:
     """An orthonormal basis of a subspace of each matrix's columns `[…,r,n]` or rows `[…,m,r]`."""
-    if kind is Basis.RANDOM:
+    if kind == Basis.RANDOM:
         size = gradient.shape[-1] if right else gradient.shape[-2]
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(*gradient.shape[:-2], size, rank, generator=generator).to(gradient.device)
@@ -270,8 +251,7 @@ def _basis(gradient: torch.Tensor, rank: int, right: bool, kind: Basis, seed: in
 def _restored(state: dict[str, Any], name: str, like: torch.Tensor | None) -> torch.Tensor:
     """A moment as it is computed with; zeros at first."""
     if name in state:
-        moment: torch.Tensor = state[name]
-        return moment
+        return state[name]
     if f"{name}_8bit" not in state:
         assert like is not None
         return torch.zeros_like(like)
@@ -280,9 +260,6 @@ def _restored(state: dict[str, Any], name: str, like: torch.Tensor | None) -> to
     kept = QuantState(state[f"{name}_absmax"], code=state[f"{name}_code"], blocksize=_BLOCK, dtype=torch.float32)
     found = dequantize_blockwise(state[f"{name}_8bit"], kept)
     return found.square_() if name == "exp_avg_sq" else found
-
-
-_BLOCK = 256
 
 
 def _keep(state: dict[str, Any], first: torch.Tensor, second: torch.Tensor, bits: int) -> None:

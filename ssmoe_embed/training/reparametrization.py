@@ -5,9 +5,7 @@ After `merge` the model is an ordinary one, and inference costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -57,18 +55,19 @@ class DecouplingSettings:
 class Decoupling:
     """A model whose experts are decoupled; see `decouple`."""
 
-    def __init__(self, parts: list[_Parts]) -> None:
-        self._parts = parts
+    def __init__(self, weights: list[tuple[Any, str]], refresh_every: int) -> None:
+        self._weights, self.refresh_every = weights, refresh_every
 
     def refresh(self) -> None:
         """Take the bases anew from the common parts."""
-        for part in self._parts:
-            part.take_bases()
+        for experts, name in self._weights:
+            parts = experts.parametrizations[name]
+            parts[0].take_bases(parts.original0)
 
     def merge(self) -> None:
         """Add the parts up again, for good: the model is an ordinary one."""
-        while self._parts:
-            self._parts.pop().merge()
+        while self._weights:
+            parametrize.remove_parametrizations(*self._weights.pop(), leave_parametrized=True)
 
 
 def decouple(model: nn.Module, settings: DecouplingSettings | None = None) -> Decoupling:
@@ -93,44 +92,51 @@ def decouple(model: nn.Module, settings: DecouplingSettings | None = None) -> De
     settings = settings or DecouplingSettings()
     family = family_of(model)
     found = []
-    for layer in family.layers(model):
+    for layer in family.layers(model):  # all of them, before anything is changed
         if parametrize.is_parametrized(layer.experts):
             raise ValueError(
                 "The experts of this model are decoupled already; call .merge() on the earlier handle first."
             )
-        found += [(layer.experts, name, stacked) for name, stacked in _matrices(layer.experts, family.fused_names)]
-    for experts, name, stacked in found:  # all of them, before anything is changed
-        _, rows, columns = getattr(experts, name).shape
-        if settings.q > min(rows // stacked, columns):
-            raise ValueError(
-                f"q={settings.q} is above the rank {min(rows // stacked, columns)} of the expert matrices of shape "
-                f"({rows // stacked}, {columns}) in {name}; choose a smaller q."
-            )
-    return Decoupling([_Parts(experts, name, stacked, settings) for experts, name, stacked in found])
+        for name, stacked in _stacked_matrices(layer.experts, family.fused_names).items():
+            _, rows, columns = getattr(layer.experts, name).shape
+            if settings.q > min(rows // stacked, columns):
+                raise ValueError(
+                    f"q={settings.q} is above the rank {min(rows // stacked, columns)} of the expert matrices of shape "
+                    f"({rows // stacked}, {columns}) in {name}; choose a smaller q."
+                )
+            found.append((layer.experts, name, stacked))
+    for experts, name, stacked in found:
+        parts = _Sum(stacked, settings)
+        parametrize.register_parametrization(experts, name, parts)
+        kept: Any = experts.parametrizations[name]  # type: ignore[index]  # torch's own structure
+        kept.original0.register_hook(parts.common_gradient)
+        kept.original1.register_hook(parts.own_gradient)
+    return Decoupling([(experts, name) for experts, name, _ in found], settings.refresh_every)
 
 
-def _matrices(experts: nn.Module, names: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+def _stacked_matrices(experts: nn.Module, names: tuple[str, ...]) -> dict[str, int]:
     """The fused weights of a layer's experts, each with how many matrices it stacks by rows."""
     weights = [getattr(experts, name, None) for name in names]
     shapes = [tuple(weight.shape) for weight in weights if isinstance(weight, nn.Parameter) and weight.ndim == 3]
-    into, out = (shapes[0], shapes[-1]) if len(shapes) == len(names) == 2 else ((0, 0, 0), (0, 1, 1))
-    if into[2] != out[1] or into[1] not in (out[2], 2 * out[2]):
-        raise UnsupportedModelError(
-            f"{type(experts).__name__} keeps its experts as {shapes or 'modules of their own'}; decoupling takes [E,2I,H] "
-            "or [E,I,H] with [E,H,I], gate rows before up rows."
-        )
-    yield names[0], into[1] // out[2]
-    yield names[1], 1
+    if len(shapes) == len(names) == 2:
+        (_, rows, hidden), (_, hidden_again, inner) = shapes
+        if hidden == hidden_again and rows in (inner, 2 * inner):
+            return {names[0]: rows // inner, names[1]: 1}
+    raise UnsupportedModelError(
+        f"{type(experts).__name__} keeps its experts as {shapes or 'modules of their own'}; decoupling takes [E,2I,H] "
+        "or [E,I,H] with [E,H,I], gate rows before up rows."
+    )
 
 
 class _Sum(nn.Module):
-    """`W_C + W_U`, a parametrization of torch's."""
+    """`W_C + W_U`, a parametrization of torch's; the bases, as buffers, are kept in checkpoints."""
+
+    left: torch.Tensor
+    right: torch.Tensor
 
     def __init__(self, stacked: int, settings: DecouplingSettings) -> None:
         super().__init__()
-        self._stacked, self._settings = stacked, settings
-        self.register_buffer("left", torch.empty(0))  # the bases, kept in checkpoints
-        self.register_buffer("right", torch.empty(0))
+        self._stacked, self._settings, self._learners = stacked, settings, 1
 
     def forward(self, common: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         """All experts `[E,m,n]` of the common part `[m,n]` and the own ones `[E,m,n]`."""
@@ -139,52 +145,32 @@ class _Sum(nn.Module):
     def right_inverse(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The common part, the mean expert's of rank `q`, and what is left of each."""
         q = self._settings.q
+        if self._settings.common is CommonGradient.AVERAGE:
+            self._learners = len(weight)
         mean = weight.float().mean(dim=0).reshape(self._stacked, -1, weight.shape[-1])  # [E,m,n] → [stacked,m',n]
         left, values, right = torch.linalg.svd(mean, full_matrices=False)
         common = (left[..., :q] * values[..., None, :q] @ right[..., :q, :]).flatten(0, 1).to(weight.dtype)
-        own = weight - common
+        self.take_bases(common)
         if self._settings.strict:
-            own = _without(weight, left[..., :q], right[..., :q, :].mT)
-        return common, own
-
-
-class _Parts:
-    """One fused weight that is decoupled."""
-
-    def __init__(self, experts: nn.Module, name: str, stacked: int, settings: DecouplingSettings) -> None:
-        self.experts, self.name, self.stacked, self.settings = experts, name, stacked, settings
-        parametrize.register_parametrization(experts, name, _Sum(stacked, settings))
-        kept: Any = experts.parametrizations[name]  # type: ignore[index]  # torch's own structure
-        self.common, self.own, self.bases = kept.original0, kept.original1, kept[0]
-        self.take_bases()
-        self._hooks = [
-            self.common.register_hook(partial(_common_gradient, self)),
-            self.own.register_hook(partial(_own_gradient, self)),
-        ]
+            return common, _without(weight, left[..., :q], right[..., :q, :].mT)
+        return common, weight - common
 
     @torch.no_grad()
-    def take_bases(self) -> None:
+    def take_bases(self, common: torch.Tensor) -> None:
         """`U [stacked,m',q]` and `V [stacked,n,q]` of the common part."""
-        left, _, right = torch.linalg.svd(self.common.float().unflatten(0, (self.stacked, -1)), full_matrices=False)
-        self.bases.left, self.bases.right = left[..., : self.settings.q], right[..., : self.settings.q, :].mT
+        q = self._settings.q
+        stacked = common.float().reshape(self._stacked, -1, common.shape[-1])  # [m,n] → [stacked,m',n]
+        left, _, right = torch.linalg.svd(stacked, full_matrices=False)
+        self.register_buffer("left", left[..., :q])
+        self.register_buffer("right", right[..., :q, :].mT)
 
-    def merge(self) -> None:
-        """Put the sum in the parameter's place."""
-        for hook in self._hooks:
-            hook.remove()
-        parametrize.remove_parametrizations(self.experts, self.name, leave_parametrized=True)
+    def common_gradient(self, gradient: torch.Tensor) -> torch.Tensor:
+        """What trains the common part `[m,n]` of the sum of the experts' gradients."""
+        return (gradient - self.own_gradient(gradient[None])[0]) / self._learners
 
-
-def _common_gradient(part: _Parts, gradient: torch.Tensor) -> torch.Tensor:
-    """What trains the common part `[m,n]` of the sum of the experts' gradients."""
-    whole = gradient - _without(gradient[None], part.bases.left, part.bases.right)[0]
-    experts = part.own.shape[0] if part.settings.common is CommonGradient.AVERAGE else 1
-    return whole / experts
-
-
-def _own_gradient(part: _Parts, gradient: torch.Tensor) -> torch.Tensor:
-    """What trains the own parts of their gradients `[E,m,n]`."""
-    return _without(gradient, part.bases.left, part.bases.right)
+    def own_gradient(self, gradient: torch.Tensor) -> torch.Tensor:
+        """What trains the own parts of their gradients `[E,m,n]`."""
+        return _without(gradient, self.left, self.right)
 
 
 def _without(matrices: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -263,12 +249,7 @@ class HyperNetwork(nn.Module):
     router: torch.Tensor
 
     def __init__(self, router: torch.Tensor, generator: torch.Generator) -> None:
-        """Draw the network.
-
-        Args:
-            router: `R [E,H]`.
-            generator: What it is drawn with.
-        """
+        """Draw the network for a router `R [E,H]`."""
         super().__init__()
         E, H = router.shape
         drawn = {
@@ -285,10 +266,8 @@ class HyperNetwork(nn.Module):
     def forward(self) -> torch.Tensor:
         """The router `[E,H]`."""
         moved = self._network(self.embedding) - self._network(self.start)  # [E·H]
-        made: torch.Tensor = self.router + (self.scale * moved).reshape(self.router.shape).to(self.router.dtype)
-        return made
+        return self.router + (self.scale * moved).reshape(self.router.shape).to(self.router.dtype)
 
     def _network(self, embedding: torch.Tensor) -> torch.Tensor:
         """`g(e) [E·H]`."""
-        hidden: torch.Tensor = torch.relu(self.first @ embedding)  # [h]
-        return self.second @ hidden
+        return self.second @ torch.relu(self.first @ embedding)  # [E·H,h] @ [h]

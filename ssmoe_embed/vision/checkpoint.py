@@ -20,33 +20,44 @@ from ssmoe_embed.vision.modeling import KEPT_POSITIONS, ClipMoeConfig, ClipMoeMo
 
 HEAD = 64
 """Dimensions of an attention head in every CLIP of OpenAI's."""
-_TOWERS = {"": "text_model", "visual.": "vision_model"}
+_POSITIONS = "text_model.embeddings.position_embedding.weight"
 _OUTSIDE = {
-    "logit_scale": "logit_scale",
-    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-    "ln_final.weight": "text_model.final_layer_norm.weight",
-    "ln_final.bias": "text_model.final_layer_norm.bias",
-    "visual.class_embedding": "vision_model.embeddings.class_embedding",
-    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
-    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
-    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
-    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+    "positional_embedding": (_POSITIONS, "TH"),
+    "positional_embedding_res": (_POSITIONS, "TH"),
+    "text_projection": ("text_projection.weight", "HP"),
+    "logit_scale": ("logit_scale", ""),
+    "token_embedding.weight": ("text_model.embeddings.token_embedding.weight", "VH"),
+    "visual.class_embedding": ("vision_model.embeddings.class_embedding", "W"),
+    "visual.positional_embedding": ("vision_model.embeddings.position_embedding.weight", "NW"),
+    "visual.proj": ("visual_projection.weight", "WP"),
+    "visual.conv1.weight": ("vision_model.embeddings.patch_embedding.weight", "WCSS"),
+    "ln_final.weight": ("text_model.final_layer_norm.weight", "H"),
+    "ln_final.bias": ("text_model.final_layer_norm.bias", "H"),
+    "visual.ln_pre.weight": ("vision_model.pre_layrnorm.weight", "W"),
+    "visual.ln_pre.bias": ("vision_model.pre_layrnorm.bias", "W"),
+    "visual.ln_post.weight": ("vision_model.post_layernorm.weight", "W"),
+    "visual.ln_post.bias": ("vision_model.post_layernorm.bias", "W"),
 }
-"""What is only called otherwise."""
-_TRANSPOSED = {"text_projection": "text_projection.weight", "visual.proj": "visual_projection.weight"}
-"""What is multiplied from the other side."""
+"""By published name the name here and the published shape, for whose letters see `_layout`."""
 _IN_BLOCKS = {
-    "attn.out_proj": "self_attn.out_proj",
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "gate": "mlp.gate",
+    "attn.in_proj_weight": ("self_attn.{qkv}_proj.weight", "AH"),
+    "attn.in_proj_bias": ("self_attn.{qkv}_proj.bias", "A"),
+    "attn.out_proj.weight": ("self_attn.out_proj.weight", "HH"),
+    "attn.out_proj.bias": ("self_attn.out_proj.bias", "H"),
+    "gate.weight": ("mlp.gate.weight", "EH"),
+    "ln_1.weight": ("layer_norm1.weight", "H"),
+    "ln_1.bias": ("layer_norm1.bias", "H"),
+    "ln_2.weight": ("layer_norm2.weight", "H"),
+    "ln_2.bias": ("layer_norm2.bias", "H"),
 }
-_BLOCK = re.compile(
-    r"(?P<tower>|visual\.)transformer\.resblocks\.(?P<index>\d+)\.(?P<module>.+)(?P<part>[._](?:weight|bias))"
-)
-_EXPERT = re.compile(r"experts\.(\d+)\.(c_fc|c_proj)")
+_IN_EXPERTS = {
+    "c_fc.weight": ("fc1.weight", "IH"),
+    "c_fc.bias": ("fc1.bias", "I"),
+    "c_proj.weight": ("fc2.weight", "HI"),
+    "c_proj.bias": ("fc2.bias", "H"),
+}
+_TRANSPOSED = ("text_projection", "visual.proj")
+"""What is multiplied from the other side."""
 
 
 def load_published(path: str | Path, *, top_k: int = 2, dtype: torch.dtype = torch.float32) -> ClipMoeModel:
@@ -61,16 +72,6 @@ def load_published(path: str | Path, *, top_k: int = 2, dtype: torch.dtype = tor
         FileNotFoundError: There is no such file.
         ValueError: It is no state dict, or tensors are missing, unknown, of a wrong shape or not finite.
     """
-    return from_published(read_state_dict(path), top_k=top_k, dtype=dtype, source=str(path))
-
-
-def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a `.pt` or `.safetensors` file by name.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds anything but named tensors.
-    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -78,22 +79,19 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
             "A folder that save_pretrained wrote is loaded with ClipMoeModel.from_pretrained."
         )
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        is_safe = path.suffix == ".safetensors"
+        found = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"{path} is truncated, or holds other things than tensors ({reason}); nothing was run."
         ) from error
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        kind = (
-            f"a dictionary with {sorted(map(str, found))[:5]}"
-            if isinstance(found, dict)
-            else f"a {type(found).__name__}"
-        )
+        is_dictionary = isinstance(found, dict)
+        kind = f"a dictionary with {sorted(map(str, found))[:5]}" if is_dictionary else f"a {type(found).__name__}"
         raise ValueError(f"{path} holds {kind}, not a state dict of named tensors; save only the model's state_dict().")
-    return {str(name): tensor for name, tensor in found.items()}
+    tensors = {str(name): tensor for name, tensor in found.items()}
+    return from_published(tensors, top_k=top_k, dtype=dtype, source=str(path))
 
 
 def from_published(
@@ -108,7 +106,8 @@ def from_published(
     broken = [name for name, tensor in tensors.items() if not tensor.sum(dtype=torch.float64).isfinite()]
     if broken:
         raise ValueError(f"{source}: {_listed(broken)} hold NaN or infinity; copy or download it again.")
-    return ClipMoeModel.from_pretrained(None, config=config, state_dict=converted(tensors, dtype), dtype=dtype).eval()
+    state = converted(tensors, config, dtype)
+    return ClipMoeModel.from_pretrained(None, config=config, state_dict=state, dtype=dtype).eval()
 
 
 def published_config(
@@ -127,12 +126,9 @@ def published_config(
     try:
         config = _told_by(shapes, top_k)
     except (KeyError, IndexError) as error:
-        dense = any(".mlp.c_fc." in name for name in shapes)
-        advice = (
-            "It is a dense CLIP: load that in transformers and use ClipMoeModel.from_clip."
-            if dense
-            else ("Names are expected as in clip-moe-4-2-sharegpt4v.pt.")
-        )
+        advice = "Names are expected as in clip-moe-4-2-sharegpt4v.pt."
+        if any(".mlp.c_fc." in name for name in shapes):
+            advice = "It is a dense CLIP: load that in transformers and use ClipMoeModel.from_clip."
         raise ValueError(f"{source} is no CLIP-MoE: it lacks {error}. {advice}") from None
     expected = published_shapes(config)
     wrong = [
@@ -156,90 +152,68 @@ def published_config(
 
 def published_shapes(config: ClipMoeConfig) -> dict[str, tuple[int, ...]]:
     """All names of a published state dict with their shapes; 915 at the published size."""
-    text, vision, P = config.text_config, config.vision_config, config.projection_dim
-    H, V = text.hidden_size, vision.hidden_size
-    positions, patches = (text.max_position_embeddings, H), (vision.image_size // vision.patch_size) ** 2
-    shapes: dict[str, tuple[int, ...]] = {
-        "positional_embedding": positions,
-        "positional_embedding_res": positions,
-        "text_projection": (H, P),
-        "logit_scale": (),
-        "token_embedding.weight": (text.vocab_size, H),
-        "visual.class_embedding": (V,),
-        "visual.positional_embedding": (patches + 1, V),
-        "visual.proj": (V, P),
-        "visual.conv1.weight": (V, vision.num_channels, vision.patch_size, vision.patch_size),
+    return {name: shape for name, (_, shape) in _layout(config).items()}
+
+
+def _layout(config: ClipMoeConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Every published name with the name here and the published shape."""
+    text, vision = config.text_config, config.vision_config
+    sizes = {
+        "H": text.hidden_size,
+        "T": text.max_position_embeddings,
+        "V": text.vocab_size,
+        "W": vision.hidden_size,
+        "N": (vision.image_size // vision.patch_size) ** 2 + 1,
+        "C": vision.num_channels,
+        "S": vision.patch_size,
+        "P": config.projection_dim,
     }
-    for norm, width in (("ln_final", H), ("visual.ln_pre", V), ("visual.ln_post", V)):
-        shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
-    for prefix, tower in (("", text), ("visual.", vision)):
+    found = {name: (here, tuple(map(sizes.__getitem__, shape))) for name, (here, shape) in _OUTSIDE.items()}
+    for prefix, model, tower in (("", "text_model", text), ("visual.", "vision_model", vision)):
+        H, I, E = tower.hidden_size, tower.intermediate_size, tower.num_experts  # noqa: E741 (the papers' notation)
+        sizes = {"H": H, "A": 3 * H, "I": I, "E": E}
+        names = dict(_IN_BLOCKS)
+        for expert in range(E):
+            for name, (here, shape) in _IN_EXPERTS.items():
+                names[f"experts.{expert}.{name}"] = f"mlp.experts.{expert}.{here}", shape
         for index in range(tower.num_hidden_layers):
-            block = f"{prefix}transformer.resblocks.{index}."
-            shapes |= {block + name: shape for name, shape in _block_shapes(tower).items()}
-    return shapes
+            block, layer = f"{prefix}transformer.resblocks.{index}.", f"{model}.encoder.layers.{index}."
+            for name, (here, shape) in names.items():
+                found[block + name] = layer + here, tuple(map(sizes.__getitem__, shape))
+    return found
 
 
-def converted(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+def converted(
+    tensors: Mapping[str, torch.Tensor], config: ClipMoeConfig, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
     """A published state dict under the names, and in the shapes, of `ClipMoeModel`; all tensors are copies."""
-    made = {
-        "text_model.embeddings.position_embedding.weight": torch.cat(
-            [tensors["positional_embedding"][:KEPT_POSITIONS], tensors["positional_embedding_res"][KEPT_POSITIONS:]]
-        )
-    }
-    for name, tensor in tensors.items():
-        block = _BLOCK.fullmatch(name)
-        if block is not None:
-            made |= _converted_block(block, tensor)
-        elif name in _TRANSPOSED:
-            made[_TRANSPOSED[name]] = tensor.T
-        elif name in _OUTSIDE:
-            made[_OUTSIDE[name]] = tensor
+    made: dict[str, torch.Tensor] = {}
+    for name, (here, _) in _layout(config).items():
+        if name in _TRANSPOSED:
+            made[here] = tensors[name].T
+        elif "{qkv}" in here:  # [3H,…] → three [H,…]
+            thirds = zip("qkv", tensors[name].chunk(3), strict=True)
+            made |= {here.format(qkv=which): third for which, third in thirds}
+        else:
+            made[here] = tensors[name]
+    kept, stretched = tensors["positional_embedding"], tensors["positional_embedding_res"]
+    made[_POSITIONS] = torch.cat([kept[:KEPT_POSITIONS], stretched[KEPT_POSITIONS:]])
     return {name: tensor.to(dtype, copy=True).contiguous() for name, tensor in made.items()}
-
-
-def _converted_block(name: re.Match[str], tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """One tensor of a block; attention's input projection `[3H,…]` becomes three `[H,…]`."""
-    block, part = f"{_TOWERS[name['tower']]}.encoder.layers.{name['index']}.", name["part"][1:]
-    expert = _EXPERT.fullmatch(name["module"])
-    if expert is not None:
-        return {f"{block}mlp.experts.{expert[1]}.{'fc1' if expert[2] == 'c_fc' else 'fc2'}.{part}": tensor}
-    if name["module"] == "attn.in_proj":
-        thirds = zip("qkv", tensor.chunk(3), strict=True)
-        return {f"{block}self_attn.{which}_proj.{part}": third for which, third in thirds}
-    return {f"{block}{_IN_BLOCKS[name['module']]}.{part}": tensor}
-
-
-def _block_shapes(tower: Any) -> dict[str, tuple[int, ...]]:
-    """The names of one block's tensors with their shapes."""
-    H, I, E = tower.hidden_size, tower.intermediate_size, tower.num_experts  # noqa: E741 (the papers' notation)
-    shapes: dict[str, tuple[int, ...]] = {
-        "attn.in_proj_weight": (3 * H, H),
-        "attn.in_proj_bias": (3 * H,),
-        "attn.out_proj.weight": (H, H),
-        "attn.out_proj.bias": (H,),
-        "gate.weight": (E, H),
-    }
-    for norm in ("ln_1", "ln_2"):
-        shapes |= {f"{norm}.weight": (H,), f"{norm}.bias": (H,)}
-    for expert in range(E):
-        into, back = f"experts.{expert}.c_fc", f"experts.{expert}.c_proj"
-        shapes |= {f"{into}.weight": (I, H), f"{into}.bias": (I,), f"{back}.weight": (H, I), f"{back}.bias": (H,)}
-    return shapes
 
 
 def _told_by(shapes: Mapping[str, tuple[int, ...]], top_k: int) -> ClipMoeConfig:
     """The configuration, as far as shapes tell it; a `KeyError` or `IndexError` where a tensor that tells is missing."""
-    blocks = [match for match in map(_BLOCK.fullmatch, shapes) if match is not None]
     width, projected = shapes["text_projection"]
     vocabulary = shapes["token_embedding.weight"][0]
     patches, (_, channels, patch, _) = shapes["visual.positional_embedding"][0] - 1, shapes["visual.conv1.weight"]
 
     def tower(prefix: str, width: int) -> dict[str, Any]:
         first = f"{prefix}transformer.resblocks.0."
+        block = re.compile(rf"{prefix}transformer\.resblocks\.(\d+)\..+[._](weight|bias)")
         return {
             "hidden_size": width,
             "intermediate_size": shapes[f"{first}experts.0.c_fc.weight"][0],
-            "num_hidden_layers": 1 + max(int(block["index"]) for block in blocks if block["tower"] == prefix),
+            "num_hidden_layers": 1 + max(int(found[1]) for found in map(block.fullmatch, shapes) if found),
             "num_attention_heads": 1 if width % HEAD else width // HEAD,
             "num_experts": shapes[f"{first}gate.weight"][0],
             "num_experts_per_tok": top_k,

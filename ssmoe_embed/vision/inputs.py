@@ -8,7 +8,7 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,22 +53,26 @@ def read_image(given: Any, where: str = "") -> Image.Image:
         ImageError: It is broken, cut short, empty, larger than `MOST_PIXELS`, or nothing that is read as a picture.
     """
     name = _name(given) if isinstance(given, str | Path) or not where else where
-    if isinstance(given, torch.Tensor | np.ndarray):
-        picture = _from_array(given, name)
-    else:
-        picture = given if isinstance(given, Image.Image) else _opened(given, name)
-    if 0 in picture.size:
-        raise ImageError(f"{name} has no pixels ({picture.width} × {picture.height}); leave it out.")
-    if picture.width * picture.height > MOST_PIXELS:
-        raise ImageError(
-            f"{name} has {picture.width:,} × {picture.height:,} pixels and at most {MOST_PIXELS:,} are read; shrink it."
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its pixels were counted above
-            return _cut(_in_rgb(ImageOps.exif_transpose(_first_frame(picture, name))))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{name} is broken or cut short ({error}); copy or download it again.") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # pixels are counted here
+        if isinstance(given, torch.Tensor | np.ndarray):
+            picture = _from_array(given, name)
+        else:
+            picture = given if isinstance(given, Image.Image) else _opened(given, name)
+        if 0 in picture.size:
+            raise ImageError(f"{name} has no pixels ({picture.width} × {picture.height}); leave it out.")
+        if picture.width * picture.height > MOST_PIXELS:
+            raise ImageError(
+                f"{name} has {picture.width:,} × {picture.height:,} pixels and at most {MOST_PIXELS:,} are read; shrink it."
+            )
+        try:
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1:
+                warnings.warn(f"{name} has {frames} frames; the first is read.", stacklevel=3)
+                picture.seek(0)
+            return _cut(_in_rgb(ImageOps.exif_transpose(picture)))
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise ImageError(f"{name} is broken or cut short ({error}); copy or download it again.") from error
 
 
 def _opened(given: Any, name: str) -> Image.Image:
@@ -84,9 +88,7 @@ def _opened(given: Any, name: str) -> Image.Image:
     if not isinstance(given, str | Path | bytes):
         raise ImageError(f"{name} is no picture; pass a PIL image, a path, an array, a tensor or a file's bytes.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(given) if isinstance(given, bytes) else given)
+        return Image.open(io.BytesIO(given) if isinstance(given, bytes) else given)
     except FileNotFoundError:
         raise ImageError(f"There is no picture {name}.") from None
     except Image.DecompressionBombError as error:
@@ -95,14 +97,6 @@ def _opened(given: Any, name: str) -> Image.Image:
         raise ImageError(f"{name} is no picture that Pillow knows; save it as PNG or JPEG.") from None
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageError(f"{name} cannot be read ({error}).") from error
-
-
-def _first_frame(picture: Image.Image, name: str) -> Image.Image:
-    """The picture itself, or the first of several, which is said."""
-    if getattr(picture, "n_frames", 1) > 1:
-        warnings.warn(f"{name} has {picture.n_frames} frames; the first is read.", stacklevel=4)  # type: ignore[attr-defined]
-        picture.seek(0)
-    return picture
 
 
 def _in_rgb(picture: Image.Image) -> Image.Image:
@@ -135,11 +129,9 @@ def _eight_bits(numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _from_array(given: Any, name: str) -> Image.Image:
     """An array or tensor as a picture; its last dimension of 1 to 4 is its channels, or else its first."""
-    numbers = (
-        given.detach().cpu().float().numpy()
-        if isinstance(given, torch.Tensor) and given.is_floating_point()
-        else (np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given))
-    )
+    if isinstance(given, torch.Tensor):
+        given = (given.float() if given.is_floating_point() else given).detach().cpu()
+    numbers = np.asarray(given)
     if numbers.ndim == 3 and numbers.shape[-1] not in range(1, 5) and numbers.shape[0] in range(1, 5):
         numbers = numbers.transpose(1, 2, 0)  # [c,h,w] → [h,w,c]
     if numbers.ndim == 3 and numbers.shape[-1] == 1:
@@ -180,47 +172,27 @@ def _name(given: Any) -> str:
 
 
 _LONGEST = 16_384
-"""Characters that are read of a text: no tokenizer of CLIP's kind makes fewer than 248 tokens of so many."""
+"""Characters that are read of a text, without runs of space, which CLIP's tokenizer leaves out too: no tokenizer of its
+kind makes fewer than 248 tokens of so many."""
 
 
-class TextAndImage(NamedTuple):
-    """One input: its text, its picture, or both."""
-
-    text: str | None
-    image: Image.Image | None
-
-
-def parts_of(given: Any, where: str = "") -> TextAndImage:
-    """What an input consists of.
-
-    Args:
-        given: A text; a picture, as `read_image` takes it; or `{"text": …}`, `{"image": …}` or both.
-        where: What to call it in messages.
-
-    Raises:
-        TextError: It is neither.
-        ImageError: Its picture cannot be read.
-    """
-    if isinstance(given, Mapping):
-        wrong = [str(key) for key in given if key not in ("text", "image")]
-        text, image = given.get("text"), given.get("image")
-        if wrong or (text is None and image is None):
-            raise TextError(
-                f"{where or 'The input'} has the keys {sorted(map(str, given))}; pass 'text', 'image' or both, no others."
-            )
-        if text is not None and not isinstance(text, str):
-            raise TextError(
-                f"{where or 'The input'} has a text of type {type(text).__name__}; convert it with str(...)."
-            )
-        return TextAndImage(text, None if image is None else read_image(image, where))
-    if is_image(given):
-        return TextAndImage(None, read_image(given, where))
-    if not isinstance(given, str):
+def _parts(given: Any, name: str) -> tuple[str | None, Image.Image | None]:
+    """The text and the picture of an input: a text, what `read_image` takes, or a dictionary of one or both."""
+    if not isinstance(given, Mapping):
+        if is_image(given):
+            return None, read_image(given, name)
+        if isinstance(given, str):
+            return given, None
         raise TextError(
-            f"{where or 'The input'} is of type {type(given).__name__}; pass a text, a picture (PIL image, path, array, "
+            f"{name} is of type {type(given).__name__}; pass a text, a picture (PIL image, path, array, "
             "tensor, bytes) or {'text': …, 'image': …}."
         )
-    return TextAndImage(given, None)
+    text, image = given.get("text"), given.get("image")
+    if set(given) - {"text", "image"} or (text is None and image is None):
+        raise TextError(f"{name} has the keys {sorted(map(str, given))}; pass 'text', 'image' or both, no others.")
+    if text is not None and not isinstance(text, str):
+        raise TextError(f"{name} has a text of type {type(text).__name__}; convert it with str(...).")
+    return text, None if image is None else read_image(image, name)
 
 
 class InputReader:
@@ -239,20 +211,24 @@ class InputReader:
         """Features of `B` inputs of any kinds.
 
         Args:
-            inputs: See `parts_of`.
+            inputs: Texts, pictures as `read_image` takes them, and `{"text": …}`, `{"image": …}` or both in one.
             prompt: Put before every text.
 
         Returns:
             `input_ids` and `attention_mask` `[b,T]` with `text_rows [b]`, which of the inputs they are of, where there are
             texts; `pixel_values [b,3,h,w]` with `image_rows [b]`, where there are pictures.
+
+        Raises:
+            TextError: An input is nothing of that kind.
+            ImageError: A picture cannot be read.
         """
-        parts = [parts_of(given, f"Input {place}") for place, given in enumerate(inputs)]
+        parts = [_parts(given, f"Input {place}") for place, given in enumerate(inputs)]
         features: dict[str, torch.Tensor] = {}
-        texts = {row: prompt + part.text for row, part in enumerate(parts) if part.text is not None}
-        images = {row: part.image for row, part in enumerate(parts) if part.image is not None}
+        texts = {row: prompt + text for row, (text, _) in enumerate(parts) if text is not None}
+        images = {row: image for row, (_, image) in enumerate(parts) if image is not None}
         if texts:
             tokens = self.processor.tokenizer(
-                [shortened(text) for text in texts.values()],
+                [clean_unicode(" ".join(text[: 64 * _LONGEST].split())[:_LONGEST]) for text in texts.values()],
                 truncation=True,
                 max_length=self.limit,
                 padding=True,
@@ -264,8 +240,3 @@ class InputReader:
             pixels = self.processor.image_processor(list(images.values()), return_tensors="pt")
             features |= {"pixel_values": pixels["pixel_values"], "image_rows": torch.tensor(list(images))}
         return features
-
-
-def shortened(text: str) -> str:
-    """A text without runs of space, which CLIP's tokenizer leaves out too, and not much longer than what is read of it."""
-    return clean_unicode(" ".join(text[: 64 * _LONGEST].split())[:_LONGEST])

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCardData
 from sentence_transformers.base.modules import InputModule
 from torch.nn import functional
 from transformers import BitsAndBytesConfig, CLIPProcessor
 from typing_extensions import Self
 
 from ssmoe_embed.common.loading import HubOptions, check_backend, check_device_map, warn_of_half_precision
+from ssmoe_embed.common.version import __version__
 from ssmoe_embed.embedding.card import GENERATED
 from ssmoe_embed.embedding.persistence import require_this_package, write_json
 from ssmoe_embed.routing import RoutingPolicy
 from ssmoe_embed.routing.sites import install_sites, routed
 from ssmoe_embed.spectral.routers import SpectralRouters
-from ssmoe_embed.vision.card import vision_card
 from ssmoe_embed.vision.inputs import InputReader
 from ssmoe_embed.vision.modeling import ClipMoeModel
 from ssmoe_embed.vision.routing import (
@@ -36,6 +37,50 @@ CONFIG = "ssmoe_vision_config.json"
 _ROUTERS = "spectral_{tower}.safetensors"
 _NOT_IN_4_BITS = ["gate", "visual_projection", "text_projection"]
 """Routers, where a rounding sends tokens elsewhere, and the two matrices into the shared space."""
+_CARD = """\
+---
+{front_matter}
+---
+
+{generated}
+
+# CLIP-MoE as an embedding model of texts and images
+
+This is a [sentence-transformers](https://www.sbert.net) model: a [CLIP-MoE](https://arxiv.org/abs/2409.19291) that maps
+texts and images to vectors of {dimensions} dimensions in one space, by `ssmoe_embed` {version}.
+
+## Use
+
+```
+pip install ssmoe-embed
+```
+
+```python
+import ssmoe_embed  # makes the module known to sentence-transformers
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("sentence_transformers_model_id")
+images = model.encode([Image.open("cat.jpg"), Image.open("dog.jpg")])
+texts = model.encode(["a photo of a cat", "a photo of a dog"])
+print(model.similarity(texts, images))
+```
+
+## Settings
+
+| setting | value |
+|---|---|
+{settings}
+
+## Limits
+
+A text of more tokens than are read is cut at its end; an image is scaled by its shorter side and cut to its middle. The
+vectors inherit what the model knows, and its biases. Vectors of another routing cannot be compared with these.
+
+## Sources
+
+Spectral routing is that of [SSMoE](https://arxiv.org/abs/2605.30992).
+"""
 
 
 class SSMoEVision(InputModule):
@@ -85,7 +130,6 @@ class SSMoEVision(InputModule):
         for tower, policy in self._policies.items():
             policy.check(tower.of(model))
             install_sites(tower.of(model), ClipMoeTower())
-        self._owner: tuple[Any, ...] = ()  # a tuple, or torch would take it for a submodule
         self.max_seq_length: int = min(
             model.config.text_config.max_position_embeddings, self.tokenizer.model_max_length
         )
@@ -128,56 +172,42 @@ class SSMoEVision(InputModule):
         return InputReader(self.processor, self.max_seq_length).read(inputs, prompt or "")
 
     def forward(self, features: dict[str, torch.Tensor], **kwargs: Any) -> dict[str, torch.Tensor]:
-        """Vectors of a batch, float32.
-
-        Args:
-            features: What `preprocess` gives.
-            **kwargs: Ignored.
-
-        Returns:
-            The features with `sentence_embedding [B,D]`.
+        """The features that `preprocess` gives, with the batch's vectors `sentence_embedding [B,D]`, float32.
 
         Raises:
             ValueError: A vector is not finite.
         """
         del kwargs
-        texts, images = self._texts(features), self._images(features)
-        if texts is None or images is None:
-            found = images if texts is None else texts
-            assert found is not None
-            return features | {"sentence_embedding": _finite(found[1])}
-        rows = int(max(texts[0].max(), images[0].max())) + 1  # B
-        both = torch.isin(torch.arange(rows, device=texts[0].device), texts[0]) & torch.isin(
-            torch.arange(rows, device=texts[0].device), images[0]
-        )
-        embedding = torch.zeros(rows, texts[1].shape[1], device=texts[1].device)
-        for place, vectors in (texts, images):
-            shared = both[place][:, None]
-            embedding.index_add_(0, place, torch.where(shared, functional.normalize(vectors, dim=-1), vectors))
-        return features | {"sentence_embedding": _finite(embedding)}
+        both = self._vectors(features, Tower.TEXT), self._vectors(features, Tower.VISION)
+        found = [one for one in both if one is not None]
+        embedding = found[0][1]
+        if len(found) > 1:
+            parts = torch.cat([rows for rows, _ in found]).bincount()  # of each input, [B]: 2 are a picture with a text
+            embedding = torch.zeros(len(parts), embedding.shape[1], device=embedding.device)
+            for rows, vectors in found:
+                is_shared = (parts[rows] == 2)[:, None]
+                embedding.index_add_(0, rows, torch.where(is_shared, functional.normalize(vectors, dim=-1), vectors))
+        broken = (~embedding.isfinite().all(dim=-1)).nonzero().flatten().tolist()
+        if broken:
+            raise ValueError(
+                f"The vectors at {broken[:5]} of the batch are not finite; load the model with "
+                "model_kwargs={'dtype': 'float32'}."
+            )
+        return features | {"sentence_embedding": embedding}
 
-    def _texts(self, features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Which inputs have a text, `[b]`, and their texts' vectors `[b,D]`."""
-        if "input_ids" not in features:
+    def _vectors(self, features: dict[str, torch.Tensor], tower: Tower) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Which inputs have something for a tower, `[b]`, and its vectors of them `[b,D]`."""
+        given, rows = ("input_ids", "text_rows") if tower is Tower.TEXT else ("pixel_values", "image_rows")
+        if given not in features:
             return None
-        with self._routed(Tower.TEXT):
-            found = self.model.get_text_features(features["input_ids"], attention_mask=features["attention_mask"])
-        rows = features.get("text_rows", torch.arange(len(features["input_ids"])))
-        return rows.to(found.pooler_output.device), found.pooler_output.float()
-
-    def _images(self, features: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Which inputs have a picture, `[b]`, and their pictures' vectors `[b,D]`."""
-        if "pixel_values" not in features:
-            return None
-        with self._routed(Tower.VISION):
-            found = self.model.get_image_features(features["pixel_values"].to(self.model.dtype))
-        rows = features.get("image_rows", torch.arange(len(features["pixel_values"])))
-        return rows.to(found.pooler_output.device), found.pooler_output.float()
-
-    def _routed(self, tower: Tower) -> AbstractContextManager[None]:
-        """This tower's routing; one without keeps whatever the model itself was given."""
         policy = self._policies.get(tower)
-        return nullcontext() if policy is None else routed(policy)
+        with nullcontext() if policy is None else routed(policy):  # without one, whatever the model itself was given
+            if tower is Tower.TEXT:
+                made = self.model.get_text_features(features[given], attention_mask=features["attention_mask"])
+            else:
+                made = self.model.get_image_features(features[given].to(self.model.dtype))
+        vectors = made.pooler_output.float()
+        return features.get(rows, torch.arange(len(vectors))).to(vectors.device), vectors
 
     def get_embedding_dimension(self) -> int:
         """Length of a vector."""
@@ -189,25 +219,38 @@ class SSMoEVision(InputModule):
 
     def on_model_ready(self, model: Any) -> None:
         """Give the model that owns this module a model card of its own, unless it has another one."""
-        self._owner = (model,)
         if not model._model_card_text or GENERATED in model._model_card_text:
             model._model_card_text = self.card()
 
     def card(self) -> str:
-        """Its model card."""
-        return vision_card(self.model, self.routing)
+        """Its model card, as Markdown with a YAML header."""
+        vision, text = self.model.config.vision_config, self.model.config.text_config
+        rows = {
+            "image": f"{vision.image_size} × {vision.image_size} pixels, patches of {vision.patch_size}",
+            "text": f"{text.max_position_embeddings} tokens",
+            "experts": f"{vision.num_experts_per_tok} of {vision.num_experts} per token",
+            "routing": "learned routers" if self.routing is None else "spectral",
+        }
+        if self.routing is not None:
+            rows |= vars(self.routing) | {"towers": ", ".join(self.routing.towers)}
+        front_matter = ModelCardData(
+            library_name="sentence-transformers",
+            pipeline_tag="feature-extraction",
+            tags=["sentence-transformers", "feature-extraction", "clip", "mixture-of-experts", "ssmoe"],
+        )
+        return _CARD.format(
+            front_matter=front_matter.to_yaml(),
+            generated=GENERATED,
+            version=__version__,
+            dimensions=self.model.config.projection_dim,
+            settings="\n".join(f"| {name} | `{value}` |" for name, value in rows.items()),
+        )
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write model, processor, routing and spectral routers; transformers' AutoModel reads the folder too.
-
-        Args:
-            output_path: The model's folder.
-            *args: Ignored.
-            safe_serialization: Must be true; nothing is ever pickled.
-            **kwargs: Ignored.
+        """Write model, processor, routing and spectral routers to a folder, which transformers' AutoModel reads too.
 
         Raises:
-            ValueError: `safe_serialization` is false, or the model is in 4 bits.
+            ValueError: `safe_serialization` is false, and nothing is ever pickled, or the model is in 4 bits.
         """
         del args, kwargs
         if not safe_serialization:
@@ -256,15 +299,15 @@ class SSMoEVision(InputModule):
         check_device_map(given.get("device_map"))
         hub = HubOptions.taken_from(kwargs)
         place = {"subfolder": subfolder} | hub.loading
-        files = {name: value for name, value in hub.keywords.items() if name != "trust_remote_code"}
-        files["subfolder"] = subfolder
+        files = hub.keywords | {"subfolder": subfolder}
+        del files["trust_remote_code"]
         try:
             config = cls.load_config(model_name_or_path, config_filename=CONFIG, **files) or {}
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{CONFIG} of {model_name_or_path} is broken ({error}); copy or download it again."
             ) from None
-        saved = VisionRouting.of_config(config)
+        saved = VisionRouting(**config["routing"]) if config.get("routing") else None
         if config.get("dtype"):  # what to load it in, where that is not its weights' own
             given.setdefault("dtype", config["dtype"])
         routing = chosen_routing(saved, dict(config_kwargs or {}))
@@ -287,21 +330,6 @@ class SSMoEVision(InputModule):
                 "its routing, and load that in 4 bits."
             )
         return cls(model, processor, routing, routers)
-
-
-def _finite(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors `[B,D]`, all of which are finite.
-
-    Raises:
-        ValueError: One is not.
-    """
-    broken = (~vectors.isfinite().all(dim=-1)).nonzero().flatten().tolist()
-    if broken:
-        raise ValueError(
-            f"The vectors at {broken[:5]} of the batch are not finite; load the model with "
-            "model_kwargs={'dtype': 'float32'}."
-        )
-    return vectors
 
 
 SSMoEVision.__module__ = "ssmoe_embed"  # saved models name the class by its public path

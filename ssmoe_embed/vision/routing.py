@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -78,14 +79,10 @@ class Tower(Choice):
 class VisionRouting:
     """How a CLIP-MoE is routed by spectral routers; `PAPER` is what the paper's release does.
 
+    `alpha` and `mix` are as in `SpectralRouting`; `top_c`, `select`, `sign` and `scale` as in `SpectralSettings`.
+
     Attributes:
         towers: Which towers; the other keeps its learned routers.
-        alpha: The spectral router's share, see `SpectralRouting`.
-        mix: See `SpectralRouting`.
-        top_c: Eigenvectors kept of each expert matrix, see `SpectralSettings`, as for `select`, `sign` and `scale`.
-        select: See `SpectralSettings`.
-        sign: See `SpectralSettings`.
-        scale: See `SpectralSettings`.
         layout: How `c_proj` is brought into hidden space.
 
     Raises:
@@ -107,28 +104,24 @@ class VisionRouting:
         towers = tuple(dict.fromkeys(Tower.parse(tower, "towers") for tower in named))
         if not towers:
             raise ValueError('towers=() routes nothing; choose "vision", "text" or both.')
-        mix = SpectralMix(self.alpha, self.mix)
-        spectral = SpectralSettings(self.top_c, self.select, self.sign, self.scale)
         layout = ProjectionLayout.parse(self.layout, "layout")
-        parsed = {"towers": towers, "layout": layout} | vars(mix) | vars(spectral)
+        parsed = {"towers": towers, "layout": layout} | vars(SpectralMix(self.alpha, self.mix)) | vars(self.spectral)
         for name in parsed.keys() & self.__dataclass_fields__.keys():
             object.__setattr__(self, name, parsed[name])
 
-    @classmethod
-    def of_config(cls, config: Mapping[str, Any]) -> VisionRouting | None:
-        """The routing of a saved configuration; one that says nothing of it is routed by its learned routers."""
-        routing = config.get("routing")
-        return None if routing is None else cls(**routing | {"towers": tuple(routing["towers"])})
+    @property
+    def spectral(self) -> SpectralSettings:
+        """How the spectral routers are made, but for the layout."""
+        return SpectralSettings(self.top_c, self.select, self.sign, self.scale)
 
     def as_dict(self) -> dict[str, Any]:
         """The routing as JSON values."""
-        plain = {name: str(value) if isinstance(value, str) else value for name, value in vars(self).items()}
-        return plain | {"towers": [str(tower) for tower in self.towers]}
+        values: dict[str, Any] = json.loads(json.dumps(vars(self)))
+        return values
 
     def makes_routers_as(self, other: VisionRouting) -> bool:
         """Whether the spectral routers of another routing serve this one."""
-        made = ("top_c", "select", "sign", "scale", "layout")
-        return all(getattr(self, name) == getattr(other, name) for name in made)
+        return (self.spectral, self.layout) == (other.spectral, other.layout)
 
 
 PAPER = VisionRouting(alpha=1.0, top_c=5, sign=Sign.RAW, layout=ProjectionLayout.RESHAPE)
@@ -157,9 +150,9 @@ def chosen_routing(saved: VisionRouting | None, changes: dict[str, Any]) -> Visi
         if changes:
             raise ValueError(f"method='smoe' is the learned routers' own; {sorted(changes)} belong to ssmoe or paper.")
         return None
-    base = PAPER if method == "paper" else saved or VisionRouting()
     if saved is None and method is None and not changes:
         return None
+    base = PAPER if method == "paper" else saved or VisionRouting()
     return VisionRouting(**(vars(base) | changes))
 
 
@@ -180,22 +173,10 @@ def spectral_routers(
         progress: Show a progress bar.
     """
     settings = settings or VisionRouting()
-    family = ClipMoeTower(settings.layout)
-    name = str(model.config.name_or_path) or None
-    made = {}
-    for tower in settings.towers:
-        routers = SpectralRouters.from_model(
-            tower.of(model),
-            settings.top_c,
-            settings.select,
-            settings.sign,
-            settings.scale,
-            family=family,
-            workers=workers,
-            progress=progress,
-        )
-        made[tower] = replace(routers, base_model=name)
-    return made
+    options: dict[str, Any] = settings.spectral.as_dict() | {"workers": workers, "progress": progress}
+    family, name = ClipMoeTower(settings.layout), str(model.config.name_or_path) or None
+    made = {tower: SpectralRouters.from_model(tower.of(model), family=family, **options) for tower in settings.towers}
+    return {tower: replace(routers, base_model=name) for tower, routers in made.items()}
 
 
 def spectral_policies(

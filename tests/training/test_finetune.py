@@ -1,5 +1,6 @@
 """Fine-tuning: under every routing by one path, resumed to the same weights, an ordinary checkpoint in the end."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from tiny import TOP_C
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import ssmoe_embed
 from ssmoe_embed import SpectralRouters, language_model, reroute
 from ssmoe_embed.language_model import RoutingSettings
 from ssmoe_embed.language_model.loading import ROUTERS_FILE
@@ -491,3 +493,19 @@ def test_without_trl_the_rest_of_training_is_there_and_finetune_says_what_to_ins
         [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", check=False
     )
     assert "ImportError: This needs trl, which is not installed: pip install 'ssmoe-embed[train]'" in done.stderr
+
+
+def test_whatever_needs_trl_says_what_to_install_where_it_is_missing(monkeypatch):
+    for name in [one for one in sys.modules if one.startswith("ssmoe_embed.training")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(ssmoe_embed, "training", ssmoe_embed.training)  # so that the one with trl comes back
+    monkeypatch.setitem(sys.modules, "trl", None)
+    without = importlib.import_module("ssmoe_embed.training")
+    for attempt in (
+        lambda: without.finetune("a", "b", "c"),
+        lambda: importlib.import_module(f"{without.__name__}.trainer"),
+    ):
+        with pytest.raises(
+            ImportError, match=r"This needs trl, which is not installed: pip install 'ssmoe-embed\[train\]'"
+        ):
+            attempt()
