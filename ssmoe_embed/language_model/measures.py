@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ssmoe_embed.families import MoELayer, family_of
 from ssmoe_embed.routing import RoutingPolicy
 from ssmoe_embed.routing.policies import check_at_routers
-from ssmoe_embed.routing.sites import decision, is_rerouted
+from ssmoe_embed.routing.sites import is_rerouted, site_of
 from ssmoe_embed.routing.tokens import install_token_hooks, needs_tokens
 
 SHORTEST_CALIBRATION = 512
@@ -265,7 +265,8 @@ class _Meter:
     def compare(self, _router: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """A forward hook."""
         own = chosen_experts(output, self.experts)
-        other = chosen_experts(decision(self.layer, self.policy, self.model, *args, **kwargs), self.experts)
+        site = site_of(self.layer, family_of(self.model))  # asked without running any hook
+        other = chosen_experts(site.answer(self.policy, None, *args, **kwargs), self.experts)
         common = (own & other).sum(dim=-1).double()  # [N,E] → [N]
         self.share += float((common / own.sum(dim=-1)).sum())
         self.jaccard += float((common / (own | other).sum(dim=-1)).sum())

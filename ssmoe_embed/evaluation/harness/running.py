@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -29,7 +29,7 @@ from ssmoe_embed.language_model.dropping import DropBy
 from ssmoe_embed.language_model.loading import Routing, load, load_tokenizer, policy_of, spectral_routers
 from ssmoe_embed.language_model.measures import expert_overlap, perplexity, read_text, text_digest
 from ssmoe_embed.routing import RoutingPolicy, reroute
-from ssmoe_embed.routing.experts import needs_experts
+from ssmoe_embed.routing.experts import DecidesAtExperts
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 
@@ -123,7 +123,7 @@ class _Runner:
         file = self.options.text
         if file is None:
             return
-        with reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext():
+        with reroute(subject.model, subject.policy):
             found = perplexity(subject.model, subject.tokenizer, read_text(file), progress=self.options.progress)
         result = TextResult(subject.cell.name, Path(file).name, text_digest(file), **asdict(found))
         self.folder.write_perplexity(result)
@@ -160,7 +160,7 @@ class _Runner:
 
     def _evaluate(self, subject: _Subject, name: str) -> dict[str, Any]:
         """What the harness says of the model under the policy on one task."""
-        with reroute(subject.model, subject.policy) if subject.policy is not None else nullcontext():
+        with reroute(subject.model, subject.policy):
             return harness_outcome(subject.model, subject.tokenizer, name, self.tasks, self.options)
 
 
@@ -205,7 +205,7 @@ def _result(
         if sample["filter"] == answer_filter
     ]
     overlap = None
-    if subject.policy is not None and overlap_prompts and not needs_experts(subject.policy):
+    if subject.policy is not None and overlap_prompts and not isinstance(subject.policy, DecidesAtExperts):
         prompts = [_prompt(s) for of_task in outcome["samples"].values() for s in of_task[:overlap_prompts]]
         overlap = asdict(expert_overlap(subject.model, subject.tokenizer, prompts, subject.policy))
     result = TaskResult(
