@@ -90,7 +90,7 @@ NAMED = {
         cost="spectral routers are made when it is made",
     ),
     "steer": NamedRouting(
-        "steering.SteeringSettings",
+        "derived.SteeringSettings",
         "The learned routers, with the experts favoured that a domain's texts use: `ssmoe steer` scores them.",
         "[DSMoE](https://arxiv.org/abs/2604.05267)",
         refuses="a table of another model",
