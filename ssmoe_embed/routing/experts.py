@@ -135,11 +135,14 @@ class DecidesAtExperts(ABC):
     def check(self, model: nn.Module) -> None:
         """See `RoutingPolicy.check`; also puts sites around the experts, which stay and ask as those of routers do."""
         check_experts(model, by_score=self.by_score)
-        install_experts_sites(model)
+        family = family_of(model)
+        install_sites(model, family)
+        for layer in family.layers(model):
+            if not isinstance(vars(layer.experts).get("forward"), ExpertsSite):
+                layer.experts.forward = ExpertsSite(layer, family)
 
     def logits(self, layer: int, hidden: torch.Tensor, logits: torch.Tensor, score: Score) -> torch.Tensor:
         """See `RoutingPolicy.logits`: as they are."""
-        del layer, hidden, score
         return logits
 
 
@@ -173,15 +176,6 @@ def check_experts(model: nn.Module, *, by_score: bool = False) -> None:
                 "within groups or by corrected scores. USMoE and Expert Choice are defined on the softmax of all experts; "
                 "choose another routing, such as ssmoe, competition or steer."
             )
-
-
-def install_experts_sites(model: nn.Module) -> None:
-    """Put sites around a model's routers and experts where there are none yet; they stay."""
-    family = family_of(model)
-    install_sites(model, family)
-    for layer in family.layers(model):
-        if not isinstance(vars(layer.experts).get("forward"), ExpertsSite):
-            layer.experts.forward = ExpertsSite(layer, family)
 
 
 class ExpertsSite(Site):
