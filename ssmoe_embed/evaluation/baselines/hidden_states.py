@@ -317,7 +317,7 @@ def unembedding_of(encoder: Encoder, source: BaseModelSource) -> torch.Tensor:
         weight: torch.Tensor = model.get_input_embeddings().weight
         return weight
     checkpoint = Checkpoint.open(source.name_or_path, **source.hub.keywords)
-    name = next((name for name in sorted(checkpoint.names(), key=len) if name.endswith(_HEAD)), None)
+    name = next((name for name in sorted(checkpoint.shards, key=len) if name.endswith(_HEAD)), None)
     if name is None:
         raise ValueError(
             f"The checkpoint in {source.name_or_path} has no {_HEAD}, so embed-filter has no unembedding to filter by; "
