@@ -153,9 +153,7 @@ def forget_unpacking(model: PreTrainedModel) -> None:
 
     transformers notes how it converts a checkpoint and reverts that when it saves. Of an unpacking it reverts no more than
     the names: a model saved so would come back with random experts and a warning, or could not be saved at all.
-
-    Args:
-        model: A model of a checkpoint with a `quantization_config`; nothing is done if it is packed still.
+    Nothing is done to a model that is packed still.
     """
     if not getattr(model, "is_quantized", False):
         model._weight_conversions = None  # the family's own are looked up when it is saved
@@ -166,8 +164,8 @@ def _dtype(config: PretrainedConfig, tensors: dict[str, Any]) -> torch.dtype:
     named = config.get_text_config().dtype or config.dtype
     if named is not None:
         return getattr(torch, named) if isinstance(named, str) else named
-    found = [_DTYPES[kind] for kind in (tensor.get_dtype() for tensor in tensors.values()) if kind in _DTYPES]
-    return found[0] if found else torch.float32
+    kinds = (tensor.get_dtype() for tensor in tensors.values())
+    return next((_DTYPES[kind] for kind in kinds if kind in _DTYPES), torch.float32)
 
 
 # --- what it takes in memory ------------------------------------------------------------------------------------------

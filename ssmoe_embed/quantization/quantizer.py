@@ -148,10 +148,6 @@ class FourBitQuantizer(HfQuantizer):
 def packable(model: PreTrainedModel, settings: QuantizationSettings) -> dict[str, Packable]:
     """The parameters of a model that are packed, by full name: linear layers and 3-D expert weights of its decoder.
 
-    Args:
-        model: The model, on any device.
-        settings: Whether attention is packed, and how many weights share a scale.
-
     Raises:
         ValueError: The experts of a layer are neither.
     """
@@ -227,14 +223,9 @@ class Packing(ConversionOps):
 
     @abstractmethod
     def pack(self, arrived: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-        """Pack what arrived.
+        """Pack what arrived, tensors by name or what reads them; return what is left for transformers to put into the model.
 
-        Args:
-            arrived: Tensors by name, or what reads them.
-            known: transformers' other arguments: the model and the names that are still missing among them.
-
-        Returns:
-            What is left for transformers to put into the model.
+        `known` are transformers' other arguments: the model and the names that are still missing among them.
         """
 
     def check_shape(self, name: str, found: torch.Size) -> None:

@@ -161,13 +161,9 @@ class CodebookRouting(_MadeForOne):
         return (book.square().sum(dim=1) / 2 - hidden.float() @ book.T).argmin(dim=1)
 
     def histogram(self, inputs: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """A text's share of tokens per code, of all layers: a representation by itself.
+        """A text's share of tokens per code, of all layers, `[ΣC]`: a representation by itself.
 
-        Args:
-            inputs: What entered the routers at its tokens, `[N,H]` by layer, as `recording` takes it.
-
-        Returns:
-            `[ΣC]`.
+        It is told from what entered the routers at its tokens, `[N,H]` by layer, as `recording` takes it.
         """
         counts = [self.codes(layer, inputs[layer]).bincount(minlength=len(self.books[layer])) for layer in self.books]
         return torch.cat([count / count.sum() for count in counts])
@@ -253,11 +249,9 @@ class SteeringTable:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def biases(self, pairs: int | float, added: float) -> dict[int, torch.Tensor]:
-        """What is added to the logits, `[E]` by layer, of the best pairs of the whole model.
+        """What is to be `added` to the logits, `[E]` by layer, of the best pairs of the whole model.
 
-        Args:
-            pairs: How many, a count or a fraction below 1.
-            added: What is added.
+        These are a count, or a fraction below 1.
         """
         layers = sorted(self.scores)
         flat = torch.cat([self.scores[layer] for layer in layers])

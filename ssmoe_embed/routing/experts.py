@@ -65,12 +65,10 @@ def weighting_of(layer: MoELayer, family: MoEFamily) -> Weighting:
     p = scores(logits, family.score)  # [B,E]
     factor, total = flat / p.gather(1, chosen), flat.sum(dim=1)
     best = p.topk(chosen.shape[1], dim=1).indices.sort(dim=1).values
-    proportional, normalises = alike(factor, factor.mean(dim=1, keepdim=True)), alike(total, total.mean())
-    if not normalises and not alike(factor, factor.mean()):
-        proportional = False
+    normalises = alike(total, total.mean())
     return Weighting(
         best=torch.equal(best, chosen.sort(dim=1).values),
-        proportional=proportional,
+        proportional=alike(factor, factor.mean(dim=1, keepdim=True)) and (normalises or alike(factor, factor.mean())),
         normalises=normalises,
         scale=float(total.mean() if normalises else factor.mean()),
     )
@@ -149,9 +147,7 @@ class DecidesAtExperts(ABC):
 def check_experts(model: nn.Module, *, by_score: bool = False) -> None:
     """Make sure that every layer's experts can be asked pair by pair.
 
-    Args:
-        model: The model.
-        by_score: Also that its routers are plain ones, whose weights are the largest of a softmax.
+    With `by_score`, also that its routers are plain ones, whose weights are the largest of a softmax.
 
     Raises:
         UnsupportedModelError: They cannot, or they are not.

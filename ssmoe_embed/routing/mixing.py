@@ -93,15 +93,9 @@ def mixed_logits(learned: torch.Tensor, spectral: torch.Tensor, alpha: float, mi
 
 
 def logits_of(wanted: torch.Tensor, learned: torch.Tensor, score: Score) -> torch.Tensor:
-    """Logits that have given scores.
+    """Logits, float32 `[…,E]`, that have the wanted scores, float32 `[…,E]`; with a softmax these add up to 1.
 
-    Args:
-        wanted: The scores, float32 `[…,E]`; with a softmax they add up to 1.
-        learned: The learned logits `[…,E]`, whose offset is kept where the score does not see it.
-        score: The family's score function.
-
-    Returns:
-        float32 `[…,E]`.
+    The offset of the learned logits `[…,E]` is kept where the score does not see it.
     """
     if score is Score.SQRTSOFTPLUS:
         squared = wanted.square()

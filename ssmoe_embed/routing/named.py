@@ -153,10 +153,7 @@ def spends_by_text(routing: str) -> bool:
 def policy_named(routing: str, model: Any, tokenizer: Any = None) -> RoutingPolicy:
     """The policy of a named routing, made for a model and checked against it.
 
-    Args:
-        routing: Name and settings, see `canonical`.
-        model: The model.
-        tokenizer: Its tokenizer; by default what lies beside its weights, for those that need one.
+    Those that need a tokenizer and are given none take what lies beside the model's weights.
 
     Raises:
         FileNotFoundError: A file that it names does not exist.

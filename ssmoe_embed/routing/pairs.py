@@ -13,7 +13,6 @@ trained otherwise by the competition itself is our reading of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -47,9 +46,8 @@ class _Paired(DecidesAtExperts):
 
     def check(self, model: nn.Module) -> None:
         """See `RoutingPolicy.check`."""
-        find: Callable[[], nn.Module | None] = getattr(model, "get_output_embeddings", lambda: None)
         with suppress(NotImplementedError):
-            if find() is not None:  # a language model's head
+            if getattr(model, "get_output_embeddings", lambda: None)() is not None:  # a language model's head
                 self.check_causal()
         super().check(model)
 
@@ -185,9 +183,8 @@ def places(values: torch.Tensor, real: torch.Tensor, *, causal: bool) -> torch.T
 
 def _inverse(order: torch.Tensor) -> torch.Tensor:
     """The place of each item in orders along the last dimension."""
-    return torch.empty_like(order).scatter_(
-        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    )
+    numbers = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, numbers)
 
 
 class Response(Choice):

@@ -159,14 +159,9 @@ class RouterSite(Site):
     def answer(
         self, policy: RoutingPolicy | None, taken: Recording | None, hidden: torch.Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        """What the router answers under a policy, whatever the context asks for.
+        """What the router answers under a policy, or by its own logits, whatever the context asks for.
 
-        Args:
-            policy: Replaces the logits; None for the router's own.
-            taken: Records them and what they were made of; None for no record.
-            hidden: What the router is called with.
-            *args: Likewise.
-            **kwargs: Likewise.
+        These and what they were made of are recorded in `taken`, if it is given.
 
         Raises:
             ValueError: The router does not make its logits by one product with its weight.

@@ -107,14 +107,9 @@ class _Note:
 
 
 def patch_ids(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """An id for each token of an image tower, which follows from the bits of its pixels: 0 for the class token.
+    """An id for each token of an image tower, `[B,1+P]`: 0 for the class token, else from the bits of its pixels.
 
-    Args:
-        pixels: `[B,C,h,w]`.
-        size: Pixels along the side of a patch.
-
-    Returns:
-        32-bit numbers as int64, `[B,1+P]`.
+    They are 32-bit numbers as int64, of pixels `[B,C,h,w]` in patches of `size` pixels along a side.
     """
     bits = pixels.float().contiguous().view(torch.int32).unfold(2, size, size).unfold(3, size, size)
     patches = bits.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2).long()  # [B,C,h/p,w/p,p,p] → [B,P,C·p·p]

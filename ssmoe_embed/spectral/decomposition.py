@@ -267,12 +267,7 @@ def _routine(name: str) -> Callable[..., None]:
 def own_parts(
     experts: Callable[[int], Sequence[torch.Tensor]], count: int, rank: int
 ) -> Callable[[int], Sequence[torch.Tensor]]:
-    """What reads an expert's matrices `[I,H]` without the leading part, of that rank, of the mean of all experts'.
-
-    Args:
-        experts: Given an expert, what reads its matrices.
-        count: `E`.
-        rank: Of the common part; 0 for none.
+    """What reads an expert's matrices `[I,H]` without the leading part, of that rank, of the mean of all `count` experts'.
 
     Raises:
         ValueError: The rank is above the matrices'.
