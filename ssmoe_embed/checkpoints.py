@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
-
-
-class TensorSource(Protocol):
-    """Tensors by name, read one at a time: a checkpoint on disk."""
-
-    def __contains__(self, name: str) -> bool:
-        """Whether a tensor of that name exists."""
-        ...
-
-    def names(self) -> Iterable[str]:
-        """All names."""
-        ...
-
-    def read(self, name: str) -> torch.Tensor:
-        """The whole tensor."""
-        ...
-
-    def read_row(self, name: str, row: int) -> torch.Tensor:
-        """`tensor[row]`, without reading the others."""
-        ...
-
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -66,7 +45,12 @@ class Checkpoint:
             patterns = ["config.json", "*.safetensors", _INDEX]
             folder = Path(snapshot_download(str(path_or_id), allow_patterns=patterns, **hub_kwargs))
         if (folder / _INDEX).is_file():
-            return cls(folder, _indexed(folder / _INDEX))
+            try:
+                return cls(folder, dict(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{folder / _INDEX} is no index of a checkpoint ({error!r}); copy or download the checkpoint again."
+                ) from error
         if (folder / _SINGLE).is_file():
             with _opened(folder / _SINGLE) as file:
                 return cls(folder, dict.fromkeys(file.keys(), _SINGLE))
@@ -79,37 +63,23 @@ class Checkpoint:
         """Whether a tensor of that name exists."""
         return name in self.shards
 
-    def names(self) -> Iterable[str]:
-        """All names."""
-        return self.shards
-
     def read(self, name: str) -> torch.Tensor:
         """The whole tensor."""
-        with _opened(self._shard(name)) as file:
+        with self._shard(name) as file:
             return file.get_tensor(name).clone()
 
     def read_row(self, name: str, row: int) -> torch.Tensor:
         """`tensor[row]`, without reading the others."""
-        with _opened(self._shard(name)) as file:
+        with self._shard(name) as file:
             return file.get_slice(name)[row].clone()
 
-    def _shard(self, name: str) -> Path:
-        """The file that holds the tensor."""
+    def _shard(self, name: str) -> AbstractContextManager[Any]:
+        """The file that holds the tensor, opened."""
         if name not in self.shards:
             raise ValueError(
                 f"The checkpoint in {self.folder} has no tensor {name!r}; it does not fit its config.json."
             )
-        return self.folder / self.shards[name]
-
-
-def _indexed(index: Path) -> dict[str, str]:
-    """The shard's file name for each tensor's name."""
-    try:
-        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{index} is no index of a checkpoint ({error!r}); copy or download the checkpoint again."
-        ) from error
+        return _opened(self.folder / self.shards[name])
 
 
 @contextmanager
@@ -132,7 +102,7 @@ _UNREADABLE = (
 )
 
 
-def read_row(source: TensorSource, name: str, row: int) -> torch.Tensor:
+def read_row(source: Checkpoint, name: str, row: int) -> torch.Tensor:
     """One expert's matrix of a tensor `[E,R,C]` of a checkpoint.
 
     Raises:
@@ -151,10 +121,8 @@ class StoredModule:
     `module.scale.double()` any other tensor.
     """
 
-    def __init__(self, source: TensorSource, path: str) -> None:
-        """Name it."""
-        self._source = source
-        self._path = path
+    def __init__(self, source: Checkpoint, path: str) -> None:
+        self._source, self._path = source, path
 
     def __getattr__(self, name: str) -> StoredModule | torch.Tensor:
         path = f"{self._path}.{name}"
@@ -168,7 +136,7 @@ class StoredModule:
         return read_weight(self._source, self._path).double()
 
 
-def read_weight(source: TensorSource, name: str) -> torch.Tensor:
+def read_weight(source: Checkpoint, name: str) -> torch.Tensor:
     """One matrix `[R,C]` of a checkpoint, in float32 if it is kept in eight bits, otherwise as it is.
 
     Raises:
@@ -194,7 +162,7 @@ def read_weight(source: TensorSource, name: str) -> torch.Tensor:
     return weight.float() * scale
 
 
-def scale_of(source: TensorSource, name: str) -> str | None:
+def scale_of(source: Checkpoint, name: str) -> str | None:
     """The name of a weight's scale in a checkpoint, if it has one."""
     return next((name + ending for ending in _SCALES if name + ending in source), None)
 

@@ -33,7 +33,7 @@ def info(
     """Show a model's settings, size and memory."""
     from ssmoe_embed.embedding.module import SSMoE
     from ssmoe_embed.hub.models import load
-    from ssmoe_embed.quantization.memory import weight_count
+    from ssmoe_embed.quantization.loading import weight_count
 
     encoder = load(model, progress=False)
     module = encoder[0]

@@ -163,7 +163,7 @@ DEFAULT_MODEL = BUNDLED
 
 def memory_lines(module: SSMoE) -> str:
     """What each part of a model takes in memory, one line per part."""
-    from ssmoe_embed.quantization.memory import memory_by_component
+    from ssmoe_embed.quantization import memory_by_component
 
     sizes = {str(part): size for part, size in memory_by_component(module).items() if size}
     return "\n".join(f"{name}: {size / 1e6:,.2f} MB" for name, size in (sizes | {"all": sum(sizes.values())}).items())

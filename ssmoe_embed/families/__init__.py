@@ -72,8 +72,7 @@ _FURTHER: dict[str, MoEFamily] = {}
 def register_adapter(family: MoEFamily) -> None:
     """Let `family_of` find an adapter of models that are no language models, and so are not in the table of families.
 
-    Args:
-        family: It takes precedence over an earlier one for the same `model_type`.
+    It takes precedence over an earlier one for the same `model_type`.
     """
     _FURTHER.update(dict.fromkeys(family.model_types, family))
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ssmoe_embed.checkpoints import StoredModule, TensorSource, read_row, read_weight
+from ssmoe_embed.checkpoints import Checkpoint, StoredModule, read_row, read_weight
 from ssmoe_embed.common.choices import Choice
 
 
@@ -139,20 +139,11 @@ class MoEFamily(ABC):
         """Tell transformers of classes that it lacks; called once, before any configuration is loaded."""
 
     def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
-        """Why a model of this family is not supported, and the way out; None if it is.
-
-        Args:
-            config: Its configuration, see `text_config`.
-            model: The live model, if there is one.
-        """
+        """Why a model of this family, with this `text_config`, is not supported, and the way out; None if it is."""
         return ignored_setting(config, self.assumed)
 
     def variant(self, config: Any) -> MoEFamily:
-        """The adapter for one configuration, where that decides on more than what to refuse.
-
-        Args:
-            config: See `text_config`.
-        """
+        """The adapter for one `text_config`, where that decides on more than what to refuse."""
         return self
 
     def text_config(self, config: Any) -> Any:
@@ -212,11 +203,7 @@ class MoEFamily(ABC):
         return int(self.router_weight(layer.router).shape[0])
 
     def expert_groups(self, config: Any) -> tuple[int, int]:
-        """Groups of neighbouring experts, and how many of them a token's experts may be from; `(1, 1)` for none.
-
-        Args:
-            config: See `text_config`.
-        """
+        """Groups of neighbouring experts by a `text_config`, and of how many a token's may be; `(1, 1)` for none."""
         groups = getattr(config, "n_group", None) or 1
         return groups, (getattr(config, "topk_group", None) or 1) if groups > 1 else 1
 
@@ -232,7 +219,7 @@ class MoEFamily(ABC):
 
     # --- a checkpoint on disk -----------------------------------------------------------------------------------------
 
-    def stored_layers(self, source: TensorSource) -> dict[int, str]:
+    def stored_layers(self, source: Checkpoint) -> dict[int, str]:
         """The sparse layers' indices, each with the prefix that precedes `layers.` in its tensors' names."""
         names = (self.router_name, f"{self._live_block}.{self.router_attribute}.weight")
         found = sorted({place for name in names for place in _stored(name, source)})
@@ -244,18 +231,18 @@ class MoEFamily(ABC):
             )
         return layers
 
-    def stored_expert_layers(self, source: TensorSource) -> set[int]:
+    def stored_expert_layers(self, source: Checkpoint) -> set[int]:
         """The indices of the layers that have expert matrices, which should be those that have routers."""
         live = (f"{self._live_block}.experts.{name}" for name in self.fused_names)
         return {layer for name in (*self.matrix_names, *self.packed_names, *live) for layer, _ in _stored(name, source)}
 
-    def stored_router(self, source: TensorSource, prefix: str, layer: int) -> torch.Tensor:
+    def stored_router(self, source: Checkpoint, prefix: str, layer: int) -> torch.Tensor:
         """`R [E,H]`."""
         name = prefix + self.router_name.format(layer=layer)
         live = f"{prefix}{self._live_block.format(layer=layer)}.{self.router_attribute}.weight"
         return source.read(live if live in source else name)
 
-    def stored_matrices(self, source: TensorSource, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
+    def stored_matrices(self, source: Checkpoint, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
         """The expert's matrices with rows in hidden space: gate, up, downᵀ, each `[I,H]`.
 
         transformers 5 saves in the family's published layout, or with `save_original_format=False` under the names and in
@@ -279,12 +266,12 @@ class MoEFamily(ABC):
         return f"layers.{{layer}}.{self.block_attribute}".removesuffix(".")
 
 
-def _stored(template: str, source: TensorSource) -> set[tuple[int, str]]:
+def _stored(template: str, source: Checkpoint) -> set[tuple[int, str]]:
     """Layer index and prefix of every tensor whose name follows the template.
 
     Modules that predict tokens further ahead (`mtp.`) look like layers and are none: transformers does not load them.
     """
     escaped = re.escape(template).replace(r"\{layer\}", r"(?P<layer>\d+)").replace(r"\{expert\}", r"\d+")
     pattern = re.compile(rf"(?P<prefix>(?:.*\.)?){escaped}")
-    found = {(int(match["layer"]), match["prefix"]) for match in map(pattern.fullmatch, source.names()) if match}
+    found = {(int(match["layer"]), match["prefix"]) for match in map(pattern.fullmatch, source.shards) if match}
     return {(layer, prefix) for layer, prefix in found if "mtp" not in prefix.split(".")}

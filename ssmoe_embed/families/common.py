@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssmoe_embed.checkpoints import TensorSource, read_weight
+from ssmoe_embed.checkpoints import Checkpoint, read_weight
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score, dense_model, each_expert
 
 
@@ -187,7 +187,6 @@ class PhiMoe(Mixtral):
 
     def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
         """See `MoEFamily.refusal`."""
-        del model
         if config.num_experts_per_tok == 2:
             return None
         return (
@@ -308,7 +307,7 @@ class NemotronH(MoEFamily):
             return up, down
         return _hidden_space(up, down, block.fc1_latent_proj.weight, block.fc2_latent_proj.weight)
 
-    def stored_matrices(self, source: TensorSource, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
+    def stored_matrices(self, source: Checkpoint, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
         """See `MoEFamily.stored_matrices`."""
         up, down = super().stored_matrices(source, prefix, layer, expert)
         latent = [f"{prefix}layers.{layer}.mixer.{name}_latent_proj.weight" for name in ("fc1", "fc2")]

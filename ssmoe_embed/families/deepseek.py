@@ -21,7 +21,7 @@ from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import (
     DeepseekOcr2TextPreTrainedModel,
 )
 
-from ssmoe_embed.checkpoints import TensorSource
+from ssmoe_embed.checkpoints import Checkpoint
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily, MoELayer, Score, each_expert, ignored_setting
 
 
@@ -223,17 +223,17 @@ class DeepseekV4(MoEFamily):
         """See `MoEFamily.blocks_with_experts`."""
         return super().layers(model)
 
-    def stored_layers(self, source: TensorSource) -> dict[int, str]:
+    def stored_layers(self, source: Checkpoint) -> dict[int, str]:
         """See `MoEFamily.stored_layers`."""
         return {layer: at for layer, at in super().stored_layers(source).items() if not _is_hashed(source, at, layer)}
 
-    def stored_expert_layers(self, source: TensorSource) -> set[int]:
+    def stored_expert_layers(self, source: Checkpoint) -> set[int]:
         """See `MoEFamily.stored_expert_layers`."""
         prefixes = super().stored_layers(source)
         found = super().stored_expert_layers(source)
         return {layer for layer in found if not _is_hashed(source, prefixes.get(layer, ""), layer)}
 
 
-def _is_hashed(source: TensorSource, prefix: str, layer: int) -> bool:
+def _is_hashed(source: Checkpoint, prefix: str, layer: int) -> bool:
     """Whether a layer keeps a table of experts by token id."""
     return any(f"{prefix}layers.{layer}.{block}.gate.tid2eid" in source for block in ("ffn", "mlp"))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from ssmoe_embed.checkpoints import TensorSource, read_row, unpack_mxfp4
+from ssmoe_embed.checkpoints import Checkpoint, read_row, unpack_mxfp4
 from ssmoe_embed.families.base import FamilyNotes, MoEFamily, Score, dense_model, each_expert
 
 
@@ -36,13 +36,15 @@ class GptOss(MoEFamily):
         gate_up, down = block.experts.gate_up_proj[expert], block.experts.down_proj[expert]  # [H,2I], [I,H]
         return gate_up[:, ::2].T, gate_up[:, 1::2].T, down
 
-    def stored_matrices(self, source: TensorSource, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
+    def stored_matrices(self, source: Checkpoint, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
         """See `MoEFamily.stored_matrices`; in MXFP4, rows and columns are swapped."""
         blocks = [prefix + name.format(layer=layer) for name in self.packed_names]
         if blocks[0] not in source:
             return super().stored_matrices(source, prefix, layer, expert)
-        gate_up, down = (_unpacked(source, name, expert) for name in blocks)
-        experts = SimpleNamespace(gate_up_proj={expert: gate_up}, down_proj={expert: down})
+        experts = SimpleNamespace()
+        for attribute, name in zip(self.fused_names, blocks, strict=True):
+            scales = source.read_row(f"{name.removesuffix('_blocks')}_scales", expert)
+            setattr(experts, attribute, {expert: unpack_mxfp4(source.read_row(name, expert), scales).T})  # [in,out]
         return self.expert_matrices(SimpleNamespace(experts=experts), expert)
 
     def refusal(self, config: Any, model: nn.Module | None = None) -> str | None:
@@ -54,12 +56,6 @@ class GptOss(MoEFamily):
             "re-routed. Load it with quantization_config=Mxfp4Config(dequantize=True), or through ssmoe_embed with "
             "load_in_4bit=True, which keeps the MXFP4 weights packed and runs the router."
         )
-
-
-def _unpacked(source: TensorSource, blocks: str, expert: int) -> torch.Tensor:
-    """One expert's matrix `[in,out]`."""
-    scales = f"{blocks.removesuffix('_blocks')}_scales"
-    return unpack_mxfp4(source.read_row(blocks, expert), source.read_row(scales, expert)).T
 
 
 # Llama 4 (https://ai.meta.com/blog/llama-4-multimodal-intelligence/); its text part.
@@ -185,7 +181,7 @@ class Step3(MoEFamily):
 
         AutoModel.register(step.Step3p7TextConfig, step.Step3p7TextModel, exist_ok=True)
 
-    def stored_matrices(self, source: TensorSource, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
+    def stored_matrices(self, source: Checkpoint, prefix: str, layer: int, expert: int) -> tuple[torch.Tensor, ...]:
         """See `MoEFamily.stored_matrices`."""
         names = [prefix + name.format(layer=layer) for name in self.matrix_names]
         if names[0] not in source:

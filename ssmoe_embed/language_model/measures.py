@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ssmoe_embed.families import MoELayer, family_of
 from ssmoe_embed.routing import RoutingPolicy
 from ssmoe_embed.routing.policies import check_at_routers
-from ssmoe_embed.routing.sites import decision, is_rerouted
+from ssmoe_embed.routing.sites import is_rerouted, site_of
 from ssmoe_embed.routing.tokens import install_token_hooks, needs_tokens
 
 SHORTEST_CALIBRATION = 512
@@ -221,7 +221,8 @@ def expert_overlap(
     def compare(layer: MoELayer, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         index = layer.index
         own = chosen_experts(output, experts[index])
-        other = chosen_experts(decision(layer, policy, model, *args, **kwargs), experts[index])
+        answer = site_of(layer, family).answer(policy, None, *args, **kwargs)  # asked without running any hook
+        other = chosen_experts(answer, experts[index])
         common = (own & other).sum(dim=-1).double()  # [N,E] → [N]
         shares[index] += float((common / own.sum(dim=-1)).sum())
         jaccards[index] += float((common / (own | other).sum(dim=-1)).sum())

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.families import MoELayer, family_of
 from ssmoe_embed.language_model.measures import chosen_experts, token_ids
-from ssmoe_embed.routing.policies import fingerprints_of
-from ssmoe_embed.routing.steering import SteeringTable
+from ssmoe_embed.routing.derived import SteeringTable
+from ssmoe_embed.spectral.routers import fingerprints_of
 
 _LONGEST = 512
 _PERCENTILE = 15

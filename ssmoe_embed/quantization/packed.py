@@ -41,18 +41,13 @@ class PackedMatrices(nn.Module):
 
     Attributes:
         shape: The parameter's own shape: `[E,A,B]`, or `[A,B]` for a single matrix.
+        dtype: What they are unpacked to; `.half()` and the like change it, as they would a parameter's.
+        device: Where they are.
     """
 
     like: torch.Tensor
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        """Describe the matrices.
-
-        Args:
-            shape: Of the parameter.
-            dtype: To unpack to; `.half()` and the like change it, as they would a parameter's.
-            device: Where they are.
-        """
         super().__init__()
         self.shape = torch.Size(shape)
         self.register_buffer("like", torch.empty(0, dtype=dtype, device=device))
@@ -60,10 +55,6 @@ class PackedMatrices(nn.Module):
     @abstractmethod
     def unpack(self, index: int) -> torch.Tensor:
         """One matrix `[A,B]`."""
-
-    @abstractmethod
-    def put(self, index: int, matrix: torch.Tensor) -> None:
-        """Pack one matrix `[A,B]`."""
 
     def __getitem__(self, index: int | torch.Tensor) -> torch.Tensor:
         return self.unpack(int(index))
@@ -87,7 +78,6 @@ class PackedMatrices(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         """Let `.to`, `.half` and the like move the packed numbers but never round them."""
-        del recurse
         for name, buffer in self._buffers.items():
             if buffer is not None:
                 moved = fn(buffer)
@@ -99,7 +89,6 @@ class PackedMatrices(nn.Module):
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Stand in for the whole parameter where a family computes with all experts at once, as Llama 4 does."""
-        del types
 
         def whole(value: Any) -> Any:
             return value.unpacked() if isinstance(value, PackedMatrices) else value
@@ -117,7 +106,10 @@ def is_packed(model: nn.Module) -> bool:
 
 
 class BlockwiseMatrices(PackedMatrices):
-    """NF4 or FP4 by bitsandbytes (arXiv 2305.14314): each block of weights in a row shares a scale."""
+    """NF4 or FP4 by bitsandbytes (arXiv 2305.14314): each block of weights in a row shares a scale.
+
+    There is room for the matrices, which `put` fills.
+    """
 
     packed: torch.Tensor
     scales: torch.Tensor
@@ -127,14 +119,6 @@ class BlockwiseMatrices(PackedMatrices):
     def __init__(
         self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, settings: QuantizationSettings
     ) -> None:
-        """Make room for the matrices, which `put` fills.
-
-        Args:
-            shape: Of the parameter, `[E,A,B]` or `[A,B]`.
-            dtype: To unpack to.
-            device: Where to keep them.
-            settings: How to quantise.
-        """
         super().__init__(shape, dtype, device)
         self.settings = settings
         count, size = len(self), prod(self.shape[-2:])
@@ -149,7 +133,7 @@ class BlockwiseMatrices(PackedMatrices):
         self.register_buffer(name, torch.empty(shape, dtype=dtype, device=self.device))
 
     def put(self, index: int, matrix: torch.Tensor) -> None:
-        """See `PackedMatrices.put`."""
+        """Pack one matrix `[A,B]`."""
         packed, state = _bitsandbytes().quantize_4bit(
             matrix.to(self.device).contiguous(),
             blocksize=self.settings.block_size,
@@ -205,28 +189,22 @@ def _scale_values(device: torch.device) -> torch.Tensor:
 
 
 class Mxfp4Matrices(PackedMatrices):
-    """MXFP4 as the checkpoint has it, nothing rounded again: `[E,B,A]` packed, `[E,A,B]` as a parameter."""
+    """MXFP4 as the checkpoint has it, nothing rounded again: `[E,B,A]` packed, `[E,A,B]` as a parameter.
+
+    Args:
+        blocks: uint8 `[E,B,A/32,16]`.
+        exponents: uint8 `[E,B,A/32]`.
+        dtype: To unpack to.
+    """
 
     blocks: torch.Tensor
     exponents: torch.Tensor
 
     def __init__(self, blocks: torch.Tensor, exponents: torch.Tensor, dtype: torch.dtype) -> None:
-        """Keep packed tensors.
-
-        Args:
-            blocks: uint8 `[E,B,A/32,16]`.
-            exponents: uint8 `[E,B,A/32]`.
-            dtype: To unpack to.
-        """
         count, columns, groups = exponents.shape
         super().__init__((count, groups * 32, columns), dtype, blocks.device)
         self.register_buffer("blocks", blocks)
         self.register_buffer("exponents", exponents)
-
-    def put(self, index: int, matrix: torch.Tensor) -> None:
-        """Refused: MXFP4 is only read, never made."""
-        del index, matrix
-        raise NotImplementedError("Weights are not packed to MXFP4 here; choose nf4.")
 
     def unpack(self, index: int) -> torch.Tensor:
         """See `PackedMatrices.unpack`."""
@@ -234,18 +212,11 @@ class Mxfp4Matrices(PackedMatrices):
 
 
 class PackedLinear(nn.Module):
-    """An `nn.Linear` whose weight is packed."""
+    """An `nn.Linear` whose weight `[out,in]` is packed; its bias `[out]` is at full precision."""
 
     def __init__(self, weight: PackedMatrices, bias: nn.Parameter | None) -> None:
-        """Put the parts together.
-
-        Args:
-            weight: `[out,in]`.
-            bias: `[out]`, at full precision.
-        """
         super().__init__()
-        self.weight = weight
-        self.bias = bias
+        self.weight, self.bias = weight, bias
         self.out_features, self.in_features = weight.shape
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -274,6 +245,5 @@ class TrimAfter:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """Trim, if it ran on the CPU."""
-        del module, args
         if output.device.type == "cpu":
             trim()

@@ -34,20 +34,18 @@ METHOD = "ssmoe_4bit"
 
 @register_quantization_config(METHOD)
 class FourBitConfig(QuantizationConfigMixin):
-    """`QuantizationSettings` as transformers takes them."""
+    """`QuantizationSettings` as transformers takes them.
+
+    Attributes:
+        settings: How to pack what is not packed.
+        from_mxfp4: The checkpoint's experts are packed in MXFP4 already.
+        failures: What went wrong while packing.
+    """
 
     def __init__(self, settings: QuantizationSettings, from_mxfp4: bool = False) -> None:
-        """Wrap settings.
-
-        Args:
-            settings: How to pack what is not packed.
-            from_mxfp4: The checkpoint's experts are packed in MXFP4 already.
-        """
         super().__init__(quant_method=METHOD)
-        self.settings = settings
-        self.from_mxfp4 = from_mxfp4
+        self.settings, self.from_mxfp4 = settings, from_mxfp4
         self.failures: list[Exception] = []
-        """What went wrong while packing."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -77,7 +75,6 @@ class FourBitQuantizer(HfQuantizer):
             ImportError: bitsandbytes is missing.
             ValueError: Part of the model is to be offloaded.
         """
-        del args
         if not is_bitsandbytes_available():
             raise ImportError("4-bit models need bitsandbytes: pip install 'ssmoe-embed[quantization]'.")
         device_map = kwargs.get("device_map")
@@ -102,13 +99,11 @@ class FourBitQuantizer(HfQuantizer):
         return 0.5 + scale / self.targets[param_name].block_size
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
-        del kwargs
         self.targets = packable(model, self.quantization_config.settings)
         # the one implementation that asks for one expert at a time; the others want the whole stack
         model.set_experts_implementation("eager")
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        del kwargs
         trim()
         for layer in family_of(model.config).blocks_with_experts(model):
             layer.experts.register_forward_hook(TrimAfter())
@@ -116,7 +111,6 @@ class FourBitQuantizer(HfQuantizer):
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
         """Whether it is packed when it arrives."""
-        del model, kwargs
         return param_name in self.targets
 
     def get_quantize_ops(self) -> ConversionOps:
@@ -130,12 +124,10 @@ class FourBitQuantizer(HfQuantizer):
             if isinstance(first, MergeModulelist) and first.dim == 0:  # it begins with stacking experts
                 converter.operations = [PackEach(self, converter.operations)]
                 converter.__class__ = StreamedConverter  # it keeps what transformers has set on it
-        return [*weight_conversions, *(self._mxfp4_conversions() if self.quantization_config.from_mxfp4 else ())]
-
-    def _mxfp4_conversions(self) -> list[WeightConverter]:
-        """What keeps the experts of an MXFP4 checkpoint packed as they are."""
-        names = ("gate_up_proj", "down_proj")
-        return [WeightConverter([f"{name}_blocks", f"{name}_scales"], name, [KeepMxfp4(self)]) for name in names]
+        kept = ("gate_up_proj", "down_proj") if self.quantization_config.from_mxfp4 else ()  # packed as they are
+        return weight_conversions + [
+            WeightConverter([f"{name}_blocks", f"{name}_scales"], name, [KeepMxfp4(self)]) for name in kept
+        ]
 
     def is_serializable(self) -> bool:
         """Never: the small repository points to the base model, which is packed again when it is loaded."""
@@ -155,10 +147,6 @@ class FourBitQuantizer(HfQuantizer):
 
 def packable(model: PreTrainedModel, settings: QuantizationSettings) -> dict[str, Packable]:
     """The parameters of a model that are packed, by full name: linear layers and 3-D expert weights of its decoder.
-
-    Args:
-        model: The model, on any device.
-        settings: Whether attention is packed, and how many weights share a scale.
 
     Raises:
         ValueError: The experts of a layer are neither.
@@ -235,14 +223,9 @@ class Packing(ConversionOps):
 
     @abstractmethod
     def pack(self, arrived: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-        """Pack what arrived.
+        """Pack what arrived, tensors by name or what reads them; return what is left for transformers to put into the model.
 
-        Args:
-            arrived: Tensors by name, or what reads them.
-            known: transformers' other arguments: the model and the names that are still missing among them.
-
-        Returns:
-            What is left for transformers to put into the model.
+        `known` are transformers' other arguments: the model and the names that are still missing among them.
         """
 
     def check_shape(self, name: str, found: torch.Size) -> None:

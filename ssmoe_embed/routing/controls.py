@@ -92,7 +92,6 @@ class LeastSimilarSettings:
 
     def made(self, model: Any, tokenizer: Any = None) -> LeastSimilar:
         """The policy for a model."""
-        del tokenizer
         return LeastSimilar(SpectralRouters.of(model, SpectralSettings(self.top_c), progress=False))
 
 

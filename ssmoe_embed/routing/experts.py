@@ -8,19 +8,18 @@ pairs.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
-from types import MethodType
-from typing import Any, Protocol, TypeGuard
+from typing import Any
 
 import torch
 from torch import nn
 
 from ssmoe_embed.families import MoEFamily, MoELayer, Score, UnsupportedModelError, family_of
 from ssmoe_embed.routing.mixing import scores
-from ssmoe_embed.routing.policies import RoutingPolicy
-from ssmoe_embed.routing.sites import install_sites, site_of
+from ssmoe_embed.routing.sites import Site, install_sites, site_of
 
 _PROBES = 32
 _ALIKE = 0.03
@@ -66,12 +65,10 @@ def weighting_of(layer: MoELayer, family: MoEFamily) -> Weighting:
     p = scores(logits, family.score)  # [B,E]
     factor, total = flat / p.gather(1, chosen), flat.sum(dim=1)
     best = p.topk(chosen.shape[1], dim=1).indices.sort(dim=1).values
-    proportional, normalises = alike(factor, factor.mean(dim=1, keepdim=True)), alike(total, total.mean())
-    if not normalises and not alike(factor, factor.mean()):
-        proportional = False
+    normalises = alike(total, total.mean())
     return Weighting(
         best=torch.equal(best, chosen.sort(dim=1).values),
-        proportional=proportional,
+        proportional=alike(factor, factor.mean(dim=1, keepdim=True)) and (normalises or alike(factor, factor.mean())),
         normalises=normalises,
         scale=float(total.mean() if normalises else factor.mean()),
     )
@@ -122,45 +119,35 @@ class ExpertsCall:
     run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class ExpertsPolicy(RoutingPolicy, Protocol):
-    """Decides which pairs are computed; it leaves the routers' logits as they are."""
-
-    needs_experts: bool
-
-    def assign(self, call: ExpertsCall) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which pairs are computed, `[N,E]` bool, and the weight of each, `[N,E]`."""
-        ...
-
-
-class DecidesAtExperts:
-    """What policies of this kind have in common."""
+class DecidesAtExperts(ABC):
+    """A policy that decides which pairs are computed; it leaves the routers' logits as they are."""
 
     needs_experts = True
     by_score = False
     """Whether routers must be plain ones, see `check_experts`."""
 
+    @abstractmethod
+    def assign(self, call: ExpertsCall) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which pairs are computed, `[N,E]` bool, and the weight of each, `[N,E]`."""
+
     def check(self, model: nn.Module) -> None:
         """See `RoutingPolicy.check`; also puts sites around the experts, which stay and ask as those of routers do."""
         check_experts(model, by_score=self.by_score)
-        install_experts_sites(model)
+        family = family_of(model)
+        install_sites(model, family)
+        for layer in family.layers(model):
+            if not isinstance(vars(layer.experts).get("forward"), ExpertsSite):
+                layer.experts.forward = ExpertsSite(layer, family)
 
     def logits(self, layer: int, hidden: torch.Tensor, logits: torch.Tensor, score: Score) -> torch.Tensor:
         """See `RoutingPolicy.logits`: as they are."""
-        del layer, hidden, score
         return logits
-
-
-def needs_experts(policy: object) -> TypeGuard[ExpertsPolicy]:
-    """Whether a policy decides at the experts."""
-    return bool(getattr(policy, "needs_experts", False))
 
 
 def check_experts(model: nn.Module, *, by_score: bool = False) -> None:
     """Make sure that every layer's experts can be asked pair by pair.
 
-    Args:
-        model: The model.
-        by_score: Also that its routers are plain ones, whose weights are the largest of a softmax.
+    With `by_score`, also that its routers are plain ones, whose weights are the largest of a softmax.
 
     Raises:
         UnsupportedModelError: They cannot, or they are not.
@@ -187,46 +174,25 @@ def check_experts(model: nn.Module, *, by_score: bool = False) -> None:
             )
 
 
-def install_experts_sites(model: nn.Module) -> None:
-    """Put sites around a model's routers and experts where there are none yet; they stay."""
-    family = family_of(model)
-    install_sites(model, family)
-    for layer in family.layers(model):
-        if not isinstance(vars(layer.experts).get("forward"), ExpertsSite):
-            layer.experts.forward = ExpertsSite(layer, family)
-
-
-class ExpertsSite:
-    """The forward of a layer's experts; a class, so that the model can be pickled and copied."""
+class ExpertsSite(Site):
+    """A site around a layer's experts."""
 
     def __init__(self, layer: MoELayer, family: MoEFamily) -> None:
-        self.experts, self.router_site = layer.experts, site_of(layer, family)
-        self.shadowed: Callable[..., Any] | None = vars(layer.experts).get("forward")  # accelerate puts its own there
+        super().__init__(layer.experts)
+        self.router_site = site_of(layer, family)
         self.weighting = weighting_of(layer, family)
 
-    def __call__(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the experts add up to, as the caller's context asks for it; `args` are choices and weights `[N,k]`."""
-        if torch.compiler.is_dynamo_compiling():
-            return self._between_graphs(hidden, *args, **kwargs)
+    def asked(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the experts add up to, or what the pairs do that a policy chooses; `args` are choices and weights `[N,k]`."""
         policy = self.router_site.wanted()
-        if not needs_experts(policy):
-            return self._own(hidden, *args, **kwargs)
+        if not isinstance(policy, DecidesAtExperts):
+            return self.own(hidden, *args, **kwargs)
         index, weights = (*args, *kwargs.values())
-        return self._assigned(policy, hidden, index, weights)
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # its context is known at run time only
-    def _between_graphs(self, *args: Any, **kwargs: Any) -> Any:
-        return self(*args, **kwargs)
-
-    def _assigned(
-        self, policy: ExpertsPolicy, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
-    ) -> torch.Tensor:
-        """The sum over the pairs that a policy chooses."""
         flat = hidden.reshape(-1, hidden.shape[-1])  # [N,H]
 
         def run(tokens: torch.Tensor, experts: torch.Tensor, each: torch.Tensor | None = None) -> torch.Tensor:
             one = torch.ones_like(tokens, dtype=weights.dtype) if each is None else each.to(weights.dtype)
-            found: torch.Tensor = self._own(flat[tokens], experts[:, None].to(index.dtype), one[:, None])  # [P] → [P,1]
+            found: torch.Tensor = self.own(flat[tokens], experts[:, None].to(index.dtype), one[:, None])  # [P] → [P,1]
             return found.reshape(len(tokens), -1)
 
         logits = self.router_site.taken_logits()
@@ -237,9 +203,3 @@ class ExpertsSite:
         answers = run(tokens, experts, wanted[tokens, experts])
         summed = answers.new_zeros(len(flat), answers.shape[-1]).index_add(0, tokens, answers)
         return summed.reshape(*hidden.shape[:-1], -1)
-
-    def _own(self, *args: Any, **kwargs: Any) -> Any:
-        """The forward that the site is put around."""
-        if self.shadowed is not None:
-            return self.shadowed(*args, **kwargs)
-        return MethodType(type(self.experts).forward, self.experts)(*args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,24 +47,19 @@ _as_plain_tensors = torch._C.DisableTorchFunctionSubclass
 """A context in which operations on a kind of tensor are not seen."""
 
 
+@dataclass(slots=True)
 class _Call:
     """One call of `intercepted`."""
 
-    __slots__ = ("replace", "times", "weight")
-
-    def __init__(
-        self,
-        weight: Callable[[], torch.Tensor],
-        replace: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    ) -> None:
-        self.weight = weight
-        self.replace = replace
-        self.times = 0
+    weight: Callable[[], torch.Tensor]
+    replace: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    times: int = 0
 
     def linear(self, hidden: torch.Tensor, matrix: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """`F.linear`, replaced where the matrix is the weight."""
-        result = F.linear(hidden, matrix, *args, **kwargs)
-        if not self._is_weight(matrix):
+        result, weight = F.linear(hidden, matrix, *args, **kwargs), self.weight()
+        copied = matrix.dtype != weight.dtype or matrix.device != weight.device
+        if matrix is not weight and not (copied and matrix.shape == weight.shape):
             return result
         self.times += 1
         plain = hidden.as_subclass(torch.Tensor) if isinstance(hidden, _Watched) else hidden
@@ -72,13 +68,6 @@ class _Call:
         experts, width = matrix.shape
         replaced = self.replace(plain.reshape(-1, width), result.reshape(-1, experts))
         return replaced.reshape(result.shape)
-
-    def _is_weight(self, matrix: torch.Tensor) -> bool:
-        weight = self.weight()
-        if matrix is weight:
-            return True
-        copied = matrix.dtype != weight.dtype or matrix.device != weight.device
-        return copied and matrix.shape == weight.shape
 
 
 class _Watched(torch.Tensor):

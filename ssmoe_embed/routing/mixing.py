@@ -70,17 +70,9 @@ def mixed_scores(learned: torch.Tensor, spectral: torch.Tensor, alpha: float, mi
 
 
 def mixed_logits(learned: torch.Tensor, spectral: torch.Tensor, alpha: float, mix: Mix, score: Score) -> torch.Tensor:
-    """Logits whose scores are the mixed ones.
+    """Logits `r' [N,E]` whose scores are the mixed ones, in the dtype of `learned`; see `mixed_scores`.
 
-    Args:
-        learned: `r [N,E]`.
-        spectral: `e [N,E]`.
-        alpha: The spectral router's share.
-        mix: What is mixed.
-        score: The family's score function.
-
-    Returns:
-        `r' [N,E]` in the dtype of `learned`: equal to `learned` bit for bit at `alpha=0`, to `spectral` at `alpha=1`.
+    They are equal to `learned` bit for bit at `alpha=0`, to `spectral` at `alpha=1`.
     """
     if alpha == 0:
         return learned
@@ -101,15 +93,9 @@ def mixed_logits(learned: torch.Tensor, spectral: torch.Tensor, alpha: float, mi
 
 
 def logits_of(wanted: torch.Tensor, learned: torch.Tensor, score: Score) -> torch.Tensor:
-    """Logits that have given scores.
+    """Logits, float32 `[…,E]`, that have the wanted scores, float32 `[…,E]`; with a softmax these add up to 1.
 
-    Args:
-        wanted: The scores, float32 `[…,E]`; with a softmax they add up to 1.
-        learned: The learned logits `[…,E]`, whose offset is kept where the score does not see it.
-        score: The family's score function.
-
-    Returns:
-        float32 `[…,E]`.
+    The offset of the learned logits `[…,E]` is kept where the score does not see it.
     """
     if score is Score.SQRTSOFTPLUS:
         squared = wanted.square()

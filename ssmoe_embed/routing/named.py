@@ -5,7 +5,7 @@ What stands here can be named wherever a routing is named. A policy's file is im
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -90,7 +90,7 @@ NAMED = {
         cost="spectral routers are made when it is made",
     ),
     "steer": NamedRouting(
-        "steering.SteeringSettings",
+        "derived.SteeringSettings",
         "The learned routers, with the experts favoured that a domain's texts use: `ssmoe steer` scores them.",
         "[DSMoE](https://arxiv.org/abs/2604.05267)",
         refuses="a table of another model",
@@ -153,10 +153,7 @@ def spends_by_text(routing: str) -> bool:
 def policy_named(routing: str, model: Any, tokenizer: Any = None) -> RoutingPolicy:
     """The policy of a named routing, made for a model and checked against it.
 
-    Args:
-        routing: Name and settings, see `canonical`.
-        model: The model.
-        tokenizer: Its tokenizer; by default what lies beside its weights, for those that need one.
+    Those that need a tokenizer and are given none take what lies beside the model's weights.
 
     Raises:
         FileNotFoundError: A file that it names does not exist.
@@ -181,15 +178,22 @@ def _read(routing: str) -> tuple[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or key not in known:
             raise ValueError(f"{routing!r}: {unknown('setting', key, known)}" if known else f"{name} has no settings.")
-        if known[key].metadata.get("file"):
-            values[key] = _checked_file(value)
-        else:
-            values[key] = _value(f"{name}:{key}", value, known[key].default)
+        values[key] = _value(f"{name}:{key}", value, known[key])
     return name, kind(**values)
 
 
-def _value(setting: str, text: str, default: Any) -> Any:
+def _value(setting: str, text: str, field: Field[Any]) -> Any:
     """A setting's value from its text, of the type of its default; numbers may be fractions where whole ones are usual."""
+    default = field.default
+    if field.metadata.get("file"):
+        name, _, digest = text.partition("#")
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"There is no file {name}.")
+        if digest and digest != _digest(name):
+            raise ValueError(
+                f"{name} is another file than the one that was named by {text!r}; name it without #{digest}."
+            )
+        return name
     if isinstance(default, bool):
         if text not in ("true", "false"):
             raise ValueError(f"{setting}={text!r} is neither true nor false.")
@@ -202,16 +206,6 @@ def _value(setting: str, text: str, default: Any) -> Any:
         except ValueError:
             continue
     raise ValueError(f"{setting}={text!r} is no number; write it like {setting}={default}.")
-
-
-def _checked_file(text: str) -> str:
-    """A file's name without its digest."""
-    name, _, digest = text.partition("#")
-    if not Path(name).is_file():
-        raise FileNotFoundError(f"There is no file {name}.")
-    if digest and digest != _digest(name):
-        raise ValueError(f"{name} is another file than the one that was named by {text!r}; name it without #{digest}.")
-    return name
 
 
 def _digest(name: str) -> str:

@@ -13,6 +13,7 @@ trained otherwise by the competition itself is our reading of it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.routing.experts import DecidesAtExperts, ExpertsCall
-from ssmoe_embed.routing.tokens import Tokens, current_tokens
+from ssmoe_embed.routing.tokens import current_tokens
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class _Paired(DecidesAtExperts):
 
     def check(self, model: nn.Module) -> None:
         """See `RoutingPolicy.check`."""
-        if _output_embeddings(model) is not None:
-            self.check_causal()
+        with suppress(NotImplementedError):
+            if getattr(model, "get_output_embeddings", lambda: None)() is not None:  # a language model's head
+                self.check_causal()
         super().check(model)
 
     def check_causal(self) -> None:
@@ -61,12 +63,11 @@ class _Paired(DecidesAtExperts):
                 "know what it is to predict. Set causal=true, by which each token competes with those before it only."
             )
 
-    @staticmethod
-    def tokens(call: ExpertsCall) -> Tokens:
-        """The tokens that the experts are asked about.
+    def texts(self, call: ExpertsCall) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which tokens are no padding, `[B,T]`, and how many of its text's share each one's budget, `[B,T]` or `[B,1]`.
 
         Raises:
-            ValueError: They are not known, or the text's beginning is not among them.
+            ValueError: The tokens are not known, or the text's beginning is not among them.
         """
         tokens = current_tokens(len(call.hidden))
         if tokens.continues:
@@ -74,7 +75,8 @@ class _Paired(DecidesAtExperts):
                 "The beginning of these texts is in a key-value cache, and the scores of its pairs are not. Run whole "
                 "texts: generate(..., use_cache=False)."
             )
-        return tokens
+        real = tokens.real.view(-1, tokens.length)
+        return real, tokens.positions.view_as(real) + 1 if self.causal else real.sum(dim=1, keepdim=True)
 
 
 class Total(Choice):
@@ -119,22 +121,17 @@ class UnifiedRouting(_Paired):
         """See `ExpertsPolicy.assign`."""
         z, E = call.logits.float(), call.logits.shape[-1]
         u = (1 - self.rate) * z.softmax(dim=-1) + self.rate * (2 / E) * z.sigmoid()  # [N,E]
-        kept = self._kept(u, call)
+        if self.per_token:
+            kept = torch.zeros_like(u, dtype=torch.bool).scatter_(1, call.index, value=True)
+        else:
+            real, seen = self.texts(call)
+            budget = (self.budget * call.index.shape[1] * seen).floor().clamp_min(1)
+            rank = places(u.view(*real.shape, E), real, causal=self.causal)  # [N,E] → [B,T,E]
+            kept = ((rank < budget[..., None]) & real[..., None]).view(-1, E)
         if call.weighting.normalises:
             total = (u * kept if self.total is Total.KEPT else u).sum(dim=-1, keepdim=True)
             u = u / total.clamp_min(torch.finfo(u.dtype).tiny)
         return kept, call.weighting.scale * u
-
-    def _kept(self, u: torch.Tensor, call: ExpertsCall) -> torch.Tensor:
-        """Which pairs are computed, `[N,E]`."""
-        if self.per_token:
-            return torch.zeros_like(u, dtype=torch.bool).scatter_(1, call.index, value=True)
-        tokens, E = self.tokens(call), u.shape[-1]
-        u, real = u.view(-1, tokens.length, E), tokens.real.view(-1, tokens.length)  # [N,E] → [B,T,E]
-        seen = tokens.positions.view_as(real) + 1 if self.causal else real.sum(dim=1, keepdim=True)  # [B,T] or [B,1]
-        budget = (self.budget * call.index.shape[1] * seen).floor().clamp_min(1)
-        kept = places(u, real, causal=self.causal) < budget[..., None]
-        return (kept & real[..., None]).view(-1, E)
 
 
 @dataclass(frozen=True)
@@ -144,13 +141,10 @@ class ExpertChoice(_Paired):
     def assign(self, call: ExpertsCall) -> tuple[torch.Tensor, torch.Tensor]:
         """See `ExpertsPolicy.assign`."""
         p, E = call.logits.float().softmax(dim=-1), call.logits.shape[-1]  # [N,E]
-        tokens = self.tokens(call)
-        T = tokens.length
-        real = tokens.real.view(-1, T)
-        columns = p.view(-1, T, E).transpose(1, 2).reshape(-1, T, 1)  # [B·E,T,1]
+        real, seen = self.texts(call)
+        columns = p.view(*real.shape, E).transpose(1, 2).flatten(0, 1)[..., None]  # [N,E] → [B,E,T] → [B·E,T,1]
         rank = places(columns, real.repeat_interleave(E, dim=0), causal=self.causal)
-        rank = rank.view(-1, E, T).transpose(1, 2)  # [B,T,E]
-        seen = tokens.positions.view_as(real) + 1 if self.causal else real.sum(dim=1, keepdim=True)
+        rank = rank.view(-1, E, real.shape[1]).transpose(1, 2)  # [B·E,T,1] → [B,T,E]
         capacity = (seen * call.index.shape[1] / E).round().clamp_min(1)
         kept = ((rank < capacity[..., None]) & real[..., None]).reshape(-1, E)
         weights = p * kept
@@ -189,18 +183,8 @@ def places(values: torch.Tensor, real: torch.Tensor, *, causal: bool) -> torch.T
 
 def _inverse(order: torch.Tensor) -> torch.Tensor:
     """The place of each item in orders along the last dimension."""
-    return torch.empty_like(order).scatter_(
-        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    )
-
-
-def _output_embeddings(model: nn.Module) -> nn.Module | None:
-    """A language model's head; None without one."""
-    get = getattr(model, "get_output_embeddings", None)
-    try:
-        return None if get is None else get()
-    except NotImplementedError:
-        return None
+    numbers = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, numbers)
 
 
 class Response(Choice):
@@ -228,15 +212,13 @@ class Competition(DecidesAtExperts):
     def assign(self, call: ExpertsCall) -> tuple[torch.Tensor, torch.Tensor]:
         """See `ExpertsPolicy.assign`."""
         N, E = call.logits.shape
-        tokens = torch.arange(N, device=call.hidden.device)
-        found = torch.stack([self._strength(call.run(tokens, torch.full_like(tokens, e))) for e in range(E)], dim=1)
+        tokens, norm = torch.arange(N, device=call.hidden.device), self.response is Response.NORM
+        strengths = []
+        for expert in range(E):
+            answers = call.run(tokens, torch.full_like(tokens, expert)).float()  # [N,H]
+            strengths.append(answers.norm(dim=1) if norm else F.softplus(answers).mean(dim=1))
+        found = torch.stack(strengths, dim=1)  # [N,E]
         best = found.topk(call.index.shape[1], dim=1)  # [N,k]
-        norm = self.response is Response.NORM
         shares = best.values.softmax(dim=1) if norm else best.values / best.values.sum(dim=1, keepdim=True)
         kept = torch.zeros_like(found, dtype=torch.bool).scatter_(1, best.indices, value=True)
         return kept, torch.zeros_like(found).scatter_(1, best.indices, call.weighting.scale * shares)
-
-    def _strength(self, answers: torch.Tensor) -> torch.Tensor:
-        """Of answers `[N,H]`, `[N]`."""
-        answers = answers.float()
-        return answers.norm(dim=1) if self.response is Response.NORM else F.softplus(answers).mean(dim=1)

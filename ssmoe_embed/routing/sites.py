@@ -8,17 +8,16 @@ gives a model a policy of its own, for everybody who does not ask for another.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar, copy_context
-from enum import Enum, auto
 from functools import partial
-from types import MethodType, TracebackType
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
-from typing_extensions import Self
 
 from ssmoe_embed.families import MoEFamily, MoELayer, family_of
 from ssmoe_embed.routing.interception import intercepted
@@ -42,19 +41,9 @@ class Recording:
         self.logits: dict[int, torch.Tensor] = {}
         self.pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def take(self, layer: int, hidden: torch.Tensor, logits: torch.Tensor) -> None:
-        """Keep the rows of one layer's `hidden [N,H]` and `logits [N,E]`."""
-        rows = self.rows.to(hidden.device)
-        self.inputs[layer], self.logits[layer] = hidden[rows], logits[rows]
 
-
-class _Unset(Enum):
-    """No policy is asked for, so the model's own holds."""
-
-    UNSET = auto()
-
-
-_POLICY: ContextVar[RoutingPolicy | _Unset | None] = ContextVar("ssmoe_embed_policy", default=_Unset.UNSET)
+_POLICY: ContextVar[RoutingPolicy | None] = ContextVar("ssmoe_embed_policy")
+"""The policy that is asked for, None for the learned routers; while nothing is asked for, the model's own holds."""
 _RECORDING: ContextVar[Recording | None] = ContextVar("ssmoe_embed_recording", default=None)
 _LOGITS: ContextVar[torch.Tensor | None] = ContextVar("ssmoe_embed_logits", default=None)
 """Of the router that ran last, on their way to a policy that decides at the experts."""
@@ -97,31 +86,55 @@ def site_of(layer: MoELayer, family: MoEFamily) -> RouterSite:
     return own if isinstance(own, RouterSite) else RouterSite(layer, family)
 
 
-class RouterSite:
-    """A router's forward; a class, so that the model can be pickled and copied.
+class Site(ABC):
+    """What is put around a module's forward; a class, so that the model can be pickled and copied."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.shadowed: Callable[..., Any] | None = vars(module).get("forward")  # accelerate puts its own there
+
+    def __call__(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the module answers, as the caller's context asks for it."""
+        if torch.compiler.is_dynamo_compiling():
+            return self._between_graphs(hidden, *args, **kwargs)
+        return self.asked(hidden, *args, **kwargs)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # its context is known at run time only
+    def _between_graphs(self, *args: Any, **kwargs: Any) -> Any:
+        return self.asked(*args, **kwargs)
+
+    @abstractmethod
+    def asked(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """See `__call__`."""
+
+    def own(self, *args: Any, **kwargs: Any) -> Any:
+        """The forward that the site is put around."""
+        forward = MethodType(type(self.module).forward, self.module) if self.shadowed is None else self.shadowed
+        return forward(*args, **kwargs)
+
+
+class RouterSite(Site):
+    """A site around a router.
 
     Attributes:
         policy: The model's own, if it is re-routed for good.
     """
 
     def __init__(self, layer: MoELayer, family: MoEFamily) -> None:
-        self.router, self.layer, self.family = layer.router, layer.index, family
-        self.shadowed: Callable[..., Any] | None = vars(layer.router).get("forward")  # accelerate puts its own there
+        super().__init__(layer.router)
+        self.layer, self.family = layer.index, family
         self.policy: RoutingPolicy | None = None
 
-    def __call__(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the router answers, as the caller's context asks for it."""
-        if torch.compiler.is_dynamo_compiling():
-            return self._between_graphs(hidden, *args, **kwargs)
+    def asked(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """See `Site`."""
         policy, taken = self.wanted(), _RECORDING.get()
         if policy is None and taken is None:
-            return self._own(hidden, *args, **kwargs)
+            return self.own(hidden, *args, **kwargs)
         return self.answer(policy, taken, hidden, *args, **kwargs)
 
     def wanted(self) -> RoutingPolicy | None:
         """The policy that the caller's context asks for, else the model's own."""
-        asked = _POLICY.get()
-        return self.policy if isinstance(asked, _Unset) else asked
+        return _POLICY.get(self.policy)
 
     @staticmethod
     def taken_logits() -> torch.Tensor:
@@ -146,14 +159,9 @@ class RouterSite:
     def answer(
         self, policy: RoutingPolicy | None, taken: Recording | None, hidden: torch.Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        """What the router answers under a policy, whatever the context asks for.
+        """What the router answers under a policy, or by its own logits, whatever the context asks for.
 
-        Args:
-            policy: Replaces the logits; None for the router's own.
-            taken: Records them and what they were made of; None for no record.
-            hidden: What the router is called with.
-            *args: Likewise.
-            **kwargs: Likewise.
+        These and what they were made of are recorded in `taken`, if it is given.
 
         Raises:
             ValueError: The router does not make its logits by one product with its weight.
@@ -161,34 +169,22 @@ class RouterSite:
 
         def product(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:  # [N,H], [N,E] → [N,E]
             if taken is not None:
-                taken.take(self.layer, x, logits)
+                rows = taken.rows.to(x.device)
+                taken.inputs[self.layer], taken.logits[self.layer] = x[rows], logits[rows]
             if policy is None:
                 return logits
             if getattr(policy, "needs_experts", False):
                 _LOGITS.set(logits)
             return policy.logits(self.layer, x, logits, self.family.score)
 
-        result, times = intercepted(self._own, self._weight, product, hidden, *args, **kwargs)
+        weight = partial(self.family.router_weight, self.module)  # asked for late: offloading puts it in place late
+        result, times = intercepted(self.own, weight, product, hidden, *args, **kwargs)
         if times != 1:
             raise ValueError(
-                f"The router of layer {self.layer} ({type(self.router).__name__}) computed its logits {times} times where "
+                f"The router of layer {self.layer} ({type(self.module).__name__}) computed its logits {times} times where "
                 "once was expected, so they can be neither read nor replaced; load the model without replaced kernels."
             )
         return result
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # its context is known at run time only
-    def _between_graphs(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self(hidden, *args, **kwargs)
-
-    def _own(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The forward that the site is put around."""
-        if self.shadowed is not None:
-            return self.shadowed(hidden, *args, **kwargs)
-        return MethodType(type(self.router).forward, self.router)(hidden, *args, **kwargs)
-
-    def _weight(self) -> torch.Tensor:
-        """The router's weight as it is now: offloading puts it in place late."""
-        return self.family.router_weight(self.router)
 
 
 # --- gradient checkpointing -------------------------------------------------------------------------------------------
@@ -218,12 +214,20 @@ class _InContext:
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         context = copy_context()
-        if isinstance(_POLICY.get(), _Unset) and self.sites:
-            context.run(_POLICY.set, self.sites[0].policy)  # as it is now, not as it will be
+        if self.sites:
+            context.run(_POLICY.set, self.sites[0].wanted())  # the model's own as it is now, not as it will be
         return self.checkpoint(partial(context.run, function), *args, **kwargs)
 
 
-def reroute(model: nn.Module, policy: RoutingPolicy) -> Rerouting:
+class Rerouting(ExitStack):
+    """A policy that a model has; see `reroute`."""
+
+    def remove(self) -> None:
+        """Give the model its own routing back. Doing so twice does nothing."""
+        self.close()
+
+
+def reroute(model: nn.Module, policy: RoutingPolicy | None) -> Rerouting:
     """Route the tokens of a MoE model by another policy.
 
     The policy takes effect at once. Used as a context manager it ends with the block; otherwise it stays until
@@ -232,7 +236,7 @@ def reroute(model: nn.Module, policy: RoutingPolicy) -> Rerouting:
 
     Args:
         model: A transformers MoE model, with or without a head.
-        policy: For example `SpectralRouting(routers, alpha=0.5)`.
+        policy: For example `SpectralRouting(routers, alpha=0.5)`; None leaves the model as it is.
 
     Returns:
         A handle with `.remove()`.
@@ -241,57 +245,21 @@ def reroute(model: nn.Module, policy: RoutingPolicy) -> Rerouting:
         UnsupportedModelError: The model's family has no adapter.
         ValueError: The policy does not fit the model, or the model is re-routed already.
     """
-    return Rerouting(model, policy)
-
-
-def is_rerouted(model: nn.Module) -> bool:
-    """Whether the model has a routing policy of its own."""
-    own = (vars(layer.router).get("forward") for layer in family_of(model).layers(model))
-    return any(isinstance(site, RouterSite) and site.policy is not None for site in own)
-
-
-def decision(layer: MoELayer, policy: RoutingPolicy, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """What a layer's router would answer under a policy, without running any hook.
-
-    Args:
-        layer: The layer.
-        policy: The policy.
-        model: The model that the layer is of.
-        *args: What the router was called with.
-        **kwargs: Likewise.
-    """
-    return site_of(layer, family_of(model)).answer(policy, None, *args, **kwargs)
-
-
-class Rerouting:
-    """A policy that a model has; see `reroute`."""
-
-    def __init__(self, model: nn.Module, policy: RoutingPolicy) -> None:
-        family = family_of(model)
-        policy.check(model)
-        if is_rerouted(model):
-            raise ValueError("This model is re-routed already; call .remove() on the earlier reroute(...) first.")
-        self._sites = install_sites(model, family)
-        for site in self._sites:
-            site.policy = policy
-        decoder = family.decoder(model)
-        self._hooks = install_token_hooks(list({model, decoder})) if needs_tokens(policy) else []
-        self._hooks.append(decoder.register_forward_pre_hook(_BeforeTraining()))
-
-    def remove(self) -> None:
-        """Give the model its own routing back. Doing so twice does nothing."""
-        while self._sites:
-            self._sites.pop().policy = None
-        while self._hooks:
-            self._hooks.pop().remove()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
+    rerouting = Rerouting()
+    if policy is None:
+        return rerouting
+    family = family_of(model)
+    policy.check(model)
+    if is_rerouted(model):
+        raise ValueError("This model is re-routed already; call .remove() on the earlier reroute(...) first.")
+    for site in install_sites(model, family):
+        site.policy = policy
+        rerouting.callback(setattr, site, "policy", None)
+    decoder = family.decoder(model)
+    hooks = install_token_hooks(list({model, decoder})) if needs_tokens(policy) else []
+    for hook in (*hooks, decoder.register_forward_pre_hook(_BeforeTraining())):
+        rerouting.callback(hook.remove)
+    return rerouting
 
 
 class _BeforeTraining:
@@ -299,3 +267,9 @@ class _BeforeTraining:
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         keep_context_in_checkpoints(module)
+
+
+def is_rerouted(model: nn.Module) -> bool:
+    """Whether the model has a routing policy of its own."""
+    own = (vars(layer.router).get("forward") for layer in family_of(model).layers(model))
+    return any(isinstance(site, RouterSite) and site.policy is not None for site in own)

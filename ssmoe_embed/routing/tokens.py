@@ -26,6 +26,8 @@ from transformers import Cache
 
 from ssmoe_embed.families import Score
 
+_BITS = 0xFFFFFFFF
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -73,8 +75,7 @@ def needs_tokens(policy: object) -> bool:
 @contextmanager
 def noted(ids: torch.Tensor, mask: torch.Tensor) -> Iterator[None]:
     """Note the tokens `[B,T]`, of which `mask [B,T]` is 1 at the real ones, while the block runs a model."""
-    places = _positions(ids, mask, None, None).reshape(-1)  # [B,T] → [N]
-    token = _CURRENT.set(Tokens(ids.reshape(-1), places, mask.bool().reshape(-1), ids.shape[1]))
+    token = _CURRENT.set(_tokens(ids, mask))
     try:
         yield
     finally:
@@ -102,30 +103,18 @@ class _Note:
         if not isinstance(ids, torch.Tensor) or ids.is_floating_point() or ids.ndim != 2:
             return  # an inner module that gets embeddings; the outer one has noted the ids
         cache = next((value for value in given.values() if isinstance(value, Cache)), None)  # its name has changed
-        mask = given.get("attention_mask")
-        positions = _positions(ids, mask, given.get("position_ids"), cache).to(ids.device)
-        real = torch.ones_like(ids, dtype=torch.bool)
-        if isinstance(mask, torch.Tensor) and mask.ndim == 2:
-            real = mask[:, -ids.shape[1] :].bool()
-        continues = cache is not None and int(cache.get_seq_length()) > 0
-        flat = ids.reshape(-1), positions.reshape(-1), real.reshape(-1)  # [B,T] → [N]
-        _CURRENT.set(Tokens(*flat, ids.shape[1], continues))
+        _CURRENT.set(_tokens(ids, given.get("attention_mask"), given.get("position_ids"), cache))
 
 
 def patch_ids(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """An id for each token of an image tower, which follows from the bits of its pixels: 0 for the class token.
+    """An id for each token of an image tower, `[B,1+P]`: 0 for the class token, else from the bits of its pixels.
 
-    Args:
-        pixels: `[B,C,h,w]`.
-        size: Pixels along the side of a patch.
-
-    Returns:
-        32-bit numbers as int64, `[B,1+P]`.
+    They are 32-bit numbers as int64, of pixels `[B,C,h,w]` in patches of `size` pixels along a side.
     """
     bits = pixels.float().contiguous().view(torch.int32).unfold(2, size, size).unfold(3, size, size)
     patches = bits.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2).long()  # [B,C,h/p,w/p,p,p] → [B,P,C·p·p]
-    factors = (torch.arange(patches.shape[-1], device=pixels.device) * 2654435761 & 0xFFFFFFFF) | 1  # Knuth's, odd
-    ids = (patches * factors & 0xFFFFFFFF).sum(dim=-1) & 0xFFFFFFFF  # [B,P]
+    factors = (torch.arange(patches.shape[-1], device=pixels.device) * 2654435761 & _BITS) | 1  # Knuth's, odd
+    ids = (patches * factors & _BITS).sum(dim=-1) & _BITS  # [B,P]
     return nn.functional.pad(ids, (1, 0))
 
 
@@ -142,18 +131,16 @@ def _parameters(kind: type[nn.Module]) -> tuple[str, ...]:
     return tuple(signature(kind.forward).parameters)[1:]  # without self
 
 
-def _positions(ids: torch.Tensor, mask: Any, position_ids: Any, cache: Cache | None) -> torch.Tensor:
-    """How many tokens stand before each one in its text `[B,T]`, the same with and without a cache and padding."""
-    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
-        places: torch.Tensor = mask.long().cumsum(dim=-1) - 1  # [B,past+T]
-        return places[:, -ids.shape[1] :].clamp_min(0)
-    if isinstance(position_ids, torch.Tensor) and position_ids.ndim == 2:
-        return position_ids.expand_as(ids)
-    past = 0 if cache is None else int(cache.get_seq_length())
-    return torch.arange(past, past + ids.shape[1]).expand_as(ids)
-
-
-_BITS = 0xFFFFFFFF
+def _tokens(ids: torch.Tensor, mask: Any, position_ids: Any = None, cache: Cache | None = None) -> Tokens:
+    """The tokens `[B,T]` of a forward pass; their positions are the same with and without a cache and padding."""
+    T, past = ids.shape[1], 0 if cache is None else int(cache.get_seq_length())
+    positions, real = torch.arange(past, past + T).expand_as(ids), torch.ones_like(ids, dtype=torch.bool)
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:  # [B,past+T]
+        positions, real = (mask.long().cumsum(dim=-1) - 1)[:, -T:].clamp_min(0), mask[:, -T:].bool()
+    elif isinstance(position_ids, torch.Tensor) and position_ids.ndim == 2:
+        positions = position_ids.expand_as(ids)
+    positions, real = positions.to(ids.device), real.to(ids.device)
+    return Tokens(ids.reshape(-1), positions.reshape(-1), real.reshape(-1), T, past > 0)  # [B,T] → [N]
 
 
 @dataclass(frozen=True)
@@ -196,16 +183,9 @@ def dealt(logits: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
 
 def expert_order(seed: int, layer: int, keys: tuple[torch.Tensor, ...], experts: int) -> torch.Tensor:
-    """A pseudo-random order of the experts for each token, the same on every device and version.
+    """A pseudo-random permutation of the experts for each token, `[N,E]`, the same on every device and version.
 
-    Args:
-        seed: Of the order.
-        layer: Index of the decoder layer.
-        keys: What the order depends on, integers `[N]` each.
-        experts: `E`.
-
-    Returns:
-        A permutation of the experts a token, `[N,E]`.
+    It follows from the seed, the index of the decoder layer and the keys, integers `[N]` each.
     """
     state = torch.full_like(keys[0], seed).long()
     for key in (torch.full_like(keys[0], layer), *keys):

@@ -3,24 +3,25 @@
 All of them together are the eigenvectors of the Gram matrix `WᵀW` of https://arxiv.org/abs/2605.30992. A spectral
 embedding needs only each one's similarity to the router row and the sum of a selection, so the smaller Gram matrix is
 reduced to tridiagonal form `T = QᵀGQ` and its eigenvectors stay factored as `Q·Z`.
+
+`scipy.linalg.lapack` keeps Python's global lock during a call, so threads would wait for one another. The same routines'
+addresses are in SciPy's public Cython interface (`scipy.linalg.cython_lapack`), and ctypes gives the lock up.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import cython_blas, cython_lapack
 
-from ssmoe_embed.spectral.lapack import (
-    Float64,
-    add_gram,
-    apply_reflectors,
-    tridiagonal_eigenvectors,
-    tridiagonalise,
-)
+Float64 = NDArray[np.float64]
 
 BLOCK = 512
 """Columns that are widened to float64 at a time, and eigenvectors that are formed at a time."""
@@ -37,27 +38,11 @@ Measured: exact zeros come out at up to 1.4e-11; what float32 rounding leaves of
 """
 
 
-class Vectors(Protocol):
-    """The usable right singular vectors `v_1..v_m` of a matrix `[M,H]`, in any order and of arbitrary sign."""
-
-    values: torch.Tensor
-    """Their singular values, `[m]`."""
-
-    def similarities(self, row: torch.Tensor) -> torch.Tensor:
-        """`row·v_j` for a row `[H]`: `[m]`."""
-
-    def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
-        """`Σ_j w_j v_j` for weights `[m]`: `[H]`."""
-
-    def blocks(self) -> Iterator[torch.Tensor]:
-        """All vectors as rows, a block `[b,H]` after the other."""
-
-
 class DenseVectors:
-    """Vectors that are there as the rows of a matrix."""
+    """The usable right singular vectors `v_1..v_m` of a matrix `[M,H]`, in any order and of arbitrary sign, as rows."""
 
     def __init__(self, values: torch.Tensor, rows: torch.Tensor) -> None:
-        self.values = values  # [m]
+        self.values = values  # the singular values, [m]
         self.rows = rows  # [m,H]
 
     @classmethod
@@ -81,20 +66,20 @@ class DenseVectors:
         return cls(values, U.T if tall else (U.T @ W) / values[:, None])
 
     def similarities(self, row: torch.Tensor) -> torch.Tensor:
-        """`row·v_j`: `[m]`."""
+        """`row·v_j` for a row `[H]`: `[m]`."""
         return self.rows @ row.to(self.rows)
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
-        """`Σ_j w_j v_j`: `[H]`."""
+        """`Σ_j w_j v_j` for weights `[m]`: `[H]`."""
         return weights.to(self.rows) @ self.rows
 
     def blocks(self) -> Iterator[torch.Tensor]:
-        """The rows, a block after the other."""
+        """All vectors as rows, a block `[b,H]` after the other."""
         yield from torch.split(self.rows, BLOCK)
 
 
 class ImplicitVectors:
-    """The vectors of a matrix on the CPU, to float64 accuracy, by LAPACK.
+    """What `DenseVectors` are, never formed and to float64 accuracy, by LAPACK.
 
     Args:
         matrix: `W [M,H]`, of any floating-point type, on the CPU; widened to float64 a block at a time.
@@ -111,7 +96,9 @@ class ImplicitVectors:
         r = row.to("cpu", torch.float64).numpy()  # [H]
         if self._tall:
             return torch.from_numpy(self._left.project(r))
-        return torch.from_numpy(self._left.project(_times(self._X, r)) / self._left.values)
+        blocks = zip(torch.split(self._X, BLOCK, dim=1), np.split(r, range(BLOCK, len(r), BLOCK)), strict=True)
+        product = np.sum([block.to(torch.float64).numpy() @ part for block, part in blocks], axis=0)  # X r, [n]
+        return torch.from_numpy(self._left.project(product) / self._left.values)
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """`Wᵀ Q (Z (w / s))`, or `Q (Z w)` for a tall matrix: `[H]`."""
@@ -121,8 +108,7 @@ class ImplicitVectors:
         """The vectors, formed a block after the other."""
         m = len(self._left.values)
         for start in range(0, m, BLOCK):
-            size = min(BLOCK, m - start)
-            yield self._sum(np.eye(m, size, -start))
+            yield self._sum(np.eye(m, min(BLOCK, m - start), -start))
 
     def _sum(self, weights: Float64) -> torch.Tensor:
         """`[m,b]` weights to `b` sums `[b,H]`."""
@@ -132,46 +118,61 @@ class ImplicitVectors:
         return torch.from_numpy(_transposed_times(left, self._X))
 
 
-class _Left(Protocol):
-    """Left singular vectors `U = [u_1..u_m]` of `X [n,N]`, held in some form."""
+Vectors = DenseVectors | ImplicitVectors
+
+
+@dataclass(frozen=True)
+class _Reflected:
+    """Left singular vectors `U = [u_1..u_m]` of `X [n,N]` as `U = Q·Z`.
+
+    `Q` are the Householder reflectors of the tridiagonal reduction, `Z` the tridiagonal matrix's eigenvectors. Matrices
+    are Fortran-ordered, as LAPACK wants them.
+    """
 
     values: Float64  # [m]
+    reduced: Float64  # [n,n], holds Q together with
+    factors: Float64  # [n-1]
+    Z: Float64  # [n,m]
 
-    def project(self, y: Float64) -> Float64:
-        """`Uᵀ y`: `[n]` to `[m]`."""
+    @classmethod
+    def of(cls, X: torch.Tensor) -> _Reflected:
+        """All vectors, by the Gram matrix `G = XXᵀ`.
 
-    def combine(self, weights: Float64) -> Float64:
-        """`U c`: `[m,b]` to `[n,b]`."""
-
-
-class _Reflected:
-    """`U = Q·Z`: Householder reflectors of the tridiagonal reduction times the tridiagonal matrix's eigenvectors."""
-
-    def __init__(self, values: Float64, reduced: Float64, factors: Float64, Z: Float64) -> None:
-        self.values = values  # [m]
-        self._reduced, self._factors, self._Z = reduced, factors, Z  # [n,n] and [n-1] hold Q; [n,m]
-
-    def project(self, y: Float64) -> Float64:
-        y = y[:, None].copy()  # [n,1]
-        apply_reflectors("T", self._reduced, self._factors, y)
-        return self._Z.T @ y[:, 0]  # [n] -> [m]
-
-    def combine(self, weights: Float64) -> Float64:
-        return self._reflected(self._Z @ weights)  # [m,b] -> [n,b]
-
-    def vectors(self) -> Float64:
-        """`U` itself: `[n,m]`."""
-        return self._reflected(self._Z)
+        Raises:
+            numpy.linalg.LinAlgError: Divide and conquer did not converge.
+        """
+        n = len(X)
+        gram = np.zeros((n, n), order="F")  # its lower triangle; then the reflectors
+        for part in torch.split(X, BLOCK, dim=1):
+            block, b = part.to(torch.float64).numpy(), part.shape[1]  # [n,b]
+            if block.flags.f_contiguous:
+                _call("dsyrk", "L", "N", n, b, 1.0, block, n, 1.0, gram, n)
+            else:
+                _call("dsyrk", "L", "T", n, b, 1.0, np.ascontiguousarray(block), b, 1.0, gram, n)
+        diagonal, off, factors = np.empty(n), np.empty(n - 1), np.empty(n - 1)
+        _call_with_work("dsytrd", "L", n, gram, n, diagonal, off, factors)
+        Z = np.empty((n, n), order="F")
+        work, integers = np.empty(1 + 4 * n + n * n), np.empty(3 + 5 * n, dtype=np.intc)
+        _checked_call("dstevd", "V", n, diagonal, off, Z, n, work, len(work), integers, len(integers))
+        return cls(np.sqrt(diagonal.clip(0.0)), gram, factors, Z)  # eigenvalues stand where the diagonal was, rising
 
     def part(self, usable: NDArray[np.bool_]) -> _Reflected:
         """The same with only some of the vectors."""
-        if usable.all():
-            return self
-        return _Reflected(self.values[usable], self._reduced, self._factors, self._Z[:, usable])
+        return self if usable.all() else replace(self, values=self.values[usable], Z=self.Z[:, usable])
 
-    def _reflected(self, columns: Float64) -> Float64:
+    def project(self, y: Float64) -> Float64:
+        """`Uᵀ y`: `[n]` to `[m]`."""
+        return self.Z.T @ self.reflected("T", y[:, None])[:, 0]
+
+    def combine(self, weights: Float64) -> Float64:
+        """`U c`: `[m,b]` to `[n,b]`."""
+        return self.reflected("N", self.Z @ weights)
+
+    def reflected(self, trans: str, columns: Float64) -> Float64:
+        """`Q·columns` (trans="N") or `Qᵀ·columns` ("T"): `[n,b]`."""
         columns = columns.copy(order="F")
-        apply_reflectors("N", self._reduced, self._factors, columns)
+        n, b = columns.shape
+        _call_with_work("dormtr", "L", "L", trans, n, b, self.reduced, n, self.factors, columns, n)
         return columns
 
 
@@ -183,8 +184,8 @@ class _Refined:
     decomposition there is as sharp as the first was at the top.
     """
 
-    def __init__(self, head: _Left, basis: Float64, tail: _Left) -> None:
-        self.values = np.concatenate([head.values, tail.values])  # [m]
+    def __init__(self, head: _Reflected, basis: Float64, tail: _Reflected | _Refined) -> None:
+        self.values: Float64 = np.concatenate([head.values, tail.values])  # [m]
         self._head, self._basis, self._tail = head, basis, tail  # basis [n,k]
 
     def project(self, y: Float64) -> Float64:
@@ -195,38 +196,17 @@ class _Refined:
         return self._head.combine(weights[:head]) + self._basis @ self._tail.combine(weights[head:])
 
 
-def _left_vectors(X: torch.Tensor, floor: float) -> _Left:
+def _left_vectors(X: torch.Tensor, floor: float) -> _Reflected | _Refined:
     """The left singular vectors of `X [n,N]` whose singular value is above `floor` and above rounding."""
-    whole = _factorised(_gram(X))
+    whole = _Reflected.of(X)
     top = whole.values.max(initial=0.0)
     floor = max(floor, RANK * top)
     tail = whole.values <= TAIL * top
     if not tail.any() or top <= floor:
         return whole.part(whole.values > floor)
-    basis = whole.part(tail).vectors()  # [n,k]
+    basis = whole.reflected("N", whole.part(tail).Z)  # [n,k]
     rest = torch.from_numpy(_transposed_times(basis, X))  # [k,N]
     return _Refined(whole.part(~tail), basis, _left_vectors(rest, floor))
-
-
-def _factorised(gram: Float64) -> _Reflected:
-    """Singular values and `Q·Z` from a Gram matrix `[n,n]` (its lower triangle), which is overwritten."""
-    diagonal, off, factors = tridiagonalise(gram)
-    squares, Z = tridiagonal_eigenvectors(diagonal, off)  # [n], [n,n]
-    return _Reflected(np.sqrt(squares.clip(0.0)), gram, factors, Z)
-
-
-def _gram(X: torch.Tensor) -> Float64:
-    """`XXᵀ [n,n]` in float64, lower triangle."""
-    gram = np.zeros((len(X), len(X)), order="F")
-    for block in torch.split(X, BLOCK, dim=1):  # [n,b]
-        add_gram(block.to(torch.float64).numpy(), gram)
-    return gram
-
-
-def _times(X: torch.Tensor, y: Float64) -> Float64:
-    """`X y`: `[n,N]·[N]` to `[n]`."""
-    blocks = zip(torch.split(X, BLOCK, dim=1), np.split(y, range(BLOCK, len(y), BLOCK)), strict=True)
-    return np.sum([block.to(torch.float64).numpy() @ part for block, part in blocks], axis=0)
 
 
 def _transposed_times(left: Float64, X: torch.Tensor) -> Float64:
@@ -237,15 +217,57 @@ def _transposed_times(left: Float64, X: torch.Tensor) -> Float64:
     return out
 
 
+Argument = str | int | float | NDArray[Any]
+
+
+def _call_with_work(name: str, *arguments: Argument) -> None:
+    """Call a LAPACK routine after asking it for the size of its workspace."""
+    size = np.empty(1)
+    _checked_call(name, *arguments, size, -1)
+    work = np.empty(int(size[0]))
+    _checked_call(name, *arguments, work, len(work))
+
+
+def _checked_call(name: str, *arguments: Argument) -> None:
+    """Call a LAPACK routine and look at its `info`."""
+    info = np.zeros(1, dtype=np.intc)
+    _call(name, *arguments, info)
+    if info[0]:
+        raise np.linalg.LinAlgError(f"LAPACK's {name} failed (info={info[0]}).")
+
+
+def _call(name: str, *arguments: Argument) -> None:
+    """Call a routine of BLAS or LAPACK, all of whose arguments are pointers."""
+    pointers: list[object] = []
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            pointers.append(ctypes.c_void_p(argument.ctypes.data))
+        elif isinstance(argument, str):
+            pointers.append(ctypes.c_char_p(argument.encode()))
+        else:
+            number = ctypes.c_int(argument) if isinstance(argument, int) else ctypes.c_double(argument)
+            pointers.append(ctypes.byref(number))
+    _routine(name)(*pointers)
+
+
+@cache
+def _routine(name: str) -> Callable[..., None]:
+    """A routine of `scipy.linalg.cython_lapack` or `cython_blas` as a ctypes function."""
+    capsule = (cython_lapack.__pyx_capi__ | cython_blas.__pyx_capi__)[name]
+    name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
+    address_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi)
+    )
+    signature = name_of(capsule)  # such as b"void (char *, int *, …)"
+    if b", int *," not in signature:
+        raise ImportError(f"this SciPy build's {name} does not take 32-bit integers ({signature!r}).")
+    return ctypes.CFUNCTYPE(None)(address_of(capsule, signature))
+
+
 def own_parts(
     experts: Callable[[int], Sequence[torch.Tensor]], count: int, rank: int
 ) -> Callable[[int], Sequence[torch.Tensor]]:
-    """What reads an expert's matrices `[I,H]` without the leading part, of that rank, of the mean of all experts'.
-
-    Args:
-        experts: Given an expert, what reads its matrices.
-        count: `E`.
-        rank: Of the common part; 0 for none.
+    """What reads an expert's matrices `[I,H]` without the leading part, of that rank, of the mean of all `count` experts'.
 
     Raises:
         ValueError: The rank is above the matrices'.

@@ -38,7 +38,7 @@ def spectral_embedding(
         matrices: The expert's matrices `[I,H]` (rows in hidden space), of any floating-point type. On a CUDA device
             they are decomposed there.
         router_row: The expert's router row `r_i [H]`.
-        settings: Which eigenvectors are averaged, and with which sign. `scale` concerns whole layers: not used here.
+        settings: `scale` and `exclude_common` concern whole layers and are not used here.
 
     Returns:
         `e_i [H]` in float32, on the CPU.
@@ -114,18 +114,15 @@ class _Keep:
 
     def __init__(self, settings: SpectralSettings) -> None:
         self.settings = settings
-        self._counts: dict[int, int] = {}
-        self._warned = False
-        self._lock = threading.Lock()
+        self._wanted = cache(settings.count)
+        self._warned, self._lock = False, threading.Lock()
 
     def count(self, m: int, usable: int) -> int:
         """Of a matrix with `m = min(I,H)` vectors, `usable` of them with a singular value above zero."""
         if self.settings.select is Selection.AVERAGE:
             return usable
         with self._lock:
-            if m not in self._counts:
-                self._counts[m] = self.settings.count(m)
-            wanted = self._counts[m]
+            wanted = self._wanted(m)
             if usable < wanted and not self._warned:
                 self._warned = True
                 warnings.warn(
@@ -156,13 +153,19 @@ def _embedding(matrices: Sequence[torch.Tensor], row: torch.Tensor, keep: _Keep)
 def _mean_vector(matrix: torch.Tensor, row: torch.Tensor, keep: _Keep) -> torch.Tensor:
     """Steps 1-3 for one matrix `[M,H]`: `[H]`."""
     _check(matrix, row)
-    vectors = _vectors(matrix.detach(), keep.settings.sign)
+    if keep.settings.sign is Sign.RAW:
+        vectors: Vectors = DenseVectors.from_svd(matrix.detach())
+    else:
+        there = matrix.device.type in _DECOMPOSE_THERE
+        vectors = DenseVectors.from_eigh(matrix.detach()) if there else ImplicitVectors(matrix.detach())
     if not len(vectors.values) or not vectors.values.any():
         raise ValueError("is zero, so it has no eigenvectors; check that the checkpoint's weights are loaded.")
     similarities = vectors.similarities(row)  # [m]
     blind = bool(similarities.abs().max() <= BLIND * row.norm())
     signs = _signs(vectors, similarities, Sign.CANONICAL if blind else keep.settings.sign)  # [m]
-    chosen = _order(vectors.values, signs * similarities * (not blind))[: keep.count(min(matrix.shape), len(signs))]
+    order = vectors.values.argsort(descending=True, stable=True)  # equal similarities by falling singular value
+    order = order[(signs * similarities * (not blind))[order].argsort(descending=True, stable=True)]
+    chosen = order[: keep.count(min(matrix.shape), len(signs))]
     weights = torch.zeros_like(signs)
     weights[chosen] = signs[chosen] / len(chosen)
     return vectors.weighted_sum(weights)
@@ -184,32 +187,15 @@ def _check(matrix: torch.Tensor, row: torch.Tensor) -> None:
         raise ValueError("holds NaN or infinity; check the checkpoint it comes from.")
 
 
-def _vectors(matrix: torch.Tensor, sign: Sign) -> Vectors:
-    """Step 1, on the device that suits it."""
-    if sign is Sign.RAW:
-        return DenseVectors.from_svd(matrix)
-    if matrix.device.type in _DECOMPOSE_THERE:
-        return DenseVectors.from_eigh(matrix)
-    return ImplicitVectors(matrix)
-
-
 def _signs(vectors: Vectors, similarities: torch.Tensor, sign: Sign) -> torch.Tensor:
     """Step 2: `[m]` of ±1."""
     if sign is Sign.RAW:
         return torch.ones_like(similarities)
     if sign is Sign.ALIGNED:
         return torch.where(similarities < 0, -1.0, 1.0).to(similarities)
-    return torch.cat([_canonical_signs(block) for block in vectors.blocks()]).to(similarities)
-
-
-def _canonical_signs(block: torch.Tensor) -> torch.Tensor:
-    """The sign of each row's entry of largest magnitude, the first one among equals: `[b,H]` to `[b]`."""
-    size = block.abs()
-    first = (size >= size.amax(dim=1, keepdim=True) * (1 - TIE)).int().argmax(dim=1)  # [b]
-    return block.gather(1, first[:, None])[:, 0].sign()
-
-
-def _order(values: torch.Tensor, similarities: torch.Tensor) -> torch.Tensor:
-    """Step 3: indices by falling similarity, equal ones by falling singular value: `[m]`."""
-    by_value = values.argsort(descending=True, stable=True)
-    return by_value[similarities[by_value].argsort(descending=True, stable=True)]
+    signs = []
+    for block in vectors.blocks():  # [b,H]
+        size = block.abs()
+        first = (size >= size.amax(dim=1, keepdim=True) * (1 - TIE)).int().argmax(dim=1)  # [b], among equals
+        signs.append(block.gather(1, first[:, None])[:, 0].sign())
+    return torch.cat(signs).to(similarities)

@@ -47,6 +47,13 @@ def same_router(first: torch.Tensor, second: torch.Tensor) -> bool:
     return bool(distance <= _TOLERANCE * torch.maximum(first.norm(), second.norm()))
 
 
+def fingerprints_of(model: nn.Module) -> dict[int, torch.Tensor]:
+    """What identifies each of a model's learned routers, `[E]` by layer; they are left out whose weights are elsewhere."""
+    family = family_of(model)
+    weights = {layer.index: family.router_weight(layer.router) for layer in family.layers(model)}
+    return {index: fingerprint(weight) for index, weight in weights.items() if not weight.is_meta}
+
+
 _PREFIX = "spectral."
 
 
@@ -132,18 +139,9 @@ class SpectralRouters:
     ) -> SpectralRouters:
         """Make the spectral routers from a checkpoint, expert by expert, without loading the model.
 
-        Args:
-            path_or_id: A folder with safetensors shards, or a hub id, which is downloaded if need be.
-            top_c: See `from_model`, as for `select`, `sign`, `scale`, `workers` and `progress`.
-            select: See `from_model`.
-            sign: See `from_model`.
-            scale: See `from_model`.
-            exclude_common: See `from_model`.
-            workers: See `from_model`.
-            progress: See `from_model`.
-            notes: A folder in which finished layers are kept, for a run that goes on where one with the same arguments was
-                killed.
-            **hub: Fields of `HubOptions`: `revision`, `token`, ….
+        `path_or_id` is a folder with safetensors shards, or a hub id, which is downloaded if need be, by the fields of
+        `HubOptions` in `hub`: `revision`, `token`, …. `notes` is a folder in which finished layers are kept, for a run that
+        goes on where one with the same arguments was killed. The other arguments are those of `from_model`.
 
         Raises:
             UnsupportedModelError: The model is dense or of a family without an adapter.
@@ -228,9 +226,7 @@ class SpectralRouters:
 
     def adopted_by(self, model: nn.Module) -> SpectralRouters:
         """The same spectral routers, belonging to the model as it is now, whose learned routers training has changed."""
-        family = family_of(model)
-        routers = {layer.index: family.router_weight(layer.router) for layer in family.layers(model)}
-        return replace(self, fingerprints={index: fingerprint(router) for index, router in routers.items()}, _placed={})
+        return replace(self, fingerprints=self.fingerprints | fingerprints_of(model), _placed={})
 
     # --- on disk ------------------------------------------------------------------------------------------------------
 
@@ -261,11 +257,8 @@ class SpectralRouters:
 
     def metadata(self) -> dict[str, Any]:
         """Everything else, as JSON values."""
-        return {
-            "spectral": self.settings.as_dict(),
-            "base_model": self.base_model,
-            "base_revision": self.base_revision,
-        }
+        base = {"base_model": self.base_model, "base_revision": self.base_revision}
+        return {"spectral": self.settings.as_dict()} | base
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> SpectralRouters:
@@ -304,15 +297,9 @@ def _make(
     progress: bool,
     notes: Path | None = None,
 ) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-    """Steps 1 to 4 layer by layer: `W_EV [E,H]` and the fingerprint `[E]` of each.
+    """Steps 1 to 4 layer by layer: `W_EV [E,H]` and the fingerprint `[E]` of each, see `from_checkpoint`.
 
-    Args:
-        routers: The learned router `R [E,H]` of each layer.
-        experts_of: Given a layer's index, what reads an expert's matrices `[I,H]`.
-        settings: How to make them.
-        workers: Experts worked on at once.
-        progress: Show a progress bar.
-        notes: Where finished layers are kept.
+    `routers` are the learned ones, `R [E,H]` by layer, and `experts_of(layer)(expert)` reads an expert's matrices `[I,H]`.
     """
     if not routers:
         raise ValueError("The model has no MoE layer, so there is nothing to make spectral routers from.")
@@ -330,14 +317,8 @@ def _make(
                 weight = spectral_embeddings(experts, router, settings, workers=workers, on_expert=bar.update)
                 if kept is not None:
                     save_tensors(kept, {"weight": weight}, {})
-            weights[index] = _scaled(weight, router, settings.scale)
-            fingerprints[index] = fingerprint(router)
+            if settings.scale is Scale.ROUTER:
+                length = weight.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)  # [E,1]
+                weight = weight * (router.float().norm(dim=-1).mean() / length).to(weight)
+            weights[index], fingerprints[index] = weight, fingerprint(router)
     return weights, fingerprints
-
-
-def _scaled(weight: torch.Tensor, router: torch.Tensor, scale: Scale) -> torch.Tensor:
-    """`W_EV [E,H]` as it is, or with every row as long as the rows of `router [E,H]` are on average."""
-    if scale is Scale.NONE:
-        return weight
-    target = router.float().norm(dim=-1).mean()
-    return weight * (target / weight.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)).to(weight)

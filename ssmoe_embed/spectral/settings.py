@@ -79,7 +79,16 @@ class SpectralSettings:
         object.__setattr__(self, "select", Selection.parse(self.select, "select"))
         object.__setattr__(self, "sign", Sign.parse(self.sign, "sign"))
         object.__setattr__(self, "scale", Scale.parse(self.scale, "scale"))
-        object.__setattr__(self, "top_c", _checked_top_c(self.top_c))
+        allowed = "a count of at least 1 (such as 50) or a fraction in (0, 1] (such as 0.05)"
+        given: object = self.top_c
+        if isinstance(given, bool) or not isinstance(given, Real) or not math.isfinite(given):
+            raise ValueError(f"top_c={given!r} is not a number; choose {allowed}.")
+        top_c = int(given) if isinstance(given, Integral) else float(given)
+        if isinstance(top_c, int) and top_c < 1:
+            raise ValueError(f"top_c={top_c} keeps no eigenvector; choose {allowed}.")
+        if isinstance(top_c, float) and not 0 < top_c <= 1:
+            raise ValueError(f"top_c={top_c} is not a fraction; choose {allowed}.")
+        object.__setattr__(self, "top_c", top_c)
 
     def count(self, m: int) -> int:
         """How many eigenvectors to keep of a matrix that has `m`; a larger `top_c` is clipped with a warning."""
@@ -96,18 +105,3 @@ class SpectralSettings:
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
         return {key: str(value) if isinstance(value, Choice) else value for key, value in asdict(self).items()}
-
-
-def _checked_top_c(top_c: object) -> int | float:
-    """`top_c` as an int count or a float fraction."""
-    allowed = "a count of at least 1 (such as 50) or a fraction in (0, 1] (such as 0.05)"
-    if isinstance(top_c, bool) or not isinstance(top_c, Real) or not math.isfinite(top_c):
-        raise ValueError(f"top_c={top_c!r} is not a number; choose {allowed}.")
-    if isinstance(top_c, Integral):
-        if top_c < 1:
-            raise ValueError(f"top_c={top_c} keeps no eigenvector; choose {allowed}.")
-        return int(top_c)
-    fraction = float(top_c)
-    if not 0 < fraction <= 1:
-        raise ValueError(f"top_c={top_c} is not a fraction; choose {allowed}.")
-    return fraction

@@ -128,7 +128,7 @@ def fused(layout, model, folder, tmp_path_factory):
 def test_a_checkpoint_in_the_models_own_layout_gives_the_same_spectral_routers(layout, adapter, fused, folder):
     checkpoint = Checkpoint.open(fused)
     assert len(set(checkpoint.shards.values())) > 1
-    assert any(name.endswith(f".experts.{layout.fused[0]}") for name in checkpoint.names())
+    assert any(name.endswith(f".experts.{layout.fused[0]}") for name in checkpoint.shards)
     assert sorted(adapter.stored_layers(checkpoint)) == list(layout.sparse)
     assert sorted(adapter.stored_expert_layers(checkpoint)) == list(layout.sparse)
     expected = spectral_weights(folder, layout.model_type, TOP_C)

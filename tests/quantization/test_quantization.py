@@ -26,7 +26,7 @@ from ssmoe_embed.data import tiny_folder
 from ssmoe_embed.embedding.base_model import BaseModelSource
 from ssmoe_embed.families import family_of
 from ssmoe_embed.quantization import Component, Quantization, QuantizationSettings, memory_by_component
-from ssmoe_embed.quantization.memory import weight_count
+from ssmoe_embed.quantization.loading import weight_count
 from ssmoe_embed.quantization.packed import BlockwiseMatrices, PackedMatrices, is_packed
 from ssmoe_embed.quantization.quantizer import FourBitConfig, FourBitQuantizer
 from ssmoe_embed.quantization.settings import PRESETS, requested

@@ -271,13 +271,13 @@ def test_competition_gives_other_families_their_own_sum_of_weights(family):
     block = layout.live(layout.decoder(model).layers[layout.sparse[0]])
     with reroute(model, Competition()):
         assert router.forward is not None
-        own = block.experts.forward._own
+        own = block.experts.forward.own
 
         def spy(hidden, index, weights):
             seen.append(weights.detach())
             return own(hidden, index, weights)
 
-        block.experts.forward._own = spy
+        block.experts.forward.own = spy
         run(model)
     per_token = seen[-1].reshape(-1, model.config.num_experts_per_tok).sum(dim=1)
     torch.testing.assert_close(per_token, torch.full_like(per_token, expected), rtol=1e-3, atol=1e-4)
@@ -297,8 +297,8 @@ def test_equal_shares_keep_what_other_families_choose_and_the_sum_of_its_weights
     handle.remove()
     _, index, weights = own[0]
     with reroute(model, EqualShares()):
-        asked = experts.forward._own
-        experts.forward._own = lambda *args: (pairs.append(args[1:]), asked(*args))[1]
+        asked = experts.forward.own
+        experts.forward.own = lambda *args: (pairs.append(args[1:]), asked(*args))[1]
         run(model)
     chosen, shares = (one.reshape(index.shape) for one in pairs[-1])
     assert torch.equal(chosen, index.sort(dim=-1).values)

@@ -190,6 +190,14 @@ def test_removing_twice_does_nothing(olmoe_model, olmoe_routers, batch):
     assert torch.equal(run(olmoe_model, batch), untouched)
 
 
+def test_without_a_policy_a_model_stays_as_it_is(olmoe_model, olmoe_routers, batch):
+    with reroute(olmoe_model, SpectralRouting(olmoe_routers, alpha=0.9)):
+        routed = run(olmoe_model, batch)
+        with reroute(olmoe_model, None):
+            assert torch.equal(run(olmoe_model, batch), routed)
+        assert torch.equal(run(olmoe_model, batch), routed)
+
+
 def test_a_model_is_re_routed_only_once_at_a_time(olmoe_model, olmoe_routers, batch):
     with reroute(olmoe_model, SpectralRouting(olmoe_routers, alpha=0.5)):
         once = run(olmoe_model, batch)

@@ -14,11 +14,10 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from ssmoe_embed import SSMoE, language_model, reroute
 from ssmoe_embed.families import Score
 from ssmoe_embed.language_model.steering import important, saliency, steering_table
-from ssmoe_embed.routing.derived import CodebookSettings, SmoothedSettings
+from ssmoe_embed.routing.derived import CodebookSettings, SmoothedSettings, SteeringSettings, SteeringTable
 from ssmoe_embed.routing.mixing import scores
 from ssmoe_embed.routing.named import canonical, policy_named
 from ssmoe_embed.routing.sites import recording
-from ssmoe_embed.routing.steering import SteeringSettings, SteeringTable
 
 LEAST = f"least-similar:top_c={TOP_C}"
 LINES = [

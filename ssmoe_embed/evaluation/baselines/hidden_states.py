@@ -265,7 +265,7 @@ class EmbedFilter(ModelBaseline):
             weight: torch.Tensor = model.get_input_embeddings().weight
             return weight
         checkpoint = Checkpoint.open(self.source.name_or_path, **self.source.hub.keywords)
-        name = next((name for name in sorted(checkpoint.names(), key=len) if name.endswith(head)), None)
+        name = next((name for name in sorted(checkpoint.shards, key=len) if name.endswith(head)), None)
         if name is None:
             raise ValueError(
                 f"The checkpoint in {self.source.name_or_path} has no {head}, so embed-filter has no unembedding to filter "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -29,7 +29,7 @@ from ssmoe_embed.language_model.dropping import DropBy
 from ssmoe_embed.language_model.loading import Routing, load, load_tokenizer, policy_of, spectral_routers
 from ssmoe_embed.language_model.measures import expert_overlap, perplexity, read_text, text_digest
 from ssmoe_embed.routing import reroute
-from ssmoe_embed.routing.experts import needs_experts
+from ssmoe_embed.routing.experts import DecidesAtExperts
 from ssmoe_embed.spectral.routers import SpectralRouters
 
 
@@ -97,19 +97,18 @@ class _Runner:
         if dropped is not None and cell.routing == Routing.AVERAGE_EV:
             routers = None  # those at hand are not the average ones
         policy = policy_of(cell.routing, model, options.settings, routers=routers, progress=progress)
-        rerouted = nullcontext if policy is None else partial(reroute, model, policy)
         for name in names:
-            with rerouted():
+            with reroute(model, policy):
                 outcome = harness_outcome(model, tokenizer, name, self.tasks, options)
             overlap = None
-            if policy is not None and options.overlap_prompts and not needs_experts(policy):
+            if policy is not None and options.overlap_prompts and not isinstance(policy, DecidesAtExperts):
                 read = [
                     sample for of_task in outcome["samples"].values() for sample in of_task[: options.overlap_prompts]
                 ]
                 overlap = asdict(expert_overlap(model, tokenizer, [_prompt(sample) for sample in read], policy))
             self._keep(cell, name, outcome, model.get_memory_footprint(return_buffers=False), overlap)
         if text is not None:
-            with rerouted():
+            with reroute(model, policy):
                 found = perplexity(model, tokenizer, read_text(text), progress=progress)
             self.folder.write_perplexity(TextResult(cell.name, Path(text).name, text_digest(text), **asdict(found)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,7 @@ def _read(
         ids = torch.arange(places, device=device).expand(len(pixels), places)
         mask, run = torch.ones_like(ids), lambda: module.model.get_image_features(pixels)
     rows = mask.flatten().nonzero()[:, 0]  # [n] of the N = B·T tokens
-    with recording(rows) as taken, nullcontext() if policy is None else reroute(own, policy), _chosen(own) as chosen:
+    with recording(rows) as taken, reroute(own, policy), _chosen(own) as chosen:
         vectors = run().pooler_output
     found = {"tokens": ids.flatten()[rows].cpu(), "lengths": mask.sum(dim=1).cpu(), "vectors": vectors.float().cpu()}
     for index, logits in taken.logits.items():
