@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 
 from ssmoe_embed.data import BUNDLED, tiny_folder
 from ssmoe_embed.embedding.adapters import plain_state
-from ssmoe_embed.embedding.features import blocks_of
 
 _SAMPLES = 64
 """Entries of each tensor that are remembered as they are."""
@@ -179,7 +178,7 @@ def _fitted(module: Any) -> list[torch.Tensor]:
     if module.routers is not None and module.settings.needs_spectral_routers:
         found += [weight for _, weight in sorted(module.routers.weights.items())]
     kind = module.settings.calibration
-    for block in blocks_of(module.settings) if kind.is_fitted else ():
+    for block in module.settings.blocks if kind.is_fitted else ():
         factors = module.calibrations.of(block, kind)
         found += [] if factors is None else [factors.mean, factors.factor]
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from huggingface_hub import ModelCardData
 
 from ssmoe_embed.common.version import __version__
-from ssmoe_embed.embedding.card import GENERATED
+from ssmoe_embed.embedding.persistence import GENERATED
 from ssmoe_embed.vision.modeling import ClipMoeModel
 from ssmoe_embed.vision.routing import VisionRouting
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.embedding.calibration import BlockCalibration
+from ssmoe_embed.embedding.calibration import BlockCalibration, check_sample
 from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.module import SSMoE
@@ -187,7 +187,7 @@ class ModelBaselineEncoder(AbsEncoder):
             progress: Show a progress bar.
         """
         if self.calibration is not Calibration.NONE and self._factors is None:
-            sample = sorted(sample_texts() if self._sample is None else self._sample, key=len)
+            sample = sorted(sample_texts() if self._sample is None else check_sample(self._sample), key=len)
             parts = [self._vectors(sample[start : start + batch_size]) for start in range(0, len(sample), batch_size)]
             self._factors = BlockCalibration.fit(torch.cat(parts), self.calibration)
         different = sorted(dict.fromkeys(texts), key=len, reverse=True)
