@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ssmoe_embed.common.lazy import after_import, lazy_names
-from ssmoe_embed.embedding.registration import register
+from ssmoe_embed.embedding import register
 
 if TYPE_CHECKING:
     from ssmoe_embed.common.version import __version__

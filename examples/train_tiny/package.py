@@ -11,8 +11,7 @@ from typing import Any
 
 import ssmoe_embed
 from ssmoe_embed.data import search_folder
-from ssmoe_embed.embedding.card import GENERATED
-from ssmoe_embed.embedding.persistence import save_references
+from ssmoe_embed.embedding.persistence import GENERATED, save_references
 from ssmoe_embed.search.corpora import write_bundled_vectors
 
 SETTINGS: dict[str, Any] = {

@@ -35,16 +35,19 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}.unfinished-"
-    for left in path.parent.glob(f"{glob.escape(prefix)}*"):
-        _remove_unless_alive(left)
-    file, name = _begun_file(path.parent, prefix)
+    for left in path.parent.glob(f"{glob.escape(_prefix(path))}*") if sys.platform != "win32" else ():
+        with suppress(OSError), left.open("rb") as other:  # it is alive, or gone, or another user's
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink(missing_ok=True)
+    file, name = _begun_file(path)
     try:
         with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            name.chmod(0o666 & ~_umask())
+            mask = os.umask(0)  # which only setting it tells
+            os.umask(mask)
+            name.chmod(0o666 & ~mask)
             if sys.platform != "win32":
                 name.replace(path)  # while it is locked, so that no one takes it for a dead process's
         if sys.platform == "win32":
@@ -54,24 +57,21 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def _begun_file(folder: Path, prefix: str) -> tuple[IO[bytes], Path]:
+def _prefix(path: Path) -> str:
+    """What names of unfinished work on a path begin with."""
+    return f".{path.name}.unfinished-"
+
+
+def _begun_file(path: Path) -> tuple[IO[bytes], Path]:
     """A new file, locked; the lock is the system's, which lets go of it when the process dies."""
     while True:
-        handle, name = tempfile.mkstemp(prefix=prefix, dir=folder)
+        handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
         file = os.fdopen(handle, "wb")
         if sys.platform != "win32":
             fcntl.flock(file, fcntl.LOCK_EX)
         if Path(name).exists():  # else another process took the new file for a dead one's
             return file, Path(name)
         file.close()
-
-
-def _remove_unless_alive(left: Path) -> None:
-    """Remove an unfinished file that no process is writing; without such locks (Windows) it stays."""
-    if sys.platform != "win32":
-        with suppress(OSError), left.open("rb") as file:  # it is alive, or gone, or another user's
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink(missing_ok=True)
 
 
 def write_files(folder: str | Path, contents: Mapping[str, str | bytes]) -> list[Path]:
@@ -123,13 +123,6 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     return tensors, metadata
 
 
-def _umask() -> int:
-    """The process's file mode mask, which only setting it tells."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 _LOCK, _TASK = "lock", "task"
 _SPARE = 8 << 20
 """Bytes that any work on a folder needs at least, for its configuration and notes."""
@@ -150,17 +143,7 @@ class Workplace:
 
 @contextmanager
 def atomic_folder(path: str | Path, *, overwrite: bool = False, room: int = 0) -> Iterator[Path]:
-    """A folder to fill, which appears under `path` only when the block ends well; else nothing changes.
-
-    Args:
-        path: The folder's final place.
-        overwrite: Replace what is there.
-        room: Bytes that it will need.
-
-    Raises:
-        FileExistsError: Something is there and `overwrite` is false.
-        OSError: The place cannot be written to, or has too little room; the error names `path`.
-    """
+    """A folder to fill, which appears under `path` only when the block ends well; else nothing changes. See `workplace`."""
     with workplace(path, overwrite=overwrite, room=room) as work:
         yield work.new
 
@@ -198,11 +181,16 @@ def workplace(
     work = Workplace(folder / "new", folder / "notes")
     try:
         with _named(folder, path):
-            check_room(path, room)
+            free, needed = shutil.disk_usage(path.parent).free, room + _SPARE
+            if free < needed:
+                space = f"{needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free on its disk"
+                raise OSError(errno.ENOSPC, space, str(path))
             work.new.mkdir()
             work.notes.mkdir(exist_ok=True)
             yield work
-            _sync(work.new)
+            for file in filter(Path.is_file, work.new.rglob("*")):
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
             if path.exists():
                 path.replace(folder / "old")
             work.new.replace(path)
@@ -211,26 +199,9 @@ def workplace(
         _discard(folder, lock)
 
 
-def check_room(path: Path, room: int) -> None:
-    """Make sure that the disk of `path`, whose parent exists, has room for that many bytes more.
-
-    Raises:
-        OSError: It has not.
-    """
-    free, needed = shutil.disk_usage(path.parent).free, room + _SPARE
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free on its disk", str(path)
-        )
-
-
 def size_of(folder: str | Path) -> int:
     """Bytes of all files below a folder."""
     return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-
-
-def _prefix(path: Path) -> str:
-    return f".{path.name}.unfinished-"
 
 
 def _begun_folder(path: Path, task: str | None) -> tuple[Path, FileLock]:
@@ -312,11 +283,3 @@ def _named(folder: Path, path: Path) -> Iterator[None]:
         if str(folder) not in str(error):
             raise
         raise OSError(error.errno, final(error.strerror), final(error.filename)) from error
-
-
-def _sync(folder: Path) -> None:
-    """Flush every file below `folder` to disk."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())

@@ -76,11 +76,7 @@ class _ImportHook(MetaPathFinder):
 
 
 def require_mteb() -> None:
-    """Say what to install where mteb is missing.
-
-    Raises:
-        ImportError: mteb is not installed.
-    """
+    """See `require_package`."""
     require_package("mteb", "ssmoe-embed[mteb]")
 
 

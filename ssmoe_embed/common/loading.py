@@ -112,22 +112,16 @@ def check_backend(backend: str) -> None:
 
 def warn_of_half_precision(model: Any) -> None:
     """Say that a model, in 16 bits as many checkpoints are, computes slowly on a CPU that has no units for them."""
-    if model.device.type == "cpu" and model.dtype in _UNITS and not _has_unit(model.dtype):
+    unit = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(model.dtype)
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
+    has_unit = any(there and name.endswith(unit or "") for name, there in known.items())
+    if model.device.type == "cpu" and unit is not None and not has_unit:
         name = str(model.dtype).removeprefix("torch.")
         warnings.warn(
             f"The model is in {name}, which this CPU computes several times slower than float32; load it with "
             "dtype='float32' (--dtype float32), which takes twice the memory.",
             stacklevel=3,
         )
-
-
-_UNITS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-
-
-def _has_unit(dtype: torch.dtype) -> bool:
-    """Whether this CPU multiplies numbers of 16 bits itself; older versions of torch cannot tell."""
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(there and name.endswith(_UNITS[dtype]) for name, there in known.items())
 
 
 def check_device_map(device_map: Any) -> None:

@@ -6,25 +6,11 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "BUNDLED",
-    "BUNDLED_CLIP",
-    "Document",
-    "bundled_folder",
-    "calibration_texts",
-    "emoji_concepts",
-    "emoji_pictures",
-    "paper_table",
-    "read_records",
-    "search_corpus",
-    "search_folder",
-    "tiny_folder",
-]
-
+_FOLDER = Path(__file__).parent
+"""A wheel is always unpacked by its installer, so the folder is a real one."""
 BUNDLED = "ssmoe/tiny"
 """The name of the text model that comes with the package."""
 BUNDLED_CLIP = "ssmoe/tiny-clip"
@@ -98,9 +84,8 @@ def read_records(name: str) -> Iterator[dict[str, Any]]:
     Raises:
         FileNotFoundError: If no such file ships with the package.
     """
-    with resources.files(__name__).joinpath(name).open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+    with (_FOLDER / name).open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def paper_table(name: str) -> Iterator[dict[str, str]]:
@@ -109,7 +94,7 @@ def paper_table(name: str) -> Iterator[dict[str, str]]:
     Args:
         name: Name of a file in ``paper``, such as ``table2_mteb_averages.csv``.
     """
-    with resources.files(__name__).joinpath("paper", name).open(encoding="utf-8") as lines:
+    with (_FOLDER / "paper" / name).open(encoding="utf-8") as lines:
         yield from csv.DictReader(lines)
 
 
@@ -133,28 +118,22 @@ def emoji_concepts() -> list[dict[str, Any]]:
 
 def emoji_pictures(style: str) -> Iterator[tuple[str, bytes]]:
     """The drawings of one style, noto or twemoji, of 48 pixels: the key of each emoji with its WebP file."""
-    with (
-        resources.files(__name__).joinpath("emoji", f"{style}.zip").open("rb") as file,
-        zipfile.ZipFile(file) as packed,
-    ):
+    with zipfile.ZipFile(_FOLDER / "emoji" / f"{style}.zip") as packed:
         for name in packed.namelist():
             yield name.removesuffix(".webp"), packed.read(name)
 
 
 def search_folder() -> Path:
     """Folder of the bundled corpus, which holds the vectors of its documents by ``ssmoe/tiny`` too."""
-    return Path(str(resources.files(__name__))) / "search"
+    return _FOLDER / "search"
 
 
 def bundled_folder(name: str) -> Path | None:
     """Folder of the bundled model of that name; None if there is none."""
     folders = {BUNDLED: "tiny", BUNDLED_CLIP: "tiny_clip"}
-    return Path(str(resources.files(__name__))) / folders[name] if name in folders else None
+    return _FOLDER / folders[name] if name in folders else None
 
 
 def tiny_folder() -> Path:
-    """Folder of the bundled model ``ssmoe/tiny``.
-
-    A wheel is always unpacked by its installer, so the folder is a real one.
-    """
-    return Path(str(resources.files(__name__))) / "tiny"
+    """Folder of the bundled model ``ssmoe/tiny``."""
+    return _FOLDER / "tiny"

@@ -153,15 +153,7 @@ def load_adapter(model: Any, place: str, adapter: Adapter, hub: HubOptions) -> A
 
 
 def _extra_level(weights: Iterable[str], modules: Iterable[str]) -> str:
-    """What names of an adapter begin with that was trained on the whole language model, of which the decoder is a part.
-
-    Args:
-        weights: Names of the adapter's weights.
-        modules: Names of the decoder's modules.
-
-    Returns:
-        For example `model.`; nothing if the adapter was trained on the decoder.
-    """
+    """What an adapter's names begin with, such as `model.`, if it was trained on more than the decoder of these modules."""
     known = {name for name in modules if name}
     for name in weights:
         parts = name.split(".")

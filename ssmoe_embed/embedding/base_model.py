@@ -7,17 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoModel,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ssmoe_embed.common.loading import HubOptions, check_device_map, warn_of_half_precision
@@ -74,11 +68,9 @@ class BaseModelSource:
     @classmethod
     def of(cls, base: str | Path, hub: HubOptions, **fields: Any) -> BaseModelSource:
         """The source that a user names: a language model, or an adapter, whose base model is meant with it."""
-        name = str(Path(base).expanduser())
-        name = str(Path(name).resolve()) if Path(name).is_dir() else str(base)
-        if Path(name).is_dir() and (Path(name) / CONFIG).is_file():
-            return cls(name, hub, **fields)
-        found = base_of_adapter(name, hub)
+        folder = Path(base).expanduser()
+        name = str(folder.resolve()) if folder.is_dir() else str(base)
+        found = None if (folder / CONFIG).is_file() else base_of_adapter(name, hub)
         if found is None:
             return cls(name, hub, **fields)
         return cls(found[0], replace(hub, revision=found[1]), adapter=name, adapted=Adapter(wrapped=True), **fields)
@@ -103,8 +95,8 @@ class BaseModelSource:
             )
         return load_config(self.name_or_path, **(self.hub.loading | (self.config_kwargs or {})))
 
-    def load(self, hidden_layer: int = -1) -> LoadedBase:
-        """The base model, frozen and in evaluation mode, and its tokenizer.
+    def load(self, hidden_layer: int = -1) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, BaseModelSource]:
+        """The base model without its head, frozen and in evaluation mode; its tokenizer; and what it was then.
 
         Args:
             hidden_layer: Which of the model's `hidden_states` is wanted; layers after it are not loaded.
@@ -117,8 +109,13 @@ class BaseModelSource:
         check_device_map((self.model_kwargs or {}).get("device_map"))
         config = self.load_config()
         family = family_of(config)
-        total = family.text_config(config).num_hidden_layers
-        kept = _kept_layers(total, hidden_layer)
+        total = family.text_config(config).num_hidden_layers  # there is one hidden state more than layers
+        kept = hidden_layer if hidden_layer >= 0 else total + 1 + hidden_layer
+        if not 1 <= kept <= total:
+            raise ValueError(
+                f"hidden_layer={hidden_layer} is out of range for {total} layers; choose 1 to {total}, or -1 (the last) to "
+                f"{-total}."
+            )
         if kept < total:
             if family.streams:
                 raise ValueError(
@@ -143,26 +140,12 @@ class BaseModelSource:
         if self.adapter is not None:
             own = HubOptions() if Path(self.adapter).is_dir() else replace(self.hub, revision=None)
             model = load_adapter(model, self.adapter, self.adapted, own)
-        return LoadedBase(model.requires_grad_(False).eval(), tokenizer, source)
+        return model.requires_grad_(False).eval(), tokenizer, source
 
     @property
     def is_local(self) -> bool:
         """Whether it is a folder."""
         return Path(self.name_or_path).is_dir()
-
-
-class LoadedBase(NamedTuple):
-    """A base model in memory.
-
-    Attributes:
-        model: Without its head.
-        tokenizer: Its tokenizer.
-        source: Where it came from, and what it was then.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    source: BaseModelSource
 
 
 def dtype_name(dtype: str | torch.dtype) -> str:
@@ -224,22 +207,9 @@ def _text_part(model: PreTrainedModel, family: MoEFamily) -> PreTrainedModel:
     decoder = family.decoder(model)
     if decoder is not model:
         decoder.config.name_or_path = model.config.name_or_path
-        for owner, other, name in (
-            (decoder.config, model.config, "_commit_hash"),
-            (decoder, model, "is_quantized"),
-            (decoder, model, "hf_device_map"),
-        ):
-            if hasattr(other, name):
-                setattr(owner, name, getattr(other, name))
+        if hasattr(model.config, "_commit_hash"):
+            decoder.config._commit_hash = model.config._commit_hash
+        for name in ("is_quantized", "hf_device_map"):
+            if hasattr(model, name):
+                setattr(decoder, name, getattr(model, name))
     return decoder
-
-
-def _kept_layers(total: int, hidden_layer: int) -> int:
-    """How many decoder layers run to get `hidden_states[hidden_layer]`, of which there are one more than layers."""
-    kept = hidden_layer if hidden_layer >= 0 else total + 1 + hidden_layer
-    if not 1 <= kept <= total:
-        raise ValueError(
-            f"hidden_layer={hidden_layer} is out of range for {total} layers; choose 1 to {total}, or -1 (the last) to "
-            f"{-total}."
-        )
-    return kept

@@ -37,11 +37,7 @@ class BundledEncoder:
         folder = tiny_folder() if folder is None else folder
         self._name = folder.name
         self._settings = json.loads((folder / "ssmoe_config.json").read_text(encoding="utf-8"))
-        if (self._settings["method"], self._settings["calibration"], self._settings["hidden_layer"]) != (
-            "smoe",
-            "none",
-            -1,
-        ):
+        if [self._settings[name] for name in ("method", "calibration", "hidden_layer")] != ["smoe", "none", -1]:
             raise ValueError(
                 f"{folder} has other settings than method 'smoe' without calibration; use ssmoe_embed.load."
             )
@@ -54,12 +50,7 @@ class BundledEncoder:
     def identity(self) -> dict[str, Any]:
         """What `model_identity` says of the model that `load` gives."""
         settings = {name: value for name, value in self._settings.items() if name not in _NO_SETTINGS}
-        return {
-            "name": f"{self._name}/base",
-            "revision": None,
-            "prompts": {},
-            "settings": settings,
-        }
+        return {"name": f"{self._name}/base", "revision": None, "prompts": {}, "settings": settings}
 
     def get_embedding_dimension(self) -> int:
         """The length of a vector."""
@@ -105,26 +96,27 @@ class BundledEncoder:
         heads = self._config["num_attention_heads"]
         q = self._norm(self._linear(h, f"{prefix}q_proj"), f"{prefix}q_norm")
         k = self._norm(self._linear(h, f"{prefix}k_proj"), f"{prefix}k_norm")
-        shape = (len(h), heads, h.shape[1] // heads)
-        q, k, v = (part.reshape(shape) for part in (q, k, self._linear(h, f"{prefix}v_proj")))  # [N,heads,d]
+        v = self._linear(h, f"{prefix}v_proj")
+        width = h.shape[1] // heads  # d
+        q, k, v = (part.reshape(len(h), heads, width) for part in (q, k, v))  # [N,heads,d]
         mixed = np.empty_like(h)
         for start, end in pairwise(bounds):
-            cos, sin = self._rotary(end - start, shape[2])
-            mine, theirs = (_rotate(part[start:end], cos, sin) for part in (q, k))
-            scores = np.einsum("ihd,jhd->hij", mine, theirs, optimize=True) / np.float32(
-                np.sqrt(shape[2])
-            )  # [heads,T,T]
+            mine, theirs = self._rotated(np.stack([q[start:end], k[start:end]]))
+            scores = np.einsum("ihd,jhd->hij", mine, theirs, optimize=True)  # [heads,T,T]
+            scores /= np.float32(np.sqrt(width))
             scores[:, ~np.tri(end - start, dtype=bool)] = -np.inf
             together = np.einsum("hij,jhd->ihd", _softmax(scores), v[start:end], optimize=True)
             mixed[start:end] = together.reshape(end - start, -1)
         return self._linear(mixed, f"{prefix}o_proj")
 
-    def _rotary(self, length: int, width: int) -> tuple[Array, Array]:
-        """Cosines and sines `[T,1,d]` of the positions' angles."""
+    def _rotated(self, x: Array) -> Array:
+        """Rotary positions of `[…,T,heads,d]`."""
+        length, _, width = x.shape[-3:]
         base = self._config["rope_parameters"]["rope_theta"]
         frequencies = 1.0 / base ** (np.arange(0, width, 2, dtype=np.float32) / width)
         angles = np.tile(np.arange(length, dtype=np.float32)[:, None] * frequencies, 2)[:, None].astype(np.float32)
-        return np.cos(angles), np.sin(angles)
+        first, second = np.split(x, 2, axis=-1)
+        return np.asarray(x * np.cos(angles) + np.concatenate([-second, first], axis=-1) * np.sin(angles))
 
     def _experts(self, h: Array, prefix: str) -> Array:
         """The chosen experts of every token, weighted: `[N,H]` → `[N,H]`."""
@@ -162,9 +154,3 @@ def _softmax(x: Array) -> Array:
     """Along the last axis."""
     powers = np.exp(x - x.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-
-
-def _rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """Rotary positions of `[T,heads,d]`."""
-    first, second = np.split(x, 2, axis=-1)
-    return np.asarray(x * cos + np.concatenate([-second, first], axis=-1) * sin)

@@ -1,7 +1,7 @@
 """Bringing the features of a block to one scale, with factors that are fitted once and saved.
 
 The paper's release standardises over the current batch, which makes a text's vector depend on its neighbours. Here the
-factors come from a fixed sample of texts; `standardize_batch` exists to reproduce the release.
+factors come from a fixed sample of texts; `calibration="batch"` exists to reproduce the release.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from ssmoe_embed.common.files import load_tensors, save_tensors
 from ssmoe_embed.data import calibration_texts
 from ssmoe_embed.embedding.encoder import Encoder
-from ssmoe_embed.embedding.features import Block, block_features, blocks_of, combine
-from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings, ForwardSettings
+from ssmoe_embed.embedding.settings import (
+    Block,
+    Calibration,
+    Combination,
+    EmbeddingSettings,
+    FeatureSettings,
+    ForwardSettings,
+)
 from ssmoe_embed.embedding.tokenization import check_texts
 
 _PREFIX = "calibration."
@@ -44,22 +51,22 @@ class BlockCalibration:
 
     @classmethod
     def fit(cls, features: torch.Tensor, kind: Calibration) -> BlockCalibration:
-        """Fit the factors on the features of sample texts.
+        """Fit the factors that standardise or whiten, on the features `[M,D]` of `M` sample texts, at least two.
 
-        Args:
-            features: `[M,D]` for `M` texts.
-            kind: `standardize` or `whiten`.
-
-        Raises:
-            ValueError: There are fewer than two texts.
+        Whitening takes `Σ^(-1/2)`, with Σ shrunk by Ledoit and Wolf's rule so that it has full rank.
         """
-        if len(features) < MINIMUM_TEXTS:
-            raise ValueError(
-                f"{len(features)} calibration text(s) are too few to fit calibration={str(kind)!r}; pass at least "
-                f"{MINIMUM_TEXTS}, better about 2,000, or choose calibration='none'."
-            )
         features = features.double().cpu()
-        factor = _inverse_deviation(features) if kind is Calibration.STANDARDIZE else _whitening(features)
+        epsilon, tiny = torch.finfo(features.dtype).eps, torch.finfo(features.dtype).tiny
+        if kind is Calibration.STANDARDIZE:
+            deviation = features.std(dim=0, correction=0)
+            varies = deviation > features.abs().amax(dim=0) * epsilon * 4
+            factor = torch.where(varies, 1 / deviation.clamp_min(tiny), 0.0)  # [D]
+        else:
+            from sklearn.covariance import ledoit_wolf
+
+            values, vectors = torch.linalg.eigh(torch.from_numpy(ledoit_wolf(features.numpy())[0]))  # [D], [D,D]
+            floor = values.amax() * epsilon * len(values)
+            factor = (vectors * torch.where(values > floor, values.clamp_min(floor).rsqrt(), 0.0)) @ vectors.T
         return cls(features.mean(dim=0).float(), factor.float())
 
     def apply(self, block: torch.Tensor) -> torch.Tensor:
@@ -104,51 +111,58 @@ class Calibrations:
     def _home(self, block: Block) -> dict[str, BlockCalibration]:
         return self._spectral if block.is_spectral else self._learned
 
+    def vectors(self, blocks: Mapping[Block, torch.Tensor], settings: FeatureSettings) -> torch.Tensor:
+        """One vector per text: its features calibrated and joined.
 
-def embedding_vectors(
-    blocks: Mapping[Block, torch.Tensor], settings: EmbeddingSettings, calibrations: Calibrations, dtype: str
-) -> torch.Tensor:
-    """The vectors of texts: their features calibrated and joined.
+        MoEE (https://arxiv.org/abs/2410.10814) adds the blocks' cosines with weights; `sum` puts that into the vectors:
+        with each block of unit length times √weight, one dot product is the weighted sum of cosines, so any vector index
+        serves it.
 
-    Args:
-        blocks: The features `[B,D]` of every block of the settings.
-        settings: How they become vectors.
-        calibrations: Fitted factors.
-        dtype: What the model computed in, for the message.
+        Args:
+            blocks: The features `[B,D]` of every block that the settings have, in their order.
+            settings: How they become vectors.
 
-    Returns:
-        float32 `[B,D]`.
+        Returns:
+            float32 `[B,ΣD]`.
 
-    Raises:
-        ValueError: The calibration is missing, or a vector is not finite.
-    """
-    calibrated = {block.part: _calibrated(block, part, settings, calibrations) for block, part in blocks.items()}
-    embedding = combine(calibrated, settings.combination, settings.routing_weight)  # [B,D]
-    if not bool(torch.isfinite(embedding).all()):
-        rows = [int(row) for row in (~torch.isfinite(embedding)).any(dim=1).nonzero().flatten()]
-        raise ValueError(
-            f"The vectors of texts {rows} of the batch are not finite in {dtype}; "
-            "load the model with model_kwargs={'dtype': 'bfloat16'} or 'float32'."
-        )
-    return embedding
+        Raises:
+            ValueError: The calibration is missing.
+        """
+        parts = []
+        for block, features in blocks.items():
+            part = self.apply(block, features, settings.calibration)
+            if settings.combination is Combination.SUM:
+                weight = 1.0 if block.signal is None else settings.routing_weight
+                part = F.normalize(part, dim=-1) * weight**0.5
+            parts.append(part)
+        return torch.cat(parts, dim=-1)
 
+    def apply(self, block: Block, features: torch.Tensor, kind: Calibration) -> torch.Tensor:
+        """The features `[B,D]` of one block on the calibrated scale.
 
-def _calibrated(
-    block: Block, features: torch.Tensor, settings: EmbeddingSettings, calibrations: Calibrations
-) -> torch.Tensor:
-    """The features `[B,D]` of one block on the calibrated scale."""
-    kind = settings.calibration
-    if kind is Calibration.NONE:
-        return features
-    if kind is Calibration.BATCH:
-        return standardize_batch(features)
-    factors = calibrations.of(block, kind)
-    if factors is None:
-        raise ValueError(
-            f"This model has no calibration for {block.factors(kind)!r}; call .fit_calibration() on the module (model[0]), "
-            "load it with ssmoe_embed.load(...), which does so, or choose calibration='none'."
-        )
-    return factors.apply(features)
+        Of a `batch`, as the paper's release does: mean 0 per feature over its texts, divided by the sample standard
+        deviation plus 1e-8.
+
+        Raises:
+            ValueError: The factors are missing, or a `batch` has one text, whose features have no spread.
+        """
+        if kind is Calibration.NONE:
+            return features
+        if kind is Calibration.BATCH:
+            if len(features) < MINIMUM_TEXTS:
+                raise ValueError(
+                    "calibration='batch' standardises over the texts of one batch and this batch has one; encode at least "
+                    "two texts at once with batch_size of at least 2 (their number should not leave a remainder of 1), or "
+                    "choose calibration='standardize'."
+                )
+            return (features - features.mean(dim=0)) / (features.std(dim=0) + _RELEASE_EPSILON)
+        factors = self.of(block, kind)
+        if factors is None:
+            raise ValueError(
+                f"This model has no calibration for {block.factors(kind)!r}; call .fit_calibration() on the module "
+                "(model[0]), load it with ssmoe_embed.load(...), which does so, or choose calibration='none'."
+            )
+        return factors.apply(features)
 
 
 def calibration_tensors(calibrations: Calibrations) -> dict[str, torch.Tensor]:
@@ -178,41 +192,6 @@ def calibrations_from(tensors: Mapping[str, torch.Tensor]) -> Calibrations:
     return Calibrations(found)
 
 
-def standardize_batch(block: torch.Tensor) -> torch.Tensor:
-    """The features over the texts of this batch as the paper's release standardises them, `[B,D] → [B,D]`.
-
-    Mean 0 per feature, divided by the sample standard deviation plus 1e-8.
-
-    Raises:
-        ValueError: The batch has one text, whose features have no spread.
-    """
-    if len(block) < MINIMUM_TEXTS:
-        raise ValueError(
-            "calibration='batch' standardises over the texts of one batch and this batch has one; encode at least two texts "
-            "at once with batch_size of at least 2 (their number should not leave a remainder of 1), or choose "
-            "calibration='standardize'."
-        )
-    return (block - block.mean(dim=0)) / (block.std(dim=0) + _RELEASE_EPSILON)
-
-
-def _inverse_deviation(features: torch.Tensor) -> torch.Tensor:
-    """1/σ per feature `[M,D] → [D]`; 0 for a feature that does not vary."""
-    deviation = features.std(dim=0, correction=0)
-    floor = features.abs().amax(dim=0) * torch.finfo(features.dtype).eps * 4
-    return torch.where(deviation > floor, 1 / deviation.clamp_min(torch.finfo(features.dtype).tiny), 0.0)
-
-
-def _whitening(features: torch.Tensor) -> torch.Tensor:
-    """`Σ^(-1/2) [D,D]` of the features `[M,D]`, with Σ shrunk by Ledoit and Wolf's rule so that it has full rank."""
-    from sklearn.covariance import ledoit_wolf
-
-    covariance = torch.from_numpy(ledoit_wolf(features.numpy())[0])
-    values, vectors = torch.linalg.eigh(covariance)  # [D], [D,D]
-    floor = values.amax() * torch.finfo(values.dtype).eps * len(values)
-    inverse = torch.where(values > floor, values.clamp_min(floor).rsqrt(), 0.0)
-    return (vectors * inverse) @ vectors.T
-
-
 _CPU_CHARACTERS = 8192
 """Of a batch on a CPU, about 2,000 tokens: more at once take longer, since their activations leave the cache."""
 _NOTED = 8
@@ -230,21 +209,14 @@ def fit_calibrations(
     refit: bool = False,
     notes: Path | None = None,
 ) -> None:
-    """Fit the factors of every block of some settings that are not there, and keep them.
+    """Fit the factors that are not there of every block of some settings, and keep them; see `SSMoE.fit_calibration`.
 
-    Args:
-        encoder: What reads the texts.
-        calibrations: Where the factors are kept.
-        texts: Sample texts; None for those that come with the package.
-        variants: The settings; those without a fitted calibration need nothing.
-        batch_size: The batch size.
-        progress: Show a progress bar.
-        refit: Fit again what is there already.
-        notes: A folder in which features are kept, for a run that goes on where one with the same arguments was killed.
+    With `refit`, those that are there are fitted again. In the folder of `notes` features are kept, for a run that goes on
+    where one with the same arguments was killed.
     """
     passes: defaultdict[ForwardSettings, dict[tuple[Block, Calibration], None]] = defaultdict(dict)
     for variant in variants:
-        kind, blocks = variant.calibration, blocks_of(variant)
+        kind, blocks = variant.calibration, variant.blocks
         if kind.is_fitted and (refit or any(calibrations.of(block, kind) is None for block in blocks)):
             passes[variant.forward] |= dict.fromkeys((block, kind) for block in blocks)
     if not passes:
@@ -299,14 +271,13 @@ def _features(
             parts.append(load_tensors(kept)[0])
             bar.update(sum(map(len, some)))
             continue
-        found: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+        rows = []
         for batch in some:
             tokens = {name: value.to(encoder.model.device) for name, value in encoder.tokenize(batch, forward).items()}
             reading = encoder.read(tokens, forward)
-            for number, block in enumerate(blocks):
-                found[str(number)].append(block_features(reading, block, encoder).cpu())
+            rows.append([encoder.features(reading, block).cpu() for block in blocks])
             bar.update(len(batch))
-        parts.append({number: torch.cat(values) for number, values in found.items()})
+        parts.append({str(number): torch.cat(column) for number, column in enumerate(zip(*rows, strict=True))})
         if kept is not None:
             save_tensors(kept, parts[-1], {})
     return {block: torch.cat([part[str(number)] for part in parts]) for number, block in enumerate(blocks)}

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.prompts import templates
-from ssmoe_embed.embedding.settings import EmbeddingSettings, ForwardSettings
+from ssmoe_embed.embedding.settings import Block, EmbeddingSettings, ForwardSettings
 from ssmoe_embed.embedding.tokenization import TemplateTokenizer
 from ssmoe_embed.families import MoEFamily, MoELayer, family_of
 from ssmoe_embed.routing.mixing import mixed_scores, scores
@@ -87,10 +87,9 @@ class Encoder:
         """`H`."""
         return int(self.model.config.get_text_config().hidden_size)
 
-    @cached_property
-    def routing_size(self) -> int:
-        """`ΣE`: experts of all layers."""
-        return sum(self.family.expert_count(layer) for layer in self.layers)
+    def block_size(self, block: Block) -> int:
+        """`D`: numbers per text, `H` of the hidden state or `ΣE`, the experts of all layers."""
+        return self.hidden_size if block.signal is None else sum(map(self.family.expert_count, self.layers))
 
     def limit(self, forward: ForwardSettings) -> int:
         """Tokens read of a text, template included: the setting, or fewer where the model takes fewer."""
@@ -115,14 +114,10 @@ class Encoder:
             TextError: An input is not a string.
             ValueError: The template alone fills the limit.
         """
-        return self.template_tokenizer(forward)(texts, prompt)
+        return self._template_tokenizer(forward)(texts, prompt)
 
-    def template_tokenizer(self, forward: ForwardSettings) -> TemplateTokenizer:
-        """What puts texts into the template of a forward pass.
-
-        Raises:
-            ValueError: The tokenizer is slow, or the template alone fills the limit.
-        """
+    def _template_tokenizer(self, forward: ForwardSettings) -> TemplateTokenizer:
+        """What puts texts into the template of a forward pass."""
         key = (forward.prompt, forward.instruction, self.limit(forward))
         if key not in self._tokenizers:
             self._tokenizers[key] = TemplateTokenizer(self.tokenizer, templates(*key[:2]), key[2])
@@ -135,12 +130,13 @@ class Encoder:
             ValueError: The template fills the limit, there is no router to read, spectral routers are needed and there
                 are none, or the routing does not fit the model.
         """
-        self.template_tokenizer(settings.forward)
+        self._template_tokenizer(settings.forward)
         self.check_layers(settings)
         if settings.needs_spectral_routers:
             self._spectral(f"method={str(settings.method)!r}")
         if settings.routing is not None:
-            if settings.routing in self._policies and self._policies[settings.routing][0] != self._weights_version():
+            known = self._policies.get(settings.routing)
+            if known is not None and known[0] != self._weights_version():
                 self._policies.pop(settings.routing, None)  # made of weights that have changed since
             self.policy(settings.forward)
 
@@ -162,16 +158,17 @@ class Encoder:
         Raises:
             ValueError: It needs spectral routers and there are none, or does not fit the model.
         """
-        if isinstance(forward.routing, str):
-            if forward.routing not in self._policies:
-                made = policy_named(forward.routing, self.model, self.tokenizer)
-                self._policies[forward.routing] = (self._weights_version(), made)
-            return self._policies[forward.routing][1]
-        if not isinstance(forward.routing, SpectralMix):
-            if forward.routing is not None:
-                forward.routing.check(self.model)
-            return forward.routing
-        return SpectralRouting(self._spectral("a re-routed forward pass"), forward.routing.alpha, forward.routing.mix)
+        routing = forward.routing
+        if isinstance(routing, SpectralMix):
+            return SpectralRouting(self._spectral("a re-routed forward pass"), routing.alpha, routing.mix)
+        if isinstance(routing, str):
+            if routing not in self._policies:
+                made = policy_named(routing, self.model, self.tokenizer)
+                self._policies[routing] = (self._weights_version(), made)
+            return self._policies[routing][1]
+        if routing is not None:
+            routing.check(self.model)
+        return routing
 
     def _weights_version(self) -> int:
         """Changes whenever a weight is changed in place, as by training."""
@@ -194,7 +191,11 @@ class Encoder:
         if not mask[:, 0].all():
             order = mask.argsort(dim=1, descending=True, stable=True)  # [B,T], real tokens first
             ids, mask = ids.gather(1, order), mask.gather(1, order)
-        last = last_token(mask)  # [B]
+        places = torch.arange(mask.shape[1], device=mask.device) + 1  # [T]
+        last = (mask.bool() * places).amax(dim=1) - 1  # [B,T] → [B]
+        if bool((last < 0).any()):
+            empty = [int(row) for row in (last < 0).nonzero().flatten()]
+            raise ValueError(f"The texts at positions {empty} of the batch have no token that is not padding.")
         batch = torch.arange(len(last), device=last.device)
         policy = self.policy(forward)
         keep_context_in_checkpoints(self.model)
@@ -207,6 +208,19 @@ class Encoder:
             back = order.argsort(dim=1).to(tokens.device).unsqueeze(-1)  # [B,T,1]
             tokens = tokens.gather(1, back.expand_as(tokens))
         return Reading(tokens, hidden, taken.inputs, taken.logits)
+
+    def features(self, reading: Reading, block: Block) -> torch.Tensor:
+        """The features `[B,D]` of one block, float32, before calibration.
+
+        A text that stands in several templates has as many rows in the reading; its features are their mean.
+        """
+        features = reading.hidden
+        if block.signal is not None:
+            features = self.signal(reading, block.signal, block.mix or SpectralMix())
+        count = len(templates(block.forward.prompt))  # P
+        if count == 1:
+            return features
+        return features.reshape(-1, count, features.shape[-1]).mean(dim=1)  # [B·P,D] → [B,D]
 
     def signal(self, reading: Reading, signal: RoutingSignal, mix: SpectralMix) -> torch.Tensor:
         """One routing signal of all layers, concatenated.
@@ -222,20 +236,18 @@ class Encoder:
         Raises:
             ValueError: It needs spectral routers and there are none.
         """
-        parts = [self._layer_signal(layer.index, reading, signal, mix) for layer in self.layers]
-        return torch.cat([part.to(reading.hidden.device) for part in parts], dim=-1)  # L × [B,E] → [B,ΣE]
-
-    def _layer_signal(self, layer: int, reading: Reading, signal: RoutingSignal, mix: SpectralMix) -> torch.Tensor:
-        """One layer's signal `[B,E]`."""
-        learned, score = reading.router_logits[layer].float(), self.family.score
-        if signal is RoutingSignal.LOGITS:
-            return learned
-        if signal is RoutingSignal.SCORES or (signal is RoutingSignal.WEIGHTS and mix.alpha == 0):
-            return scores(learned, score)
-        spectral = self._spectral(f"routing_signal={str(signal)!r}").logits(layer, reading.router_inputs[layer])
-        if signal is RoutingSignal.EV_LOGITS:
-            return spectral
-        return mixed_scores(learned, spectral, mix.alpha, mix.mix, score)
+        parts, score = [], self.family.score
+        for layer in self.layers:
+            part = reading.router_logits[layer.index].float()  # [B,E]
+            if signal is RoutingSignal.SCORES or (signal is RoutingSignal.WEIGHTS and mix.alpha == 0):
+                part = scores(part, score)
+            elif signal is not RoutingSignal.LOGITS:
+                routers = self._spectral(f"routing_signal={str(signal)!r}")
+                spectral = routers.logits(layer.index, reading.router_inputs[layer.index])
+                mixes = signal is RoutingSignal.WEIGHTS
+                part = mixed_scores(part, spectral, mix.alpha, mix.mix, score) if mixes else spectral
+            parts.append(part.to(reading.hidden.device))
+        return torch.cat(parts, dim=-1)  # L × [B,E] → [B,ΣE]
 
     def _spectral(self, what: str) -> SpectralRouters:
         if self.routers is None:
@@ -244,23 +256,3 @@ class Encoder:
                 "routers=SpectralRouters.from_model(model)."
             )
         return self.routers
-
-
-def last_token(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Position of each text's last real token, whatever side the padding is on.
-
-    Args:
-        attention_mask: `[B,T]`, 1 at real tokens.
-
-    Returns:
-        `[B]`, int64.
-
-    Raises:
-        ValueError: A text has no real token.
-    """
-    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device) + 1  # [T]
-    last = (attention_mask.bool() * positions).amax(dim=1) - 1  # [B,T] → [B]
-    if bool((last < 0).any()):
-        empty = [int(row) for row in (last < 0).nonzero().flatten()]
-        raise ValueError(f"The texts at positions {empty} of the batch have no token that is not padding.")
-    return last

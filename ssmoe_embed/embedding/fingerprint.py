@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardData
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssmoe_embed.data import BUNDLED, tiny_folder
 from ssmoe_embed.embedding.adapters import plain_state
-from ssmoe_embed.embedding.features import blocks_of
 
 _SAMPLES = 64
 """Entries of each tensor that are remembered as they are."""
@@ -40,12 +38,8 @@ class _Mark:
         places = torch.arange(_SAMPLES, device=flat.device) * (len(flat) - 1) // (_SAMPLES - 1)
         raw = flat.view(torch.uint8)
         words = raw.view(torch.int64) if raw.numel() % 8 == 0 and raw.storage_offset() % 8 == 0 else raw
-        return cls(
-            tensor.shape,
-            tensor.dtype,
-            int(words.sum(dtype=torch.int64)),
-            _raw(flat[places if len(flat) else places[:0]]),
-        )
+        samples = _raw(flat[places if len(flat) else places[:0]])
+        return cls(tensor.shape, tensor.dtype, int(words.sum(dtype=torch.int64)), samples)
 
     def same(self, other: _Mark) -> bool:
         """Whether both are of one tensor, or the other is this one rounded to another dtype."""
@@ -75,11 +69,11 @@ class Fingerprint:
     tokenizer: str
 
     @classmethod
-    def of(cls, model: nn.Module, tokenizer: PreTrainedTokenizerBase, *, adapters: bool = False) -> Fingerprint:
+    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, adapters: bool = False) -> Fingerprint:
         """Look at every weight once; on a CPU that takes a fraction of the time in which they were read."""
         state = model.state_dict() if adapters else plain_state(model)
         marks = {name: _Mark.of(tensor) for name, tensor in state.items() if not tensor.is_meta}
-        return cls(_dtype(model), marks, _digest(tokenizer))
+        return cls(model.dtype, marks, _digest(tokenizer))
 
     def digest(self) -> bytes:
         """All of it as 32 bytes."""
@@ -87,7 +81,7 @@ class Fingerprint:
         samples = b"".join(mark.samples for _, mark in sorted(self.marks.items()))
         return hashlib.sha256(repr([self.tokenizer, marks]).encode() + samples).digest()
 
-    def matches(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> bool:
+    def matches(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether a model is still the one that this was taken of, at most moved, rounded, or with an adapter on it."""
         found = {name: tensor for name, tensor in plain_state(model).items() if not tensor.is_meta}
         if found.keys() != self.marks.keys() or self.tokenizer != _digest(tokenizer):
@@ -98,12 +92,6 @@ class Fingerprint:
 def _raw(tensor: torch.Tensor) -> bytes:
     """Its bytes: NaN equals itself there."""
     return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    dtype = model.dtype
-    assert isinstance(dtype, torch.dtype)
-    return dtype
 
 
 def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -122,9 +110,16 @@ class EmbeddingCardData(SentenceTransformerModelCardData):
 
     @property
     def model_name(self) -> str | None:
-        """The name that was set, or else the base model's with the method."""
+        """The name that was set, or else `organisation/model`, as mteb wants it: the base model's with the method."""
         given: str | None = self.__dict__.get("model_name")
-        return given if given or self.model is None else name_of(self.model[0])
+        if given or self.model is None:
+            return given
+        module: Any = self.model[0]
+        path = Path(module.source.name_or_path)
+        base = path.parent.name if module.source.included else path.name
+        if path.is_relative_to(tiny_folder()):
+            base = BUNDLED.rpartition("/")[2]
+        return f"ssmoe_embed/{base}-{module.settings.method}"
 
     @model_name.setter
     def model_name(self, name: str | None) -> None:
@@ -147,16 +142,6 @@ def identify(model: Any) -> None:
         model.model_card_data.register_model(model)
 
 
-def name_of(module: Any) -> str:
-    """`organisation/model`, as mteb wants it: the base model's own part of it, and the method."""
-    path = Path(module.source.name_or_path)
-    if path.is_relative_to(tiny_folder()):
-        base = BUNDLED.rpartition("/")[2]
-    else:
-        base = path.parent.name if module.source.included else path.name
-    return f"ssmoe_embed/{base}-{module.settings.method}"
-
-
 def revision_of(model: Any) -> str:
     """16 hexadecimal digits that depend on everything that changes a model's vectors, and not on where it lies.
 
@@ -168,18 +153,13 @@ def revision_of(model: Any) -> str:
     own = {name: str(getattr(model, name, None)) for name in _OWNER}
     digest = hashlib.sha256(json.dumps([config, own, module.max_seq_length], sort_keys=True, default=str).encode())
     digest.update(Fingerprint.of(module.model, module.tokenizer, adapters=True).digest())
-    for tensor in _fitted(module):
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _fitted(module: Any) -> list[torch.Tensor]:
-    """Spectral routers and calibration factors, as far as the settings use them."""
-    found = []
+    fitted: list[torch.Tensor] = []  # as far as the settings use it
     if module.routers is not None and module.settings.needs_spectral_routers:
-        found += [weight for _, weight in sorted(module.routers.weights.items())]
+        fitted += [weight for _, weight in sorted(module.routers.weights.items())]
     kind = module.settings.calibration
-    for block in blocks_of(module.settings) if kind.is_fitted else ():
+    for block in module.settings.blocks if kind.is_fitted else ():
         factors = module.calibrations.of(block, kind)
-        found += [] if factors is None else [factors.mean, factors.factor]
-    return found
+        fitted += [] if factors is None else [factors.mean, factors.factor]
+    for tensor in fitted:
+        digest.update(_raw(tensor))
+    return digest.hexdigest()[:16]

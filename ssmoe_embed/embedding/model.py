@@ -28,13 +28,8 @@ class EmbeddingModel(SentenceTransformer):
     def encode(self, *args: Any, **kwargs: Any) -> Any:
         """See `SentenceTransformer.encode`; an input that is not a string is a `TextError` that names its position."""
         inputs: Any = args[0] if args else kwargs.get("inputs")
-        only_texts = self.modalities == ["text"]
-        if (
-            only_texts
-            and not isinstance(inputs, str | bytes | dict)
-            and hasattr(inputs, "__len__")
-            and hasattr(inputs, "__getitem__")
-        ):
+        is_list = hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")
+        if is_list and not isinstance(inputs, str | bytes | dict) and self.modalities == ["text"]:
             check_texts(inputs, "the inputs")
         if len(args) < _BATCH_SIZE and kwargs.get("batch_size") is None:
             kwargs["batch_size"] = getattr(self[0], "default_batch_size", None) or 32
@@ -68,15 +63,7 @@ class EmbeddingModel(SentenceTransformer):
         return torch.cat(parts) if isinstance(parts[0], torch.Tensor) else [one for part in parts for one in part]
 
     def using(self, settings: EmbeddingSettings | None = None, **changes: Any) -> EmbeddingModel:
-        """A view of the same loaded model with other settings; this one stays as it is.
-
-        Args:
-            settings: How the view makes vectors; by default as this one does.
-            **changes: See `SSMoE.using`.
-
-        Raises:
-            ValueError: See `SSMoE.using`.
-        """
+        """A view of the same loaded model with other settings; this one stays as it is. See `SSMoE.using`."""
         other = copy.copy(self)
         other._modules = dict(self._modules)
         other._modules["0"] = self[0].using(settings, **changes)

@@ -13,16 +13,13 @@ from sentence_transformers.base.modules import InputModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self, Unpack
 
-from ssmoe_embed.embedding.base_model import BaseModelSource
-from ssmoe_embed.embedding.calibration import BlockCalibration, Calibrations, embedding_vectors, fit_calibrations
-from ssmoe_embed.embedding.card import GENERATED
+from ssmoe_embed.embedding.base_model import BaseModelSource, loading_bar, spectral_routers
+from ssmoe_embed.embedding.calibration import BlockCalibration, Calibrations, fit_calibrations
 from ssmoe_embed.embedding.encoder import Encoder
-from ssmoe_embed.embedding.features import Block, block_features, block_size, blocks_of
 from ssmoe_embed.embedding.fingerprint import identify
-from ssmoe_embed.embedding.keywords import ModelKeywords
-from ssmoe_embed.embedding.persistence import CONFIG, Parts, load_parts, parts_from_base, save_parts
+from ssmoe_embed.embedding.persistence import CONFIG, GENERATED, Parts, limit_of, load_parts, save_parts
 from ssmoe_embed.embedding.prompts import templates
-from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.embedding.settings import Block, EmbeddingSettings, ModelKeywords, split_keywords
 from ssmoe_embed.embedding.tokenization import check_texts
 from ssmoe_embed.quantization.settings import Quantization, QuantizationSettings
 from ssmoe_embed.spectral.routers import SpectralRouters
@@ -120,11 +117,11 @@ class SSMoE(InputModule):
             UnsupportedModelError: The model is dense, or its family has no adapter.
             ValueError: An option is not known or has a value that is not allowed.
         """
-        parts = parts_from_base(
+        hub, spectral, own = split_keywords(dict(options))
+        settings = EmbeddingSettings.of(**(limit_of(processor_kwargs) | own))
+        source = BaseModelSource.of(
             base,
-            dict(options),
-            routers=routers,
-            progress=progress,
+            hub,
             dtype=dtype,
             quantization=None if quantize is None else str(Quantization.parse(quantize, "quantize")),
             license=license,
@@ -133,7 +130,14 @@ class SSMoE(InputModule):
             processor_kwargs=processor_kwargs,
             config_kwargs=config_kwargs,
         )
-        return cls(**vars(parts)).fit_calibration(calibration_texts, progress=progress)
+        with loading_bar(progress):
+            model, tokenizer, source = source.load(settings.hidden_layer)
+        Encoder(model, tokenizer).check_layers(settings)  # before the long work
+        made = SpectralRouters.load(routers) if isinstance(routers, str | Path) else routers
+        if made is None and settings.needs_spectral_routers:
+            made = spectral_routers(model, source, **spectral, progress=progress)
+        module = cls(model, tokenizer, settings, routers=made, source=source)
+        return module.fit_calibration(calibration_texts, progress=progress)
 
     @property
     def encoder(self) -> Encoder:
@@ -190,12 +194,7 @@ class SSMoE(InputModule):
         return settings
 
     def preprocess(self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any) -> dict[str, torch.Tensor]:
-        """Token ids of texts in their template.
-
-        Args:
-            inputs: `B` texts.
-            prompt: A sentence-transformers prompt, put before the template.
-            **kwargs: Ignored.
+        """Token ids of `B` texts in their template, before which stands a sentence-transformers prompt.
 
         Returns:
             `input_ids` and `attention_mask`, `[B,T]`; `P` rows a text for an ensemble of `P` prompts.
@@ -203,16 +202,11 @@ class SSMoE(InputModule):
         Raises:
             TextError: An input is not a string.
         """
-        del kwargs
         check_texts(inputs, "the batch (sentence-transformers sorts texts by length before it batches them)")
         return self.encoder.tokenize(inputs, self.settings.forward, prompt or "")
 
     def forward(self, features: dict[str, torch.Tensor], **kwargs: Any) -> dict[str, torch.Tensor]:
-        """Vectors of a batch.
-
-        Args:
-            features: `input_ids` and `attention_mask`, `[B,T]`.
-            **kwargs: Ignored.
+        """Vectors of a batch of `input_ids` and `attention_mask`, `[B,T]`.
 
         Returns:
             The features with `sentence_embedding` (float32 `[B,D]`) and `token_embeddings` (`[B,T,H]`), those of the first
@@ -221,9 +215,8 @@ class SSMoE(InputModule):
         Raises:
             ValueError: The calibration is missing, or a vector is not finite.
         """
-        del kwargs
         reading = self.encoder.read(features, self.settings.forward)
-        blocks = {block: block_features(reading, block, self.encoder) for block in blocks_of(self.settings)}
+        blocks = {block: self.encoder.features(reading, block) for block in self.settings.blocks}
         embedding = self.vectors(blocks)  # [B,D]
         count = len(templates(self.settings.prompt))  # P
         first = {name: features[name][::count] for name in ("input_ids", "attention_mask")}  # [B·P,T] → [B,T]
@@ -231,8 +224,19 @@ class SSMoE(InputModule):
         return features | first | {"token_embeddings": tokens, "sentence_embedding": embedding}
 
     def vectors(self, blocks: Mapping[Block, torch.Tensor]) -> torch.Tensor:
-        """The vectors `[B,D]` that the settings make of the features of their blocks; see `embedding_vectors`."""
-        return embedding_vectors(blocks, self.settings, self.calibrations, str(self.model.dtype))
+        """The vectors that the settings make of the features of their blocks, see `Calibrations.vectors`.
+
+        Raises:
+            ValueError: The calibration is missing, or a vector is not finite.
+        """
+        embedding = self.calibrations.vectors(blocks, self.settings.features)  # [B,D]
+        if not bool(torch.isfinite(embedding).all()):
+            rows = [int(row) for row in (~torch.isfinite(embedding)).any(dim=1).nonzero().flatten()]
+            raise ValueError(
+                f"The vectors of texts {rows} of the batch are not finite in {self.model.dtype}; "
+                "load the model with model_kwargs={'dtype': 'bfloat16'} or 'float32'."
+            )
+        return embedding
 
     def fit_calibration(
         self,
@@ -261,7 +265,7 @@ class SSMoE(InputModule):
 
     def get_embedding_dimension(self) -> int:
         """Length of a vector."""
-        return sum(block_size(block, self.encoder) for block in blocks_of(self.settings))
+        return sum(map(self.encoder.block_size, self.settings.blocks))
 
     @property
     def max_seq_length(self) -> int:
@@ -307,16 +311,9 @@ class SSMoE(InputModule):
         changed (trained, merged, edited in place, resized), or if it was not loaded by this package, it is saved whole; an
         adapter on an unchanged base model is saved by itself.
 
-        Args:
-            output_path: The model's folder.
-            *args: Ignored.
-            safe_serialization: Must be true; nothing is ever pickled.
-            **kwargs: Ignored.
-
         Raises:
             ValueError: `safe_serialization` is false, or a 4-bit base would have to be saved, or one with two adapters.
         """
-        del args, kwargs
         if not safe_serialization:
             raise ValueError("safe_serialization=False would pickle the weights; SSMoE writes safetensors only.")
         save_parts(self.parts, Path(output_path))

@@ -1,23 +1,26 @@
 """The settings of an embedding, as values: how the model runs, what is read of it, and both together. Validated once.
 
 `EmbeddingSettings` is what people set, one keyword a setting. Two values follow from it: `ForwardSettings`, one forward
-pass, which settings that are equal there can share; and `FeatureSettings`, what becomes of what that pass tells.
+pass, and `FeatureSettings`, what becomes of what it tells. Settings with equal `Block`s of features can share them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import Any, TypedDict
 
 from ssmoe_embed.common.choices import Choice, unknown
-from ssmoe_embed.embedding.methods import LEARNED, REPRESENTATIONS, Method, Representation, RoutingSignal
+from ssmoe_embed.common.loading import HubKeywords, HubOptions
+from ssmoe_embed.embedding.methods import REPRESENTATIONS, Method, Representation, RoutingSignal
 from ssmoe_embed.embedding.prompts import templates
 from ssmoe_embed.routing.mixing import Mix, checked_alpha
 from ssmoe_embed.routing.named import canonical
 from ssmoe_embed.routing.policies import RoutingPolicy, SpectralMix
+from ssmoe_embed.spectral.settings import SpectralKeywords, SpectralSettings
 
 
 class Combination(Choice):
@@ -85,6 +88,32 @@ class ForwardSettings:
 
 
 @dataclass(frozen=True)
+class Block:
+    """One block of features: the hidden state, or one routing signal of all layers, under one forward pass.
+
+    Attributes:
+        forward: The forward pass.
+        signal: The routing signal; None for the hidden state.
+        mix: Of learned and spectral scores, for the signal `weights`; None for all others.
+    """
+
+    forward: ForwardSettings
+    signal: RoutingSignal | None = None
+    mix: SpectralMix | None = None
+
+    def factors(self, calibration: Calibration) -> str:
+        """What its calibration factors are kept under, on disk too; the same for all settings that have this block."""
+        signal = f"weights({self.mix.alpha!r},{self.mix.mix})" if self.mix is not None else self.signal or "hidden"
+        return f"{calibration}/{signal}/{self.forward.name}"
+
+    @property
+    def is_spectral(self) -> bool:
+        """Whether other spectral routers would make other features."""
+        mixes = self.mix is not None and self.mix.alpha > 0
+        return self.forward.mixes or mixes or self.signal is RoutingSignal.EV_LOGITS
+
+
+@dataclass(frozen=True)
 class FeatureSettings:
     """What becomes of what a forward pass tells of a text.
 
@@ -103,6 +132,13 @@ class FeatureSettings:
     combination: Combination
     routing_weight: float
     calibration: Calibration
+
+    def blocks(self, forward: ForwardSettings) -> tuple[Block, ...]:
+        """The blocks that a vector consists of, in their order."""
+        found = [Block(forward)] if self.hidden else []
+        if self.signal is not None:
+            found.append(Block(forward, self.signal, self.mix if self.signal is RoutingSignal.WEIGHTS else None))
+        return tuple(found)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -167,7 +203,6 @@ class EmbeddingSettings:
             "mix": Mix.parse(self.mix, "mix"),
             "combination": Combination.parse(self.combination, "combination"),
             "calibration": Calibration.parse(self.calibration, "calibration"),
-            "routing_weight": _positive(self.routing_weight),
         }
         if self.routing_signal is not None:
             checked["routing_signal"] = RoutingSignal.parse(self.routing_signal, "routing_signal")
@@ -175,14 +210,13 @@ class EmbeddingSettings:
             checked["routing"] = canonical(self.routing)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        self._check_signal()
-        if self.routing is not None and self.representation.reroutes:
-            raise ValueError(
-                f"routing={self.routing!r} cannot be combined with method={str(self.method)!r}, which is routed by the mix "
-                "of learned and spectral routers; choose method='smoe', 'moee' or 'router'."
-            )
+        self._check_routing()
         templates(self.prompt, self.instruction)
-        if isinstance(self.hidden_layer, bool) or not isinstance(self.hidden_layer, int):
+        weight: Any = self.routing_weight
+        if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight) or weight <= 0:
+            raise ValueError(f"routing_weight={weight!r} is not a positive number; 1.0 weighs both blocks alike.")
+        object.__setattr__(self, "routing_weight", float(weight))
+        if not _is_whole(self.hidden_layer):
             raise ValueError(f"hidden_layer={self.hidden_layer!r} is not a whole number; -1 is the last layer.")
         if self.max_seq_length is not None and not (_is_whole(self.max_seq_length) and self.max_seq_length >= 1):
             raise ValueError(
@@ -190,27 +224,28 @@ class EmbeddingSettings:
                 "as the model takes."
             )
 
-    def _check_signal(self) -> None:
-        """Refuse a routing signal that the method does not read."""
-        allowed = REPRESENTATIONS[self.method].signals
-        if self.routing_signal is None or self.routing_signal in allowed:
-            return
-        own = f"takes only {' or '.join(repr(str(one)) for one in allowed)}" if allowed else "has no routing block"
-        raise ValueError(
-            f"routing_signal={str(self.routing_signal)!r} cannot be combined with method={str(self.method)!r}, which "
-            f"{own}; choose 'moee' or 'ssmoe', or leave routing_signal out."
-        )
+    def _check_routing(self) -> None:
+        """Refuse a routing signal that the method does not read, and a routing where the mix routes."""
+        allowed, method = REPRESENTATIONS[self.method].signals, str(self.method)
+        if self.routing_signal is not None and self.routing_signal not in allowed:
+            own = f"takes only {' or '.join(repr(str(one)) for one in allowed)}" if allowed else "has no routing block"
+            raise ValueError(
+                f"routing_signal={str(self.routing_signal)!r} cannot be combined with method={method!r}, which {own}; "
+                "choose 'moee' or 'ssmoe', or leave routing_signal out."
+            )
+        if self.routing is not None and self.representation.reroutes:
+            raise ValueError(
+                f"routing={self.routing!r} cannot be combined with method={method!r}, which is routed by the mix of learned "
+                "and spectral routers; choose method='smoe', 'moee' or 'router'."
+            )
 
     @classmethod
     def of(cls, **values: Any) -> EmbeddingSettings:
         """Settings from keywords, with presets filled in and names that do not exist refused."""
-        return cls()._with(values)
+        return cls().changed(**values)
 
     def changed(self, **values: Any) -> EmbeddingSettings:
         """These settings with some of them changed."""
-        return self._with(values)
-
-    def _with(self, values: dict[str, Any]) -> EmbeddingSettings:
         for name in values:
             if name not in self.__dataclass_fields__:
                 raise ValueError(unknown("setting", name, self.__dataclass_fields__))
@@ -232,10 +267,9 @@ class EmbeddingSettings:
     @cached_property
     def forward(self) -> ForwardSettings:
         """The forward pass that they take."""
+        mixes = self.representation.reroutes and self.alpha > 0
         return ForwardSettings(
-            routing=SpectralMix(self.alpha, self.mix)
-            if self.representation.reroutes and self.alpha > 0
-            else self.routing,
+            routing=SpectralMix(self.alpha, self.mix) if mixes else self.routing,
             hidden_layer=self.hidden_layer,
             prompt=self.prompt,
             instruction=self.instruction,
@@ -245,26 +279,20 @@ class EmbeddingSettings:
     @cached_property
     def features(self) -> FeatureSettings:
         """What they make of what that pass tells."""
+        chosen, mix = self.representation, SpectralMix(self.alpha, self.mix)
         return FeatureSettings(
-            hidden=self.representation.hidden,
-            signal=self.representation.signal,
-            mix=SpectralMix(self.alpha, self.mix),
-            combination=self.combination,
-            routing_weight=self.routing_weight,
-            calibration=self.calibration,
+            chosen.hidden, chosen.signal, mix, self.combination, self.routing_weight, self.calibration
         )
 
-    @property
-    def reads_spectral_routers(self) -> bool:
-        """Whether a spectral router has a part in the routing signal."""
-        signal = self.representation.signal
-        mixed = signal is RoutingSignal.WEIGHTS and self.alpha == 0
-        return not (signal is None or signal in LEARNED or mixed)
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks of features that a vector consists of, in their order."""
+        return self.features.blocks(self.forward)
 
     @property
     def needs_spectral_routers(self) -> bool:
-        """Whether the vectors depend on them."""
-        return self.forward.mixes or self.reads_spectral_routers
+        """Whether the vectors depend on spectral routers."""
+        return any(block.is_spectral for block in self.blocks)
 
     def saved(self) -> dict[str, Any]:
         """The settings as a model's configuration has them: without a routing that is not set."""
@@ -279,8 +307,63 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _positive(weight: object) -> float:
-    """`routing_weight` as a float."""
-    if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight) or weight <= 0:
-        raise ValueError(f"routing_weight={weight!r} is not a positive number; 1.0 weighs both blocks alike.")
-    return float(weight)
+class EmbeddingKeywords(TypedDict, total=False):
+    """The fields of `EmbeddingSettings`."""
+
+    method: str
+    alpha: float
+    mix: str
+    routing_signal: str | None
+    combination: str
+    routing_weight: float
+    calibration: str
+    prompt: str
+    instruction: str
+    hidden_layer: int
+    max_seq_length: int | None
+    routing: str | None
+
+
+class ModelKeywords(HubKeywords, SpectralKeywords, EmbeddingKeywords, total=False):
+    """What making a model takes: fields of `HubOptions`, `SpectralSettings` and `EmbeddingSettings`."""
+
+
+class SentenceTransformerKeywords(TypedDict, total=False):
+    """Keywords of `SentenceTransformer` that are passed on to it."""
+
+    backend: str
+    default_prompt_name: str | None
+    model_card_data: Any
+    processor_kwargs: dict[str, Any] | None
+    prompts: dict[str, str] | None
+    similarity_fn_name: str | None
+    truncate_dim: int | None
+
+
+class LoadKeywords(ModelKeywords, SentenceTransformerKeywords, total=False):
+    """What loading a model takes besides: all of these."""
+
+
+def split_keywords(
+    keywords: dict[str, Any], others: Iterable[str] = ()
+) -> tuple[HubOptions, dict[str, Any], dict[str, Any]]:
+    """Keywords as hub options, fields of `SpectralSettings` with those of a preset, and fields of `EmbeddingSettings`.
+
+    Args:
+        keywords: Of `ModelKeywords`.
+        others: Further names that the caller knows, for the message.
+
+    Raises:
+        ValueError: One is not known, or has a value that is not allowed.
+    """
+    kinds = (EmbeddingSettings, SpectralSettings, HubOptions)
+    known = [name for kind in kinds for name in kind.__dataclass_fields__]
+    for name in keywords:
+        if name not in known:
+            raise ValueError(unknown("setting", name, [*known, *others]))
+    rest = dict(keywords)
+    hub = HubOptions.taken_from(rest)
+    spectral = {name: rest.pop(name) for name in SpectralSettings.__dataclass_fields__ if name in rest}
+    spectral = PRESET_SPECTRAL.get(str(rest.get("method")), {}) | spectral
+    SpectralSettings(**spectral)
+    return hub, spectral, rest

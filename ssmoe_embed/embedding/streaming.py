@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from ssmoe_embed.common.choices import Choice
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+Array = np.ndarray[Any, Any]
 CHUNK_BATCHES = 32
 """Batches read ahead, so that texts of like length share a batch."""
 
@@ -64,16 +65,18 @@ def encode_stream(
         ValueError: `precision` is int8 or uint8, whose ranges need all vectors at once.
     """
     check_precision(encode_kwargs)
-    count = 0
-    with _WRITERS[kind](output) as writer, tqdm(total=total, desc="Encoding", unit="text", disable=not progress) as bar:
-        for chunk in _chunks(iter(texts), batch_size * CHUNK_BATCHES):
-            vectors = model.encode(chunk, batch_size=batch_size, show_progress_bar=False, **encode_kwargs)
-            writer.write(chunk, vectors)
-            count += len(chunk)
-            bar.update(len(chunk))
-        if not count:
-            writer.write([], model.encode([""], show_progress_bar=False, **encode_kwargs)[:0])
-    return count
+
+    def encoded() -> Iterator[tuple[list[str], Array]]:
+        some, left = False, iter(texts)
+        with tqdm(total=total, desc="Encoding", unit="text", disable=not progress) as bar:
+            while chunk := list(islice(left, batch_size * CHUNK_BATCHES)):
+                yield chunk, model.encode(chunk, batch_size=batch_size, show_progress_bar=False, **encode_kwargs)
+                bar.update(len(chunk))
+                some = True
+        if not some:
+            yield [], model.encode([""], show_progress_bar=False, **encode_kwargs)[:0]
+
+    return write_stream(encoded(), output, kind)
 
 
 def check_precision(encode_kwargs: Mapping[str, Any]) -> None:
@@ -89,9 +92,7 @@ def check_precision(encode_kwargs: Mapping[str, Any]) -> None:
         )
 
 
-def write_stream(
-    parts: Iterable[tuple[Sequence[str], np.ndarray[Any, Any]]], output: IO[bytes], kind: VectorFormat
-) -> int:
+def write_stream(parts: Iterable[tuple[Sequence[str], Array]], output: IO[bytes], kind: VectorFormat) -> int:
     """Write vectors that were made before.
 
     Args:
@@ -103,106 +104,73 @@ def write_stream(
         How many vectors there were.
     """
     count = 0
-    with _WRITERS[kind](output) as writer:
+    with _WRITERS[kind](output) as write:
         for texts, vectors in parts:
-            writer.write(texts, vectors)
+            write(texts, vectors)
             count += len(vectors)
     return count
 
 
-def _chunks(texts: Iterator[str], size: int) -> Iterator[list[str]]:
-    while chunk := list(islice(texts, size)):
-        yield chunk
+_Write = Callable[[Sequence[str], Array], None]
+"""Writes one chunk of texts and vectors `[n,D]`; the output is complete when the `with` block ends without error."""
 
 
-class _Writer(ABC):
-    """Writes chunks of vectors; the output is complete when the `with` block ends without error."""
-
-    def __init__(self, output: IO[bytes]) -> None:
-        self.output = output
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self.finish()
-        finally:
-            self.close()
-
-    @abstractmethod
-    def write(self, texts: Sequence[str], vectors: np.ndarray[Any, Any]) -> None:
-        """Write one chunk, `[n,D]`."""
-
-    def finish(self) -> None:  # noqa: B027 (not every format has an end)
-        """Write what stands at the end."""
-
-    def close(self) -> None:  # noqa: B027 (not every format holds something)
-        """Let go of what was held."""
-
-
-class _NpyWriter(_Writer):
+@contextmanager
+def _npy_writer(output: IO[bytes]) -> Iterator[_Write]:
     """An `.npy` file begins with the number of its rows, so the rows wait in a temporary file on disk."""
+    count = 0
+    last: Array | None = None
+    with tempfile.TemporaryFile() as rows:
 
-    def __init__(self, output: IO[bytes]) -> None:
-        super().__init__(output)
-        self.rows = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the block ends)
-        self.count = 0
-        self.row: np.ndarray[Any, Any] | None = None
+        def write(texts: Sequence[str], vectors: Array) -> None:
+            nonlocal count, last
+            rows.write(np.ascontiguousarray(vectors).tobytes())
+            count, last = count + len(vectors), vectors[:0]
 
-    def write(self, texts: Sequence[str], vectors: np.ndarray[Any, Any]) -> None:
-        del texts
-        self.rows.write(np.ascontiguousarray(vectors).tobytes())
-        self.count += len(vectors)
-        self.row = vectors[:0]
-
-    def finish(self) -> None:
-        if self.row is None:
-            return
-        shape = (self.count, *self.row.shape[1:])
-        header = {"descr": npy.dtype_to_descr(self.row.dtype), "fortran_order": False, "shape": shape}
-        npy.write_array_header_1_0(self.output, header)
-        self.rows.seek(0)
-        shutil.copyfileobj(self.rows, self.output)
-
-    def close(self) -> None:
-        self.rows.close()
+        yield write
+        if last is not None:
+            shape = (count, *last.shape[1:])
+            header = {"descr": npy.dtype_to_descr(last.dtype), "fortran_order": False, "shape": shape}
+            npy.write_array_header_1_0(output, header)
+            rows.seek(0)
+            shutil.copyfileobj(rows, output)
 
 
-class _JsonlWriter(_Writer):
-    def write(self, texts: Sequence[str], vectors: np.ndarray[Any, Any]) -> None:
+@contextmanager
+def _jsonl_writer(output: IO[bytes]) -> Iterator[_Write]:
+    def write(texts: Sequence[str], vectors: Array) -> None:
         for text, vector in zip(texts, vectors.tolist(), strict=True):
-            self.output.write(json.dumps({"text": text, "embedding": vector}).encode() + b"\n")
+            output.write(json.dumps({"text": text, "embedding": vector}).encode() + b"\n")
+
+    yield write
 
 
-class _ParquetWriter(_Writer):
-    def __init__(self, output: IO[bytes]) -> None:
-        super().__init__(output)
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ModuleNotFoundError:
-            raise ValueError("Writing Parquet needs pyarrow: pip install 'ssmoe-embed[parquet]'.") from None
-        self.pa, self.pq = pa, pq
-        self.file: Any = None
+@contextmanager
+def _parquet_writer(output: IO[bytes]) -> Iterator[_Write]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        raise ValueError("Writing Parquet needs pyarrow: pip install 'ssmoe-embed[parquet]'.") from None
+    file: Any = None
 
-    def write(self, texts: Sequence[str], vectors: np.ndarray[Any, Any]) -> None:
-        values = self.pa.array(np.ascontiguousarray(vectors).reshape(-1))
-        column = self.pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
+    def write(texts: Sequence[str], vectors: Array) -> None:
+        nonlocal file
+        column = pa.FixedSizeListArray.from_arrays(
+            pa.array(np.ascontiguousarray(vectors).reshape(-1)), vectors.shape[1]
+        )
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        table = self.pa.table({"text": self.pa.array(clean, self.pa.string()), "embedding": column})
-        if self.file is None:
-            self.file = self.pq.ParquetWriter(self.output, table.schema)
-        self.file.write_table(table)
+        table = pa.table({"text": pa.array(clean, pa.string()), "embedding": column})
+        file = pq.ParquetWriter(output, table.schema) if file is None else file
+        file.write_table(table)
 
-    def finish(self) -> None:
-        if self.file is not None:
-            self.file.close()
+    yield write
+    if file is not None:
+        file.close()
 
 
-_WRITERS: dict[VectorFormat, type[_Writer]] = {
-    VectorFormat.NPY: _NpyWriter,
-    VectorFormat.JSONL: _JsonlWriter,
-    VectorFormat.PARQUET: _ParquetWriter,
+_WRITERS: dict[VectorFormat, Callable[[IO[bytes]], AbstractContextManager[_Write]]] = {
+    VectorFormat.NPY: _npy_writer,
+    VectorFormat.JSONL: _jsonl_writer,
+    VectorFormat.PARQUET: _parquet_writer,
 }

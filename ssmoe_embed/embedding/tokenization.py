@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from tokenizers import Encoding, Tokenizer
@@ -70,7 +69,9 @@ class DataTokenizer:
     def _renamed(self) -> tuple[Tokenizer, dict[str, str]]:
         """The tokenizer with its control tokens renamed, ids unchanged, and the new names by the old ones."""
         layout = json.loads(self._tokenizer.backend_tokenizer.to_str())
-        spelled = _spelled(layout["model"])
+        model = layout["model"]
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges", ())]
+        spelled = {"".join(pair) for pair in pairs}.union(*pairs)  # names among them are words like any other
         names = {
             name: f"{_MARK}{number}{_MARK}"
             for number, name in self._control.items()
@@ -79,28 +80,17 @@ class DataTokenizer:
         for token in layout["added_tokens"]:
             if token["content"] in names:
                 token |= {"content": names[token["content"]], "special": False, "normalized": False}
-        layout["model"] |= _with_names(layout["model"], names)
+        words = model["vocab"]
+        if isinstance(words, dict):
+            model["vocab"] = {names.get(word, word): number for word, number in words.items()}
+        else:
+            model["vocab"] = [[names.get(word, word), score] for word, score in words]
+        if model.get("unk_token"):
+            model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
         layout |= {"truncation": None, "padding": None, "post_processor": None}
         plain = Tokenizer.from_str(json.dumps(layout))
         plain.encode_special_tokens = True
         return plain, names
-
-
-def _spelled(model: dict[str, Any]) -> set[str]:
-    """Words of a vocabulary that are merged from others, or part of such: names among them are words like any other."""
-    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges", ())]
-    return {"".join(pair) for pair in pairs}.union(*pairs)
-
-
-def _with_names(model: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """The vocabulary of a tokenizer's model under new names."""
-    words, unknown = model["vocab"], model.get("unk_token")
-    changed = (
-        {names.get(word, word): number for word, number in words.items()}
-        if isinstance(words, dict)
-        else [[names.get(word, word), score] for word, score in words]
-    )
-    return {"vocab": changed} | ({"unk_token": names.get(unknown, unknown)} if unknown else {})
 
 
 _CHARACTERS = 8
@@ -151,12 +141,7 @@ class TemplateTokenizer:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, templates: Sequence[Template], limit: int) -> None:
-        """Bind a tokenizer to templates.
-
-        Args:
-            tokenizer: The base model's; a fast one, since long texts are cut by its character offsets.
-            templates: What stands around each text; each of them makes a row.
-            limit: The most tokens of one row, template included.
+        """Bind a tokenizer to templates, each of which makes a row of at most `limit` tokens, template included.
 
         Raises:
             ValueError: The tokenizer is slow, or a template alone fills the limit.
@@ -170,7 +155,9 @@ class TemplateTokenizer:
         self._data = DataTokenizer(tokenizer)
         self._templates = tuple(templates)
         self._limit = limit
-        self._before = _leading_special_tokens(tokenizer)
+        bare, full = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+        starts = [start for start in range(len(full) - len(bare) + 1) if full[start : start + len(bare)] == bare]
+        self._before = list(full[: starts[0]]) if bare and starts else []  # what the tokenizer puts before a text
         self._check_budget("")
 
     def __call__(self, texts: Sequence[str], prompt: str = "") -> dict[str, torch.Tensor]:
@@ -190,7 +177,16 @@ class TemplateTokenizer:
         if prompt:
             self._check_budget(prompt)
         columns = [self._rows(template, texts, prompt) for template in self._templates]  # P × [B]
-        return self._padded([row or [self._placeholder()] for rows in zip(*columns, strict=True) for row in rows])
+        tokenizer, side = self._tokenizer, self._tokenizer.padding_side
+        candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        placeholder = next((token for token in candidates if token is not None), 0)  # for a text without any token
+        pad = float(placeholder if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+        ids = [torch.tensor(row or [placeholder]) for rows in zip(*columns, strict=True) for row in rows]
+        masks = [torch.ones_like(row) for row in ids]
+        return {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad, padding_side=side),  # [B·P,T]
+            "attention_mask": pad_sequence(masks, batch_first=True, padding_side=side),  # [B·P,T]
+        }
 
     def _rows(self, template: Template, texts: Sequence[str], prompt: str) -> list[list[int]]:
         """Ids of texts in one template."""
@@ -211,11 +207,7 @@ class TemplateTokenizer:
         return [self._before + row for row in self._data.fill(lambda text: prompt + template.wrap(text), texts)]
 
     def _start(self, template: Template, text: str) -> tuple[str, list[tuple[int, int]]] | None:
-        """A start of a text that has more tokens than fit, and the offsets of its first tokens, which are the whole text's.
-
-        Returns:
-            None if the whole text must be tokenized: it is short, or no start of it would do.
-        """
+        """A start with more tokens than fit, and where its first ones are, as in the whole text; None if none will do."""
         size = max(_LEAST, _CHARACTERS * self._limit)
         while size < len(text):
             # two characters that are one, of a text that was read as UTF-16, stay together
@@ -242,14 +234,7 @@ class TemplateTokenizer:
         return offsets if short.ids[:count] == long.ids[:count] and short.offsets[:count] == offsets else None
 
     def _cut(self, template: Template, text: str, offsets: Sequence[tuple[int, int]], prompt: str) -> list[int]:
-        """Ids of a text too long, cut at its end so that the whole template fits.
-
-        Args:
-            template: What stands around it.
-            text: Cleaned; of one far too long, a start.
-            offsets: Where its first tokens are.
-            prompt: What stands before the template.
-        """
+        """Ids of a cleaned text (or start) too long, with its first tokens at `offsets`, cut so that the template fits."""
         keep = min((self._limit - self._size(template, prompt)) // template.repeats, len(offsets))
         while keep > 0:
             [row] = self._ids(template, [text[: offsets[keep - 1][1]]], prompt)
@@ -272,26 +257,3 @@ class TemplateTokenizer:
                     f"max_seq_length={self._limit} leaves no room for a text: the prompt template takes {taken} tokens. "
                     f"Set max_seq_length to at least {least}, better {taken + 64 * template.repeats}."
                 )
-
-    def _placeholder(self) -> int:
-        """What stands for a text without any token."""
-        candidates = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id, self._tokenizer.pad_token_id)
-        return next((token for token in candidates if token is not None), 0)
-
-    def _padded(self, rows: Sequence[list[int]]) -> dict[str, torch.Tensor]:
-        side = self._tokenizer.padding_side
-        ids = [torch.tensor(row) for row in rows]
-        masks = [torch.ones(len(row), dtype=torch.long) for row in rows]
-        pad = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else self._placeholder()
-        return {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=float(pad), padding_side=side),  # [B,T]
-            "attention_mask": pad_sequence(masks, batch_first=True, padding_side=side),  # [B,T]
-        }
-
-
-def _leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer puts before a text."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
-    starts = [start for start in range(len(full) - len(bare) + 1) if full[start : start + len(bare)] == bare]
-    return list(full[: starts[0]]) if bare and starts else []

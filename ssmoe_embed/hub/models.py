@@ -20,12 +20,18 @@ from ssmoe_embed.common.version import __version__
 from ssmoe_embed.data import BUNDLED, BUNDLED_CLIP, bundled_folder
 from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.embedding.calibration import check_sample
-from ssmoe_embed.embedding.keywords import LoadKeywords, ModelKeywords, SentenceTransformerKeywords, split
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.persistence import OWN_BASE, save_references
-from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, EmbeddingSettings
+from ssmoe_embed.embedding.settings import (
+    PRESET_SPECTRAL,
+    EmbeddingSettings,
+    LoadKeywords,
+    ModelKeywords,
+    SentenceTransformerKeywords,
+    split_keywords,
+)
 from ssmoe_embed.families import family_of, load_config
 from ssmoe_embed.hub.names import MODULES, RECIPES, Kind, find, local
 from ssmoe_embed.quantization.settings import Quantization, QuantizationSettings
@@ -90,7 +96,7 @@ def build(
     if base in RECIPES:
         chosen = RECIPES[base]
         base, license, given = chosen.base, license or chosen.license, chosen.settings | given  # noqa: A001
-    hub, spectral, chosen_settings = split(given)
+    hub, spectral, chosen_settings = split_keywords(given)
     settings = EmbeddingSettings.of(**chosen_settings)
     if quantize is not None:
         QuantizationSettings.of(quantize)
@@ -223,7 +229,7 @@ def load(
         check_device(device)
     given: dict[str, Any] = dict(options)
     own = {one: given.pop(one) for one in SentenceTransformerKeywords.__annotations__ if one in given}
-    hub, _, settings = split(given, SentenceTransformerKeywords.__annotations__)
+    hub, _, settings = split_keywords(given, SentenceTransformerKeywords.__annotations__)
     check_backend(own.pop("backend", "torch"))
     if load_in_4bit is not None:
         model_kwargs = (model_kwargs or {}) | {"load_in_4bit": load_in_4bit}

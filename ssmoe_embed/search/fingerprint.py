@@ -160,12 +160,10 @@ def _own(module: SSMoE) -> Fingerprint:
 
 def _sketches(module: SSMoE) -> dict[str, list[float]]:
     """What the vectors of a model of this package depend on beside its base model and settings, in a few numbers each."""
-    from ssmoe_embed.embedding.features import blocks_of
-
     settings, sketch = module.settings, {}
     if settings.needs_spectral_routers and module.routers is not None:
         sketch["spectral routers"] = _sketch(list(module.routers.weights.values()))
-    found = [module.calibrations.of(block, settings.calibration) for block in blocks_of(settings)]
+    found = [module.calibrations.of(block, settings.calibration) for block in settings.blocks]
     factors = [one for one in found if one is not None]
     if settings.calibration.is_fitted:
         sketch["calibration factors"] = _sketch([part for factor in factors for part in (factor.mean, factor.factor)])

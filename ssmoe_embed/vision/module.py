@@ -17,8 +17,7 @@ from typing_extensions import Self
 
 from ssmoe_embed.common.loading import HubOptions, check_backend, check_device_map, warn_of_half_precision
 from ssmoe_embed.common.version import __version__
-from ssmoe_embed.embedding.card import GENERATED
-from ssmoe_embed.embedding.persistence import require_this_package, write_json
+from ssmoe_embed.embedding.persistence import GENERATED, require_this_package, write_json
 from ssmoe_embed.routing import RoutingPolicy
 from ssmoe_embed.routing.sites import install_sites, routed
 from ssmoe_embed.spectral.routers import SpectralRouters

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ssmoe_embed.common.choices import unknown
-from ssmoe_embed.embedding.calibration import BlockCalibration
+from ssmoe_embed.embedding.calibration import BlockCalibration, check_sample
 from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration, ForwardSettings
@@ -172,7 +172,7 @@ class ModelBaselineEncoder(AbsEncoder):
             progress: Show a progress bar.
         """
         if self.calibration is not Calibration.NONE and self._factors is None:
-            sample = sorted(sample_texts() if self._sample is None else self._sample, key=len)
+            sample = sorted(sample_texts() if self._sample is None else check_sample(self._sample), key=len)
             self._factors = BlockCalibration.fit(self._vectors(sample, batch_size), self.calibration)
         different = sorted(dict.fromkeys(texts), key=len, reverse=True)
         rows = dict(zip(different, self._vectors(different, batch_size, progress=progress), strict=True))

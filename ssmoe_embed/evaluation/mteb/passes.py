@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from ssmoe_embed.embedding.features import Block, block_features, block_size, blocks_of
 from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
+from ssmoe_embed.embedding.settings import Block, Calibration, EmbeddingSettings
 
 GIB = 2**30
 _CHUNK_BYTES = 2**24
@@ -190,14 +189,14 @@ class SharedPass:
         reading = encoder.read({name: value.to(self._model.device) for name, value in tokens.items()}, self._forward)
         self.texts_read += len(texts)
         self.batches_read += 1
-        parts = [block_features(reading, block, encoder).cpu() for block in self._slices]
+        parts = [encoder.features(reading, block).cpu() for block in self._slices]
         joined: NDArray[np.float32] = torch.cat(parts, dim=1).numpy()
         return joined
 
     def _vectors(self, rows: NDArray[np.float32], settings: EmbeddingSettings) -> NDArray[np.float32]:
         """Features `[b,F]` → vectors `[b,D]`."""
         features = torch.from_numpy(rows).to(self._model.device)
-        blocks = {block: features[:, self._slices[block]].contiguous() for block in blocks_of(settings)}
+        blocks = {block: features[:, self._slices[block]].contiguous() for block in settings.blocks}
         output = {"sentence_embedding": self._views[settings].vectors(blocks)}
         for module in list(self._model)[1:]:
             output = module(output)
@@ -207,7 +206,7 @@ class SharedPass:
 
 def _slices(module: SSMoE, variants: Sequence[EmbeddingSettings]) -> dict[Block, slice]:
     """Where in a row of features each block is that a variant needs, before calibration."""
-    sizes = {block: block_size(block, module.encoder) for variant in variants for block in blocks_of(variant)}
+    sizes = {block: module.encoder.block_size(block) for variant in variants for block in variant.blocks}
     ends = np.cumsum(list(sizes.values())).tolist()
     return {block: slice(end - sizes[block], end) for block, end in zip(sizes, ends, strict=True)}
 

@@ -7,7 +7,6 @@ from mteb.mocks import MockRetrievalTask, MockSTSTask
 from tiny import TOP_C
 
 import ssmoe_embed
-from ssmoe_embed.embedding.features import blocks_of
 from ssmoe_embed.embedding.settings import Calibration
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, SpectralVariants
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
@@ -144,7 +143,7 @@ def test_a_variant_shares_the_calibration_of_what_no_spectral_router_has_a_part_
     model = EvaluatedModel.load(built, progress=False)
     module, view = model.model[0], SpectralVariants(model, tmp_path, progress=False).select({"top_c": 2}).model[0]
     for method in ("router", "smoe", "moee", "ev", "ssmoe", "ssmoe-hidden"):
-        for block in blocks_of(module.settings.changed(method=method)):
+        for block in module.settings.changed(method=method).blocks:
             shared = view.calibrations.of(block, Calibration.STANDARDIZE)
             known = module.calibrations.of(block, Calibration.STANDARDIZE)
             assert shared is (known if method in ("router", "smoe", "moee") else None)
