@@ -32,9 +32,8 @@ from ssmoe_embed.common.tables import Report, Table
 from ssmoe_embed.data import calibration_texts, read_records, search_corpus
 from ssmoe_embed.evaluation.harness.grid import OFFLINE_TASKS, GridOptions, load_tasks, metric_of
 from ssmoe_embed.evaluation.harness.running import harness_outcome
-from ssmoe_embed.evaluation.inspection.activations import collect
+from ssmoe_embed.evaluation.inspection.activations import checked_module, collect
 from ssmoe_embed.evaluation.inspection.alignment import gate_alignment, gradient_alignments
-from ssmoe_embed.evaluation.inspection.inspection import checked_module
 from ssmoe_embed.evaluation.inspection.measures import dominant_bases, load, subspace_overlap
 from ssmoe_embed.evaluation.mteb.passes import SharedPass
 from ssmoe_embed.evaluation.texts import spread

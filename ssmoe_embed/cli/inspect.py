@@ -66,8 +66,7 @@ def inspect(
     """
     from ssmoe_embed.common.lazy import require_package
     from ssmoe_embed.evaluation.inspection.alignment import gradients_of, texts_for_gradients
-    from ssmoe_embed.evaluation.inspection.clusters import Projection, check_count
-    from ssmoe_embed.evaluation.inspection.inspection import InspectionOptions, inspect_model
+    from ssmoe_embed.evaluation.inspection.inspection import InspectionOptions, Projection, check_count, inspect_model
     from ssmoe_embed.evaluation.inspection.report import check_output, write_report
     from ssmoe_embed.evaluation.texts import file_sample, shipped_sample
     from ssmoe_embed.evaluation.vision import inspection as vision

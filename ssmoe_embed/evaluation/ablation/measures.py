@@ -1,10 +1,12 @@
-"""How a routing behaves: what it chooses, and how well a language model predicts documents under it."""
+"""How a routing behaves: what it chooses, how well a language model predicts under it, and its embeddings' tasks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,10 +14,37 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ssmoe_embed.data import calibration_texts
+from ssmoe_embed.embedding.calibration import Calibrations
+from ssmoe_embed.embedding.methods import RoutingSignal
+from ssmoe_embed.embedding.module import SSMoE
+from ssmoe_embed.embedding.settings import Calibration
+from ssmoe_embed.evaluation.ablation.variants import SPECTRAL, Variant, controlled
 from ssmoe_embed.evaluation.inspection.activations import Activations
+from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
+from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
+from ssmoe_embed.evaluation.mteb.runs import Run
+from ssmoe_embed.evaluation.results.folder import ResultFolder, read_json
+from ssmoe_embed.evaluation.significance.bootstrap import weighted_scorer
+from ssmoe_embed.evaluation.tasks.finding import find_tasks
+from ssmoe_embed.evaluation.texts import spread
 from ssmoe_embed.families import Score
+from ssmoe_embed.routing import SpectralRouting
 from ssmoe_embed.routing.mixing import Mix, mixed_scores
 from ssmoe_embed.spectral.routers import SpectralRouters
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
+
+FORWARD = "ssmoe"
+"""Under the re-routed forward pass: the hidden state joined with the mixed weights (the scores, if routed by a name)."""
+LOGITS = "ev"
+"""The spectral logits alone, under the model's own routing; of the learned router its own logits."""
+LONGEST = 256
+"""Tokens read of a document."""
+RESAMPLES = 5_000
+TASK_RESAMPLES = 1_000
 
 
 @dataclass(frozen=True)
@@ -76,7 +105,7 @@ def agreement(
             if one.inputs is None:
                 raise ValueError("The readings lack router inputs; collect them with inputs=True.")
             mixed = mixed_scores(one.learned, routers.logits(one.layer, one.inputs), share, mix, score)
-            return _mask(mixed.topk(k, dim=1).indices, mixed.shape[1])
+            return torch.zeros_like(mixed).scatter(1, mixed.topk(k, dim=1).indices, 1.0)  # [N,E], ones where it chooses
 
         clean, corrupted, other = (chosen(one, alpha) for one in (readings.clean, readings.corrupted, readings.other))
         same, different = _pairs(readings.clean.tokens, seed)
@@ -86,26 +115,16 @@ def agreement(
                 _common(clean[readings.clean.last], corrupted[readings.corrupted.last], k),
                 _common(clean[same[:, 0]], clean[same[:, 1]], k),
                 _common(clean[different[:, 0]], clean[different[:, 1]], k),
-                float((_load(clean) - _load(other)).abs().sum() / 2),
+                float((clean.sum(dim=0) / clean.sum() - other.sum(dim=0) / other.sum()).abs().sum() / 2),
                 k / clean.shape[1],
             )
         )
     return Agreement(*(sum(values) / len(found) for values in zip(*found, strict=True)))
 
 
-def _mask(chosen: torch.Tensor, experts: int) -> torch.Tensor:
-    """Choices `[N,k]` as ones among zeros `[N,E]`."""
-    return torch.zeros(len(chosen), experts).scatter(1, chosen, 1.0)
-
-
 def _common(first: torch.Tensor, second: torch.Tensor, k: int) -> float:
     """Mean share of the choices that two masks `[n,E]` have in common, row by row."""
     return float((first * second).sum(dim=1).mean() / k)
-
-
-def _load(mask: torch.Tensor) -> torch.Tensor:
-    """Share of the choices of each expert, `[E]`."""
-    return mask.sum(dim=0) / mask.sum()
 
 
 def _pairs(tokens: torch.Tensor, seed: int, most: int = 5000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,11 +136,6 @@ def _pairs(tokens: torch.Tensor, seed: int, most: int = 5000) -> tuple[torch.Ten
     drawn = torch.stack([order[:-1], order[1:]], dim=1)
     different = drawn[tokens[drawn[:, 0]] != tokens[drawn[:, 1]]]
     return same[torch.randperm(len(same), generator=torch.Generator().manual_seed(seed))][:most], different[:most]
-
-
-LONGEST = 256
-"""Tokens read of a document."""
-RESAMPLES = 5_000
 
 
 @dataclass(frozen=True)
@@ -232,3 +246,100 @@ def seeded_difference(
     chosen = rng.integers(each.shape[1], size=each.shape)
     low, high = np.quantile(np.take_along_axis(each, chosen, axis=1).mean(axis=1), [0.025, 0.975])
     return Difference(float(differences(np.ones((1, count))).mean()), float(low), float(high))
+
+
+class TaskRuns:
+    """The runs of all variants on some tasks."""
+
+    def __init__(
+        self, model: EvaluatedModel, folder: Path, tasks: Sequence[str | AbsTask], alpha: float, calibration: int
+    ) -> None:
+        """Bind a model to the result folder of some tasks, at one share `alpha` of the spectral router.
+
+        Each variant's calibration is fitted on so many texts as `calibration` says.
+        """
+        self.model, self.alpha = model, alpha
+        self.results = ResultFolder(folder)
+        self.tasks = find_tasks(tasks)
+        self.failures: list[str] = []
+        self._sample = spread(calibration_texts(), calibration)
+        self._places: dict[tuple[str, str, str, int], tuple[Path, Path]] = {}
+
+    def measure(self, variant: Variant, seed: int, routers: SpectralRouters, *, batch_size: int = 32) -> None:
+        """Measure one variant, except for what is on disk."""
+        named: dict[str, Any] = {"calibrated_on": len(self._sample)}
+        if variant.routing is None:
+            named = {"routers": f"{variant.name}-{seed}", **named}
+        view = self.model.model.using(routers=routers)
+        view[0].calibrations = Calibrations()  # none but what is fitted on this sample
+        model = replace(self.model, model=view, loading=self.model.loading | named)
+        for column, run in self._runs(variant):
+            waiting = []
+            meta, cache = model.meta(run, batch_size=batch_size), self.results.cache()
+            for task in self.tasks:
+                name = task.metadata.name
+                result = cache.get_task_result_path(name, meta)
+                kept = self.results.predictions(run.corruption_name, meta) / f"{name}_predictions.json"
+                self._places[column, name, variant.name, seed] = (result, kept)
+                if not result.is_file():
+                    waiting.append(task)
+            if waiting:
+                self._evaluate(model, variant, run, waiting, batch_size)
+
+    def _runs(self, variant: Variant) -> Iterator[tuple[str, Run]]:
+        """The runs of a variant, each with the column it belongs to."""
+        common: dict[str, Any] = {"calibration": Calibration.STANDARDIZE, "routing_signal": None}
+        common |= {"mix": self.model.own.mix, "routing": variant.routing}
+        if variant.routing is not None:
+            yield FORWARD, Run("moee", None, None, common | {"routing_signal": RoutingSignal.SCORES})
+            return
+        yield FORWARD, Run("ssmoe", None, None, common | {"alpha": self.alpha if variant.routes else 0.0})
+        if variant.control is None:
+            yield LOGITS, Run("ev" if variant.routes else "router", None, None, common)
+
+    def _evaluate(
+        self, model: EvaluatedModel, variant: Variant, run: Run, tasks: Sequence[Any], batch_size: int
+    ) -> None:
+        """Measure one run on the tasks that lack it."""
+        module: SSMoE = model.model[0]
+        settings = model.settings(run)
+        control = variant.control if run.method == FORWARD else None
+        assert module.routers is not None  # the variant's
+        policy = SpectralRouting(module.routers, settings.alpha, settings.mix)
+        with controlled(module.model, policy, control):
+            module.fit_calibration(self._sample, variants=[settings], batch_size=batch_size, progress=False)
+            options = EvaluationOptions(batch_size=batch_size, predictions=True, progress=False)
+            report = evaluate([model], tasks, [run], self.results.path, options=options)
+        self.failures += [f"{variant.name}: {failure}" for failure in report.failures]
+
+    def scores(self, column: str, task: str, variant: Variant, seeds: int) -> list[float]:
+        """A variant's scores, 0 to 1, one a seed; empty where it was not measured."""
+        places = [self._places[one][0] for one in self._of(column, task, variant, seeds) if one in self._places]
+        return [
+            float(np.mean([one["main_score"] for split in read_json(path)["scores"].values() for one in split]))
+            for path in places
+            if path.is_file()
+        ]
+
+    def _of(self, column: str, task: str, variant: Variant, seeds: int) -> list[tuple[str, str, str, int]]:
+        """Whatever belongs to a variant, one key a seed."""
+        return [(column, task, variant.name, seed) for seed in range(seeds)]
+
+    def difference(self, column: str, task: str, variant: Variant, seeds: int) -> Difference | None:
+        """How much better a variant is than the spectral router, by a paired bootstrap over examples and seeds.
+
+        Returns:
+            None where one of the two was not measured, or the task's predictions do not suffice.
+        """
+        try:
+            first, *rest = [
+                weighted_scorer(next(one for one in self.tasks if one.metadata.name == task), self._places[place][1])
+                for place in [(column, task, SPECTRAL, 0), *self._of(column, task, variant, seeds)]
+            ]
+        except (KeyError, FileNotFoundError, ValueError):
+            return None
+
+        def above(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.stack([score(drawn) for _, score in rest], axis=1) - first[1](drawn)[:, None]  # [n,S]
+
+        return seeded_difference(first[0], above, TASK_RESAMPLES)

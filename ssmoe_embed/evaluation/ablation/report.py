@@ -8,15 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from ssmoe_embed.common.files import write_files
 from ssmoe_embed.common.plots import COLOURS, GREY, house_style, label_axes, new_figure, png
 from ssmoe_embed.common.tables import Report, Table, csv_text, points, signed
-from ssmoe_embed.evaluation.ablation.measures import Difference, Likelihood, difference
+from ssmoe_embed.evaluation.ablation.measures import FORWARD, LOGITS, Difference, difference
 from ssmoe_embed.evaluation.ablation.running import Ablation
-from ssmoe_embed.evaluation.ablation.tasks import FORWARD, LOGITS
-from ssmoe_embed.evaluation.ablation.variants import ORIGINAL, SPECTRAL, Variant
+from ssmoe_embed.evaluation.ablation.variants import ORIGINAL, SPECTRAL
 
 _HEADS = {
     FORWARD: "hidden state under the re-routed forward pass, joined with the mixed weights (`ssmoe`)",
@@ -75,7 +73,12 @@ def numbers(ablation: Ablation) -> Iterator[AblationNumber]:
             measured = ablation.at(variant.name, alpha)
             for kind, likelihoods in measured.likelihoods.items():
                 value = math.exp(fmean(one.nll for one in likelihoods))
-                own, ev = (_against(ablation, name, variant, alpha, kind) for name in (ORIGINAL, SPECTRAL))
+                own, ev = (
+                    None
+                    if name == variant.name
+                    else difference(ablation.at(name, alpha).likelihoods[kind][0], likelihoods)
+                    for name in (ORIGINAL, SPECTRAL)
+                )
                 yield AblationNumber("perplexity", kind, variant.name, alpha, value, len(likelihoods), own, ev)
             for name in _CHOICES if measured.agreements else ():
                 values = [float(getattr(one, name)) for one in measured.agreements]
@@ -104,14 +107,6 @@ def _task_numbers(ablation: Ablation) -> Iterator[AblationNumber]:
                 yield AblationNumber(
                     "task", f"{column}/{name}", variant.name, runs.alpha, value, len(scores), None, against
                 )
-
-
-def _against(ablation: Ablation, name: str, variant: Variant, alpha: float, kind: str) -> Difference | None:
-    """A variant's likelihood against that of `name`."""
-    if variant.name == name:
-        return None
-    first: Sequence[Likelihood] = ablation.at(name, alpha).likelihoods[kind]
-    return difference(first[0], ablation.at(variant.name, alpha).likelihoods[kind])
 
 
 def report(ablation: Ablation, found: Sequence[AblationNumber]) -> Report:
@@ -147,8 +142,10 @@ _CLEAR = "✱"
 
 def _perplexities(rows: Sequence[AblationNumber], title: str) -> Table:
     head = ("variant", "perplexity", "nats per token above own router", "nats per token above EV")
-    shown = [(points(one.value), _interval(one.against_own, 3), _interval(one.against_ev, 3)) for one in rows]
-    return Table(head, tuple((_name(one), *cells) for one, cells in zip(rows, shown, strict=True)), title)
+    shown = [
+        (_name(one), points(one.value), _interval(one.against_own, 3), _interval(one.against_ev, 3)) for one in rows
+    ]
+    return Table(head, tuple(shown), title)
 
 
 def _tasks(rows: Sequence[AblationNumber], title: str) -> Table:
@@ -225,21 +222,16 @@ def plot(ablation: Ablation, found: Sequence[AblationNumber]) -> bytes:
             f"{measure}: {name}" if lower else f"{column}: {task}",
             f"{'nats per token' if lower else 'points'} above EV, α = {alpha:g}",
         )
-        _forest(axes, names, group)
+        for one in group:
+            y = names.index(one.variant)
+            if one.against_ev is None:
+                axes.plot([0], [y], "D", color="black", markersize=4)
+                continue
+            gap = one.against_ev
+            colour = COLOURS[1] if gap.is_clear else GREY
+            axes.plot([gap.low, gap.high], [y, y], "-", color=colour, linewidth=1.5)
+            axes.plot([gap.value], [y], "o", color=colour, markersize=4)
+        axes.axvline(0, color="black", linewidth=0.6)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
     return png(figure)
-
-
-def _forest(axes: Any, names: Sequence[str], group: Sequence[AblationNumber]) -> None:
-    """One measure: a point and an interval for each variant, one below the other."""
-    for one in group:
-        y = names.index(one.variant)
-        if one.against_ev is None:
-            axes.plot([0], [y], "D", color="black", markersize=4)
-            continue
-        found = one.against_ev
-        colour = COLOURS[1] if found.is_clear else GREY
-        axes.plot([found.low, found.high], [y, y], "-", color=colour, linewidth=1.5)
-        axes.plot([found.value], [y], "o", color=colour, markersize=4)
-    axes.axvline(0, color="black", linewidth=0.6)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)

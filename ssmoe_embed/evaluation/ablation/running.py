@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from ssmoe_embed.common.files import atomic_file
-from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.evaluation.ablation.measures import Agreement, Likelihood, Readings, agreement, likelihood
-from ssmoe_embed.evaluation.ablation.tasks import TaskRuns
+from ssmoe_embed.evaluation.ablation.measures import Agreement, Likelihood, Readings, TaskRuns, agreement, likelihood
 from ssmoe_embed.evaluation.ablation.variants import Control, Variant, controlled, routers_of
-from ssmoe_embed.evaluation.inspection.activations import collect
-from ssmoe_embed.evaluation.inspection.inspection import checked_module
+from ssmoe_embed.evaluation.inspection.activations import checked_module, collect
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.evaluation.texts import Corpora
@@ -140,18 +137,15 @@ def ablate(
     module = checked_module(model.model)
     own = module.routers
     assert own is not None  # checked_module makes them
-    made = [
-        (variant, [routers_of(variant, module.model, own, seed) for seed in _seeds(variant, options)])
+    seeds = {variant.name: range(options.seeds if variant.is_random else 1) for variant in variants}
+    cells = [
+        (variant, seed, routers_of(variant, module.model, own, seed))
         for variant in variants
+        for seed in seeds[variant.name]
     ]
     tasks = None
     if options.tasks:
         tasks = TaskRuns(model, output / "tasks", options.tasks, options.alphas[0], options.calibration_texts)
-    cells = [
-        (variant, seed, routers)
-        for variant, drawn in made
-        for seed, routers in zip(_seeds(variant, options), drawn, strict=True)
-    ]
     deciding = repr((corpora, own.settings.as_dict(), str(module.settings.mix), model.loading))
     digest = hashlib.sha256(deciding.encode()).hexdigest()[:12]
     places = output / "likelihood" / f"{model.name.replace('/', '__')}-{model.revision}-{digest}"
@@ -161,53 +155,31 @@ def ablate(
         for variant, seed, routers in tqdm(chosen, desc="Tasks", unit="variant", disable=not options.progress):
             tasks.measure(variant, seed, routers, batch_size=options.batch_size)
         notes += tasks.failures
-    readings = _readings(module, corpora, options)
+    (first, documents), (second, others) = corpora.first, corpora.second
+    corrupted = [options.corruption.apply(text) for text in documents]
+    reading: dict[str, Any] = {"inputs": True, "batch_size": options.batch_size, "progress": options.progress}
+    readings = Readings(*(collect(module, texts, **reading) for texts in (documents, corrupted, others)))
     score, mix = family_of(module.model).score, module.settings.mix
-    measured = [
-        MeasuredVariant(
-            variant,
-            alpha,
-            {
-                kind: found
-                for kind in _kinds(corpora)
-                if (
-                    found := [
-                        likelihoods[variant.name, seed, alpha, kind]
-                        for seed in _seeds(variant, options)
-                        if (variant.name, seed, alpha, kind) in likelihoods
-                    ]
-                )
-            },
-            [
-                agreement(readings, routers, _chosen_at(variant, alpha), score, mix=mix)
-                for routers in drawn
-                if variant.routing is None
-            ],
-        )
-        for variant, drawn in made
-        for alpha in _alphas(variant, options)
-    ]
+    measured = []
+    for variant in variants:
+        drawn = [routers for one, _, routers in cells if one is variant and variant.routing is None]
+        for alpha in _alphas(variant, options):
+            chosen_at = 0.0 if variant.control is Control.WEIGHTS else alpha  # the share that decides what is chosen
+            by_kind = {}
+            for kind in (first, second):
+                keys = [(variant.name, seed, alpha, kind) for seed in seeds[variant.name]]
+                if found := [likelihoods[key] for key in keys if key in likelihoods]:
+                    by_kind[kind] = found
+            agreements = [agreement(readings, routers, chosen_at, score, mix=mix) for routers in drawn]
+            measured.append(MeasuredVariant(variant, alpha, by_kind, agreements))
     return Ablation(
         name, own.settings.as_dict(), options, corpora, tuple(variants), tuple(measured), tasks, tuple(notes)
     )
 
 
-def _kinds(corpora: Corpora) -> tuple[str, str]:
-    return corpora.first[0], corpora.second[0]
-
-
-def _seeds(variant: Variant, options: AblationOptions) -> range:
-    return range(options.seeds if variant.is_random else 1)
-
-
 def _alphas(variant: Variant, options: AblationOptions) -> tuple[float, ...]:
     """The shares that a variant is measured at."""
     return options.alphas if variant.mixes else (0.0,)
-
-
-def _chosen_at(variant: Variant, alpha: float) -> float:
-    """The share that decides what is chosen: none where only the weights take effect."""
-    return 0.0 if variant.control is Control.WEIGHTS else alpha
 
 
 def _likelihoods(
@@ -222,8 +194,11 @@ def _likelihoods(
     found: dict[tuple[str, int, float, str], Likelihood] = {}
     waiting = []
     for variant, seed, routers in cells:
+        name = variant.name
+        if variant.routing is not None:  # whose name may not fit a file
+            name = f"routing-{hashlib.sha256(variant.routing.encode()).hexdigest()[:12]}"
         for alpha in _alphas(variant, options):
-            path = folder / f"{_file_name(variant)}-{seed}@{alpha:g}.json"
+            path = folder / f"{name}-{seed}@{alpha:g}.json"
             if path.is_file():
                 for kind, values in json.loads(path.read_text(encoding="utf-8")).items():
                     found[variant.name, seed, alpha, kind] = Likelihood(
@@ -254,18 +229,3 @@ def _likelihoods(
         with atomic_file(path) as file:
             file.write(json.dumps({kind: asdict(one) for kind, one in values.items()}).encode())
     return found, []
-
-
-def _file_name(variant: Variant) -> str:
-    """A variant's name, fit for a file."""
-    if variant.routing is None:
-        return variant.name
-    return f"routing-{hashlib.sha256(variant.routing.encode()).hexdigest()[:12]}"
-
-
-def _readings(module: SSMoE, corpora: Corpora, options: AblationOptions) -> Readings:
-    """The forward passes that choices are compared on."""
-    first, second = corpora.first[1], corpora.second[1]
-    corrupted = [options.corruption.apply(text) for text in first]
-    keywords: dict[str, Any] = {"inputs": True, "batch_size": options.batch_size, "progress": options.progress}
-    return Readings(*(collect(module, texts, **keywords) for texts in (first, corrupted, second)))

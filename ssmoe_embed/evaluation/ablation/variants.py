@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -55,52 +56,41 @@ def controlled(model: nn.Module, policy: SpectralRouting, control: Control | Non
     family = family_of(model)
     with ExitStack() as hooks:
         for layer in family.layers(model):
-            hooks.enter_context(
-                layer.router.register_forward_hook(_Controlled(layer, family, policy, control), with_kwargs=True)
-            )
+            hook = partial(_controlled_output, layer, family, policy, control)
+            hooks.enter_context(layer.router.register_forward_hook(hook, with_kwargs=True))
         yield
 
 
-class _Controlled:
-    """A forward hook that gives the choice of one routing the weights of the other."""
+def _controlled_output(
+    layer: MoELayer, family: MoEFamily, policy: SpectralRouting, control: Control, router: nn.Module, *call: Any
+) -> Any:
+    """A forward hook that gives the choice of one routing weights in proportion to the scores of the other."""
+    args, kwargs, output = call
+    made: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def __init__(self, layer: MoELayer, family: MoEFamily, policy: SpectralRouting, control: Control) -> None:
-        self.layer, self.family, self.policy, self.control = layer, family, policy, control
-        self.normalises = weighting_of(layer, family).normalises
+    def seen(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:  # [N,H], [N,E]
+        made.append((x, logits))
+        return logits
 
-    def __call__(self, router: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        made: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-        def seen(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:  # [N,H], [N,E]
-            made.append((x, logits))
-            return logits
-
-        forward = MethodType(type(router).forward, router)  # of the learned router, whatever is installed
-        own_output, _ = intercepted(forward, lambda: self.family.router_weight(router), seen, *args, **kwargs)
-        [(hidden, learned)] = made
-        spectral = self.policy.routers.logits(self.layer.index, hidden)
-        own = scores(learned, self.family.score)  # [N,E]
-        mixed = mixed_scores(learned, spectral, self.policy.alpha, self.policy.mix, self.family.score)
-        if self.control is Control.WEIGHTS:
-            return self._reweighted(own_output, before=own, after=mixed)
-        return self._reweighted(output, before=mixed, after=own)
-
-    def _reweighted(self, output: Any, *, before: torch.Tensor, after: torch.Tensor) -> Any:
-        """A router's output with weights that follow `after` where they followed `before`; both `[N,E]`."""
-        place, weights, index = weights_and_choices(output)
-        flat, chosen = weights.reshape(-1, weights.shape[-1]).float(), index.reshape(-1, index.shape[-1])  # [N,k]
-        factor = flat / before.gather(1, chosen)  # [N,k]
-        if not alike(factor, factor.mean(dim=1, keepdim=True)):
-            raise ValueError(
-                "The weights of this family's experts are not in the proportion of their scores, so there is no telling "
-                "what another mix would weigh them; leave the variants weights-only and choice-only out."
-            )
-        made = factor * after.gather(1, chosen)
-        if self.normalises:
-            made = made * flat.sum(dim=1, keepdim=True) / made.sum(dim=1, keepdim=True)
-        return tuple(
-            made.reshape(weights.shape).to(weights.dtype) if i == place else part for i, part in enumerate(output)
+    forward = MethodType(type(router).forward, router)  # of the learned router, whatever is installed
+    own_output, _ = intercepted(forward, lambda: family.router_weight(router), seen, *args, **kwargs)
+    [(hidden, learned)] = made
+    own = scores(learned, family.score)  # [N,E]
+    mixed = mixed_scores(learned, policy.routers.logits(layer.index, hidden), policy.alpha, policy.mix, family.score)
+    output, before, after = (own_output, own, mixed) if control is Control.WEIGHTS else (output, mixed, own)
+    place, weights, index = weights_and_choices(output)
+    flat, chosen = weights.reshape(-1, weights.shape[-1]).float(), index.reshape(-1, index.shape[-1])  # [N,k]
+    factor = flat / before.gather(1, chosen)  # [N,k]
+    if not alike(factor, factor.mean(dim=1, keepdim=True)):
+        raise ValueError(
+            "The weights of this family's experts are not in the proportion of their scores, so there is no telling "
+            "what another mix would weigh them; leave the variants weights-only and choice-only out."
         )
+    changed = factor * after.gather(1, chosen)
+    if weighting_of(layer, family).normalises:
+        changed = changed * flat.sum(dim=1, keepdim=True) / changed.sum(dim=1, keepdim=True)
+    changed = changed.reshape(weights.shape).to(weights.dtype)
+    return tuple(changed if i == place else part for i, part in enumerate(output))
 
 
 Experts = Callable[[int], Sequence[torch.Tensor]]
@@ -142,37 +132,40 @@ def mean_rows(experts: Experts, spectral: torch.Tensor) -> torch.Tensor:
 def least_similar(experts: Experts, router: torch.Tensor, settings: SpectralSettings) -> torch.Tensor:
     """The mean of the eigenvectors that are *least* similar to the router row, signs aligned."""
 
-    def weights(vectors: ImplicitVectors, similarities: torch.Tensor) -> torch.Tensor:
+    def ranked(similarities: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         signs = torch.where(similarities < 0, -1.0, 1.0).to(similarities)
-        kept = similarities.abs().argsort(stable=True)[: settings.count(len(vectors.values))]
-        return torch.zeros_like(signs).index_put((kept,), signs[kept] / len(kept))
+        return signs, similarities.abs().argsort(stable=True)
 
-    return _combined(experts, router, weights)
+    return _mean_of_first(experts, router, settings, ranked)
 
 
 def random_signs(experts: Experts, router: torch.Tensor, settings: SpectralSettings, seed: int) -> torch.Tensor:
     """As the spectral router, but with every eigenvector's sign thrown by a coin before the most similar are kept."""
     generator = torch.Generator().manual_seed(seed)
 
-    def weights(vectors: ImplicitVectors, similarities: torch.Tensor) -> torch.Tensor:
+    def ranked(similarities: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         coins = torch.randint(2, (len(similarities),), generator=generator).to(similarities) * 2 - 1
-        kept = (coins * similarities).argsort(descending=True, stable=True)[: settings.count(len(vectors.values))]
-        return torch.zeros_like(coins).index_put((kept,), coins[kept] / len(kept))
+        return coins, (coins * similarities).argsort(descending=True, stable=True)
 
-    return _combined(experts, router, weights)
+    return _mean_of_first(experts, router, settings, ranked)
 
 
-def _combined(
-    experts: Experts, router: torch.Tensor, weights: Callable[[ImplicitVectors, torch.Tensor], torch.Tensor]
+def _mean_of_first(
+    experts: Experts,
+    router: torch.Tensor,
+    settings: SpectralSettings,
+    ranked: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
 ) -> torch.Tensor:
-    """For each expert the mean over its matrices of a weighted sum of their eigenvectors."""
+    """For each expert the mean, over its matrices, of their first eigenvectors by signs and order that `ranked` gives."""
     rows = []
     for expert, row in enumerate(router.detach().cpu()):
-        sums = []
+        means = []
         for matrix in experts(expert):
             vectors = ImplicitVectors(matrix.detach().cpu())
-            sums.append(vectors.weighted_sum(weights(vectors, vectors.similarities(row))))
-        rows.append(torch.stack(sums).mean(dim=0))
+            signs, order = ranked(vectors.similarities(row))
+            kept = order[: settings.count(len(vectors.values))]
+            means.append(vectors.weighted_sum(torch.zeros_like(signs).index_put((kept,), signs[kept] / len(kept))))
+        rows.append(torch.stack(means).mean(dim=0))
     return torch.stack(rows).float()
 
 
@@ -227,11 +220,6 @@ class Variant:
     def mixes(self) -> bool:
         """Whether it is a mix of learned and spectral routers, so that α matters."""
         return self.routes and self.routing is None
-
-    @property
-    def represents(self) -> bool:
-        """Whether its logits are a representation of a text that differs from the spectral router's."""
-        return self.control is None and self.mixes
 
 
 VARIANTS = (
@@ -306,15 +294,7 @@ def find_variants(names: list[str] | None) -> list[Variant]:
 def routers_of(
     variant: Variant, model: nn.Module, own: SpectralRouters, seed: int, family: MoEFamily | None = None
 ) -> SpectralRouters:
-    """The spectral routers of a variant.
-
-    Args:
-        variant: The variant.
-        model: The model.
-        own: Its own spectral routers.
-        seed: For what is random.
-        family: Its family, by default that of its configuration.
-    """
+    """The spectral routers of a variant of a model, whose own are `own`; its configuration tells its family by default."""
     family = family or family_of(model)
     if variant.settings is not None:
         settings = replace(own.settings, **variant.settings)

@@ -6,12 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from ssmoe_embed.embedding.base_model import spectral_routers
+from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.families import MoEFamily, family_of
@@ -88,6 +91,22 @@ def collect(
     return activations_of(read, [layer.index for layer in family.layers(module.model)])
 
 
+def checked_module(model: EmbeddingModel) -> SSMoE:
+    """The model's module, with spectral routers, which are made if it has none.
+
+    Raises:
+        ValueError: The model is not one of this package's, or has no MoE layer in what is loaded.
+    """
+    module = model[0]
+    if not isinstance(module, SSMoE):
+        raise ValueError(f"{type(module).__name__} has no routers to look at; name a Mixture-of-Experts model.")
+    if not family_of(module.model).layers(module.model):
+        raise ValueError("None of the layers that are loaded has experts; load the model with a later hidden_layer.")
+    if module.routers is None:
+        return module.using(routers=spectral_routers(module.model, module.source, progress=False))
+    return module
+
+
 def joined(batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """What was read of all batches, by name."""
     parts: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
@@ -144,33 +163,21 @@ def _choices(model: nn.Module, family: MoEFamily) -> Iterator[dict[int, torch.Te
     """The experts that the tokens of one forward pass go to, `[N,k]` by layer index."""
     found: dict[int, torch.Tensor] = {}
 
-    def from_experts(index: int) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            chosen = chosen_among((*args, *kwargs.values()))
-            if chosen is not None:
-                found[index] = chosen
+    def from_experts(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex():
+                found[index] = value.reshape(-1, value.shape[-1])
+                return
 
-        return hook
-
-    def from_router(index: int) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if index not in found:  # experts that take no index get scores that are zero where they are not asked
-                scores = output[0].reshape(-1, output[0].shape[-1])  # [N,E]
-                count = int((scores > 0).sum(dim=1).max())
-                found[index] = scores.topk(count, dim=1).indices
-
-        return hook
+    def from_router(index: int, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if index not in found:  # experts that take no index get scores that are zero where they are not asked
+            scores = output[0].reshape(-1, output[0].shape[-1])  # [N,E]
+            count = int((scores > 0).sum(dim=1).max())
+            found[index] = scores.topk(count, dim=1).indices
 
     with ExitStack() as hooks:
         for layer in family.layers(model):
-            hooks.enter_context(layer.router.register_forward_hook(from_router(layer.index)))
-            hooks.enter_context(layer.experts.register_forward_pre_hook(from_experts(layer.index), with_kwargs=True))
+            hooks.enter_context(layer.router.register_forward_hook(partial(from_router, layer.index)))
+            noted_index = partial(from_experts, layer.index)
+            hooks.enter_context(layer.experts.register_forward_pre_hook(noted_index, with_kwargs=True))
         yield found
-
-
-def chosen_among(values: Sequence[Any]) -> torch.Tensor | None:
-    """The tensor of expert indices `[N,k]` among the arguments of a module of experts, if there is one."""
-    for value in values:
-        if isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex():
-            return value.reshape(-1, value.shape[-1])
-    return None

@@ -60,12 +60,7 @@ class GateAlignment:
 
 
 def gate_alignment(rows: torch.Tensor, bases: torch.Tensor) -> GateAlignment:
-    """Measure one layer.
-
-    Args:
-        rows: The router's weight `[E,H]`.
-        bases: The experts' orthonormal dominant directions `[E,k,H]`.
-    """
+    """Measure one layer: the router's weight `[E,H]` in the experts' orthonormal dominant directions `[E,k,H]`."""
     unit = F.normalize(rows.detach().double().cpu(), dim=1)
     pairs = torch.einsum("ih,jkh->ijk", unit, bases.double()).square().sum(dim=2)  # [E,E]
     E, k, H = bases.shape
@@ -156,22 +151,14 @@ def gradient_alignments(
 def gradients_of(
     name: str, texts: Sequence[str], count: int = DIRECTIONS, *, progress: bool = False, **kwargs: Any
 ) -> dict[int, list[GradientAlignment]]:
-    """`gradient_alignments` of a language model by name.
-
-    Args:
-        name: Folder, hub id or recipe name.
-        texts: See `gradient_alignments`.
-        count: Dominant directions.
-        progress: Show progress bars.
-        **kwargs: See `ssmoe_embed.language_model.load`.
+    """`gradient_alignments` of a language model by name; `kwargs` are those of `ssmoe_embed.language_model.load`.
 
     Raises:
-        ValueError: See `gradient_alignments` and `ssmoe_embed.language_model.load`.
+        ValueError: See these two.
     """
     hub = HubOptions.among(kwargs)
-    return gradient_alignments(
-        load(name, progress=progress, **kwargs), load_tokenizer(name, hub), texts, count, progress=progress
-    )
+    model = load(name, progress=progress, **kwargs)
+    return gradient_alignments(model, load_tokenizer(name, hub), texts, count, progress=progress)
 
 
 def texts_for_gradients(text: str, count: int) -> tuple[str, ...]:

@@ -7,16 +7,18 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ssmoe_embed.embedding.base_model import spectral_routers
+from ssmoe_embed.common.choices import Choice
+from ssmoe_embed.common.lazy import require_package
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
-from ssmoe_embed.evaluation.inspection.activations import Activations, LayerActivations, collect
+from ssmoe_embed.evaluation.inspection.activations import Activations, checked_module, collect
 from ssmoe_embed.evaluation.inspection.alignment import GateAlignment, GradientAlignment, gate_alignment
-from ssmoe_embed.evaluation.inspection.clusters import Clusters, Projection, clusters
 from ssmoe_embed.evaluation.inspection.measures import (
     DIRECTIONS,
     Collapse,
@@ -32,9 +34,36 @@ from ssmoe_embed.evaluation.inspection.measures import (
 )
 from ssmoe_embed.evaluation.inspection.similarity import ExpertSimilarity, expert_similarities
 from ssmoe_embed.evaluation.texts import TextSample
-from ssmoe_embed.families import MoEFamily, MoELayer, family_of
+from ssmoe_embed.families import MoEFamily, family_of
+from ssmoe_embed.spectral.routers import SpectralRouters
 
-_MATRICES = ("gate", "up", "down")
+
+class Projection(Choice):
+    """How vectors are laid out on a plane."""
+
+    TSNE = "tsne"
+    """t-SNE, of scikit-learn."""
+    UMAP = "umap"
+    """UMAP; needs the package umap-learn."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """How well the vectors of `B` texts fall into clusters (figure 7 of https://arxiv.org/abs/2605.30992), and a map.
+
+    Attributes:
+        silhouette: Of the k-means clusters, -1 to 1: higher is more clumped.
+        davies_bouldin: Of the k-means clusters: lower is more clumped.
+        by_label: Silhouette of the texts' known labels, where there are any: whether the clumps mean something.
+        labels: The k-means cluster of each text, `B` numbers.
+        places: Each text's place on the map, `B × 2`.
+    """
+
+    silhouette: float
+    davies_bouldin: float
+    by_label: float | None
+    labels: tuple[int, ...]
+    places: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -149,6 +178,7 @@ def inspect_model(
     """
     options = options or InspectionOptions()
     module = checked_module(model)
+    assert module.routers is not None  # checked_module makes them
     own = module.settings
     routings = {
         "original": _settings(own, Method.SMOE),
@@ -157,50 +187,28 @@ def inspect_model(
     } | {routing: _settings(own, Method.SMOE, routing=routing) for routing in options.routings}
     keywords: dict[str, Any] = {"batch_size": options.batch_size, "progress": options.progress}
     read = {routing: collect(module, sample.texts, chosen, **keywords) for routing, chosen in routings.items()}
-    family, weights = family_of(module.model), module.routers.weights if module.routers else {}
-    alike = expert_similarities(module, sample.texts, options.batch_size)
-    return Inspection(
-        model=name,
-        texts=len(sample.texts),
-        tokens=len(read["original"].tokens),
+    answers = expert_similarities(module, sample.texts, options.batch_size)
+    vectors = {}
+    for method in Method:
+        view = model.using(_settings(own, method, alpha=options.alpha), routers=module.routers)
+        vectors[str(method)] = view.encode(
+            list(sample.texts), batch_size=options.batch_size, convert_to_tensor=True, show_progress_bar=False
+        )
+    return inspection_of(
+        name,
+        module.model,
+        family_of(module.model),
+        module.routers,
+        read=read,
+        vectors=vectors,
+        options=options,
+        told=partial(_decoded, module),
+        matrices=("gate", "up", "down"),
         origin=sample.origin,
-        hidden_size=int(module.model.config.get_text_config().hidden_size),
-        alpha=options.alpha,
-        spectral=module.routers.settings.as_dict() if module.routers else {},
         labels=sample.labels,
-        layers=tuple(
-            inspect_layer(
-                read,
-                place,
-                family=family,
-                layer=layer,
-                rows=weights[layer.index],
-                options=options,
-                told=partial(_decoded, module),
-                matrices=_MATRICES,
-                gradients=(gradients or {}).get(layer.index, ()),
-                answers=alike.get(layer.index),
-            )
-            for place, layer in enumerate(family.layers(module.model))
-        ),
-        clusters={str(method): _clusters(model, module, method, sample, options) for method in Method},
+        gradients=gradients,
+        answers=answers,
     )
-
-
-def checked_module(model: EmbeddingModel) -> SSMoE:
-    """The model's module, with spectral routers, which are made if it has none.
-
-    Raises:
-        ValueError: The model is not one of this package's, or has no MoE layer in what is loaded.
-    """
-    module = model[0]
-    if not isinstance(module, SSMoE):
-        raise ValueError(f"{type(module).__name__} has no routers to look at; name a Mixture-of-Experts model.")
-    if not family_of(module.model).layers(module.model):
-        raise ValueError("None of the layers that are loaded has experts; load the model with a later hidden_layer.")
-    if module.routers is None:
-        return module.using(routers=spectral_routers(module.model, module.source, progress=False))
-    return module
 
 
 def _settings(own: EmbeddingSettings, method: Method, **changes: Any) -> EmbeddingSettings:
@@ -209,51 +217,64 @@ def _settings(own: EmbeddingSettings, method: Method, **changes: Any) -> Embeddi
     return own.changed(method=method, **(plain | changes))
 
 
-def inspect_layer(
-    read: Mapping[str, Activations],
-    place: int,
-    *,
+def inspection_of(
+    name: str,
+    model: Any,
     family: MoEFamily,
-    layer: MoELayer,
-    rows: torch.Tensor,
+    routers: SpectralRouters,
+    *,
+    read: Mapping[str, Activations],
+    vectors: Mapping[str, torch.Tensor],
     options: InspectionOptions,
     told: Callable[[Sequence[int]], list[str]],
     matrices: Sequence[str],
-    gradients: Sequence[GradientAlignment] = (),
-    answers: ExpertSimilarity | None = None,
-) -> LayerInspection:
-    """Measure one layer.
+    origin: str,
+    labels: tuple[str, ...] | None,
+    gradients: Mapping[int, Sequence[GradientAlignment]] | None = None,
+    answers: Mapping[int, ExpertSimilarity] | None = None,
+) -> Inspection:
+    """Measure a model, or a tower of one, of which everything has been read.
 
-    Args:
-        read: What the routers said, by routing.
-        place: Which of the layers with experts it is.
-        family: The model's family.
-        layer: The layer.
-        rows: Its spectral router, `[E,H]`.
-        options: What is measured.
-        told: Names tokens.
-        matrices: What an expert's matrices are called; if there are other ones, they are numbered.
-        gradients: How gradients lie to the experts' directions, by kind of matrix.
-        answers: How alike the experts answer.
+    `read` is what the routers said, by routing; `vectors` are those of the `B` texts `[B,D]`, by method; `told` names
+    tokens; `matrices` are what an expert's matrices are called, and other ones are numbered. For the rest see
+    `Inspection` and, for `gradients` and `answers` by layer index, `LayerInspection`.
     """
-    E = family.expert_count(layer)
-    seen: LayerActivations = read["original"].layers[place]
-    bases = dominant_bases(lambda expert: family.expert_matrices(layer.block, expert), range(E), options.directions)
-    router = family.router_weight(layer.router)
-    found = top_tokens(read["original"].tokens, seen.chosen, E, options.tokens)
-    names = matrices if len(bases) == len(matrices) else tuple(f"matrix {i}" for i in range(len(bases)))
-    return LayerInspection(
-        layer=layer.index,
-        experts=E,
-        learned=collapse(router, seen.learned),
-        spectral=collapse(rows, seen.spectral),
-        covariance=covariance_bound(seen.learned, seen.spectral, options.alpha),
-        loads={routing: load(one.layers[place].chosen, E) for routing, one in read.items()},
-        tokens=[told(ids) for ids in found],
-        overlaps=dict(zip(names, map(subspace_overlap, bases), strict=True)),
-        gates=dict(zip(names, (gate_alignment(router, one) for one in bases), strict=True)),
-        gradients=dict(zip(names, gradients, strict=False)),
-        answers=answers,
+    layers = []
+    for place, layer in enumerate(family.layers(model)):
+        E, seen = family.expert_count(layer), read["original"].layers[place]
+        read_expert = partial(family.expert_matrices, layer.block)
+        bases = dominant_bases(read_expert, range(E), options.directions)
+        router = family.router_weight(layer.router)
+        names = matrices if len(bases) == len(matrices) else tuple(f"matrix {i}" for i in range(len(bases)))
+        layers.append(
+            LayerInspection(
+                layer=layer.index,
+                experts=E,
+                learned=collapse(router, seen.learned),
+                spectral=collapse(routers.weights[layer.index], seen.spectral),
+                covariance=covariance_bound(seen.learned, seen.spectral, options.alpha),
+                loads={routing: load(one.layers[place].chosen, E) for routing, one in read.items()},
+                tokens=[told(ids) for ids in top_tokens(read["original"].tokens, seen.chosen, E, options.tokens)],
+                overlaps=dict(zip(names, map(subspace_overlap, bases), strict=True)),
+                gates=dict(zip(names, (gate_alignment(router, one) for one in bases), strict=True)),
+                gradients=dict(zip(names, (gradients or {}).get(layer.index, ()), strict=False)),
+                answers=(answers or {}).get(layer.index),
+            )
+        )
+    return Inspection(
+        model=name,
+        texts=len(read["original"].last),
+        tokens=len(read["original"].tokens),
+        origin=origin,
+        hidden_size=int(model.config.get_text_config().hidden_size),
+        alpha=options.alpha,
+        spectral=routers.settings.as_dict(),
+        labels=labels,
+        layers=tuple(layers),
+        clusters={
+            method: clusters(found, options.clusters, known=labels, projection=options.projection)
+            for method, found in vectors.items()
+        },
     )
 
 
@@ -264,12 +285,64 @@ def _decoded(module: SSMoE, ids: Sequence[int]) -> list[str]:
     return [name if "\N{REPLACEMENT CHARACTER}" in text else text for text, name in zip(texts, names, strict=True)]
 
 
-def _clusters(
-    model: EmbeddingModel, module: SSMoE, method: Method, sample: TextSample, options: InspectionOptions
+def clusters(
+    vectors: torch.Tensor,
+    count: int = 8,
+    *,
+    known: Sequence[str] | None = None,
+    projection: Projection = Projection.TSNE,
+    seed: int = 0,
 ) -> Clusters:
-    """The clusters of one method's vectors."""
-    view = model.using(_settings(module.settings, method, alpha=options.alpha), routers=module.routers)
-    vectors = view.encode(
-        list(sample.texts), batch_size=options.batch_size, convert_to_tensor=True, show_progress_bar=False
+    """Cluster and map the vectors of texts, each feature standardised first.
+
+    Args:
+        vectors: `[B,D]`.
+        count: Number of k-means clusters.
+        known: Label of each text.
+        projection: How the map is made.
+        seed: Of k-means and the map.
+
+    Raises:
+        ValueError: There are too few texts.
+        ImportError: The map's library is not installed.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.manifold import TSNE
+    from sklearn.metrics import davies_bouldin_score, silhouette_score
+
+    check_count(count, len(vectors))
+    x = standardised(vectors)
+    if projection is Projection.UMAP:
+        require_package("umap", "umap-learn")
+        from umap import UMAP
+
+        layout: Any = UMAP(n_neighbors=min(15, len(x) - 1), random_state=seed)
+    else:
+        layout = TSNE(perplexity=min(30.0, (len(x) - 1) / 3), init="pca", random_state=seed)
+    labels = KMeans(count, n_init=4, random_state=seed).fit_predict(x)
+    two_labels = known is not None and 2 <= len(set(known)) < len(x)
+    return Clusters(
+        silhouette=float(silhouette_score(x, labels)),
+        davies_bouldin=float(davies_bouldin_score(x, labels)),
+        by_label=float(silhouette_score(x, list(known or ()))) if two_labels else None,
+        labels=tuple(int(label) for label in labels),
+        places=tuple((float(a), float(b)) for a, b in layout.fit_transform(x)),
     )
-    return clusters(vectors, options.clusters, known=sample.labels, projection=options.projection)
+
+
+def check_count(count: int, texts: int) -> None:
+    """Refuse a number of clusters that so many texts cannot fall into.
+
+    Raises:
+        ValueError: There are too few texts, or less than two clusters.
+    """
+    if not 2 <= count < texts:
+        raise ValueError(f"{texts} texts do not fall into {count} clusters; pass more texts, or fewer clusters.")
+
+
+def standardised(vectors: torch.Tensor) -> NDArray[np.float64]:
+    """Every feature with mean 0 and variance 1 over the texts, or 0 where it never changes: `[B,D]`."""
+    x: NDArray[np.float64] = vectors.double().cpu().numpy()
+    x = x - x.mean(axis=0)
+    scale = x.std(axis=0)
+    return x / np.where(scale > 1e-12 * max(1.0, float(scale.max(initial=0.0))), scale, np.inf)

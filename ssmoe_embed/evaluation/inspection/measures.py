@@ -28,12 +28,7 @@ class Load:
 
 
 def load(chosen: torch.Tensor, experts: int) -> Load:
-    """The load of one layer.
-
-    Args:
-        chosen: The experts that each token went to, `[N,k]`.
-        experts: `E`.
-    """
+    """The load of one layer of so many experts, of which each token went to the `chosen [N,k]`."""
     counts = torch.bincount(chosen.flatten(), minlength=experts).double()  # [E]
     p = counts / counts.sum()
     entropy = float(-torch.xlogy(p, p).sum()) / math.log(experts) if experts > 1 else 1.0
@@ -98,15 +93,7 @@ class SubspaceOverlap:
 
 
 def dominant_directions(matrix: torch.Tensor, count: int) -> torch.Tensor:
-    """The right singular vectors of the largest singular values.
-
-    Args:
-        matrix: `[I,H]`, rows in hidden space.
-        count: `k`; at most `min(I,H)` are given.
-
-    Returns:
-        float64 `[k,H]`, the largest first.
-    """
+    """The right singular vectors of the `count` largest singular values of `[I,H]`, at most `min(I,H)`: float64 `[k,H]`."""
     W = matrix.detach().double().cpu()
     tall = W.shape[0] > W.shape[1]
     squares, vectors = torch.linalg.eigh(W.T @ W if tall else W @ W.T)  # rising; [m], [m,m]
@@ -164,15 +151,7 @@ def mean_size(matrix: torch.Tensor) -> float:
 
 
 def covariances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Covariance of every column of one sample with every column of another.
-
-    Args:
-        first: `[N,E]`.
-        second: `[N,E]`, of the same `N` tokens.
-
-    Returns:
-        float64 `[E,E]`, population covariances.
-    """
+    """Population covariance, float64 `[E,E]`, of every column of `first [N,E]` with every one of `second [N,E]`."""
     a, b = (values.double() - values.double().mean(dim=0) for values in (first, second))
     return a.T @ b / len(a)
 
@@ -207,12 +186,7 @@ class Collapse:
 
 
 def collapse(rows: torch.Tensor, logits: torch.Tensor) -> Collapse:
-    """Measure one router of one layer.
-
-    Args:
-        rows: `R` or `W_EV`, `[E,H]`.
-        logits: What it says about `N` tokens, `[N,E]`.
-    """
+    """Measure one router of one layer: its rows `[E,H]`, `R` or `W_EV`, and what it says about `N` tokens, `[N,E]`."""
     rows = rows.detach().double().cpu()
     found = cosines(rows)  # [E,E]
     pairs = off_diagonal(found)
@@ -271,13 +245,7 @@ class CovarianceBound:
 
 
 def covariance_bound(learned: torch.Tensor, spectral: torch.Tensor, alpha: float) -> CovarianceBound:
-    """Check the lemma in one layer.
-
-    Args:
-        learned: Logits of the learned router, `[N,E]`.
-        spectral: Logits of the spectral router, `[N,E]`.
-        alpha: The spectral router's share.
-    """
+    """Check the lemma in one layer, of the logits `[N,E]` of its learned and spectral routers; see `CovarianceBound`."""
     r, e = learned.double(), spectral.double()
     m = torch.lerp(r, e, alpha)  # [N,E]
     cross = covariances(e, r)  # [E,E]
@@ -289,8 +257,8 @@ def covariance_bound(learned: torch.Tensor, spectral: torch.Tensor, alpha: float
         alpha=alpha,
         mixed=float(left.mean()),
         bound=float(right.mean()),
-        holds=_share(left, right),
-        relaxed_holds=_share(left, relaxed),
+        holds=float((left <= right * (1 + ROUNDING)).double().mean()),
+        relaxed_holds=float((left <= relaxed * (1 + ROUNDING)).double().mean()),
         from_spectral=alpha**2 * mean_size(covariances(e, e)),
         from_cross=alpha * (1 - alpha) * mean_size(cross + cross.T),
         spectral_correlation=mean_size(correlations(e, e)),
@@ -299,8 +267,3 @@ def covariance_bound(learned: torch.Tensor, spectral: torch.Tensor, alpha: float
         learned_correlation=mean_size(correlations(r, r)),
         mixed_correlation=mean_size(correlations(m, m)),
     )
-
-
-def _share(left: torch.Tensor, right: torch.Tensor) -> float:
-    """Share of pairs with `left ≤ right`, up to rounding."""
-    return float((left <= right * (1 + ROUNDING)).double().mean())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +12,14 @@ from typing import Any
 from ssmoe_embed.common.files import write_files
 from ssmoe_embed.common.plots import COLOURS, GREY, house_style, label_axes, legend_below, new_figure, svg
 from ssmoe_embed.common.version import __version__
-from ssmoe_embed.evaluation.inspection.clusters import Projection
-from ssmoe_embed.evaluation.inspection.inspection import Inspection
+from ssmoe_embed.evaluation.inspection.inspection import Inspection, Projection
 
 
 @house_style
 def collapse_figure(models: Sequence[Inspection]) -> bytes:
     """Rows' cosine and logits' correlation of both routers, and lemma B.1's line, layer by layer."""
     figure, [(rows, logits, lemma)] = new_figure(11.5, 3.5, 1, 3)
-    for colour, one in zip(_colours(models), models, strict=True):
+    for colour, one in zip(itertools.cycle(COLOURS), models, strict=False):
         x = [layer.layer for layer in one.layers]
         name = f"{one.model}: " if len(models) > 1 else ""
         for kind, style in (("learned", "-o"), ("spectral", "--s")):
@@ -48,18 +48,18 @@ def lemma_figure(models: Sequence[Inspection]) -> bytes:
     for (sides, scale_free), one in zip(grid, models, strict=True):
         x = [layer.layer for layer in one.layers]
         found = [layer.covariance for layer in one.layers]
-        sides.plot(x, [each.mixed for each in found], "-o", color=COLOURS[0], label="left: |Cov| of mixed logits")
-        sides.plot(x, [each.bound for each in found], "--s", color=COLOURS[1], label="right: (1-α)²·|Cov| of learned")
-        sides.plot(x, [each.from_cross for each in found], ":^", color=COLOURS[3], label="left out: cross terms")
-        sides.plot(x, [each.from_spectral for each in found], ":v", color=COLOURS[2], label="left out: spectral terms")
-        for field, colour, label in (
-            ("learned_correlation", COLOURS[1], "learned, two experts"),
-            ("spectral_correlation", COLOURS[2], "spectral, two experts"),
-            ("mixed_correlation", COLOURS[0], "mixed, two experts"),
-            ("cross_correlation", COLOURS[3], "spectral with learned, two experts"),
-            ("own_correlation", COLOURS[6], "spectral with learned, one expert"),
+        for axes, field, style, colour, label in (
+            (sides, "mixed", "-o", COLOURS[0], "left: |Cov| of mixed logits"),
+            (sides, "bound", "--s", COLOURS[1], "right: (1-α)²·|Cov| of learned"),
+            (sides, "from_cross", ":^", COLOURS[3], "left out: cross terms"),
+            (sides, "from_spectral", ":v", COLOURS[2], "left out: spectral terms"),
+            (scale_free, "learned_correlation", "-o", COLOURS[1], "learned, two experts"),
+            (scale_free, "spectral_correlation", "-o", COLOURS[2], "spectral, two experts"),
+            (scale_free, "mixed_correlation", "-o", COLOURS[0], "mixed, two experts"),
+            (scale_free, "cross_correlation", "-o", COLOURS[3], "spectral with learned, two experts"),
+            (scale_free, "own_correlation", "-o", COLOURS[6], "spectral with learned, one expert"),
         ):
-            scale_free.plot(x, [getattr(each, field) for each in found], "-o", color=colour, label=label)
+            axes.plot(x, [getattr(each, field) for each in found], style, color=colour, label=label)
         _layer_axes(sides, [one], f"{one.model}: both sides of lemma 3.1, α = {one.alpha:g}")
         _layer_axes(scale_free, [one], f"{one.model}: mean |correlation|, which no scale changes")
         sides.set_ylim(bottom=0)
@@ -73,14 +73,14 @@ def lemma_figure(models: Sequence[Inspection]) -> bytes:
 def load_figure(models: Sequence[Inspection]) -> bytes:
     """Entropy of the load by routing, and every expert's share under the model's own; a row a model."""
     figure, grid = new_figure(11.5, 3.0 * len(models) + 0.3, len(models), 2, width_ratios=(2, 3))
-    styles = {
-        "original": (COLOURS[1], "own router"),
-        "ssmoe": (COLOURS[0], "mix"),
-        "ev": (COLOURS[2], "spectral alone"),
-    }
+    lines_of = (
+        ("original", COLOURS[1], "own router"),
+        ("ssmoe", COLOURS[0], "mix"),
+        ("ev", COLOURS[2], "spectral alone"),
+    )
     for (lines, shares), one in zip(grid, models, strict=True):
         x = [layer.layer for layer in one.layers]
-        for routing, (colour, label) in styles.items():
+        for routing, colour, label in lines_of:
             entropy = [layer.loads[routing].entropy for layer in one.layers]
             lines.plot(x, entropy, "-o", color=colour, label=label)
         _layer_axes(lines, [one], f"{one.model}: entropy of the load, 1 is even")
@@ -114,14 +114,13 @@ def overlap_figure(models: Sequence[Inspection]) -> bytes:
         _layer_axes(lines, [one], f"{one.model}: overlap of the {first.directions} dominant directions")
         lines.set_ylim(bottom=0)
         lines.legend(fontsize=7)
-        mean, layer, kind = max(
-            (layer.overlaps[kind].mean, layer.layer, kind) for layer in one.layers for kind in kinds
-        )
-        chosen = next(each for each in one.layers if each.layer == layer).overlaps[kind]
+        by_place = {(each.layer, kind): each.overlaps[kind] for each in one.layers for kind in kinds}
+        layer, kind = max(by_place, key=lambda place: (by_place[place].mean, *place))
+        chosen = by_place[layer, kind]
         E = len(chosen.pairs)
         cells = [[float("nan") if i == j else chosen.pairs[i][j] for j in range(E)] for i in range(E)]
         image = pairs.imshow(cells, cmap="magma", vmin=0, interpolation="nearest")
-        pairs.set_title(f"layer {layer}, {kind}: every two experts (mean {mean:.2f})")
+        pairs.set_title(f"layer {layer}, {kind}: every two experts (mean {chosen.mean:.2f})")
         pairs.set_xlabel("expert")
         pairs.set_ylabel("expert")
         figure.colorbar(image, ax=pairs, fraction=0.046, pad=0.03)
@@ -191,22 +190,13 @@ def _some(ticks: Sequence[int]) -> tuple[list[int], list[str]]:
     return places, [str(ticks[place]) for place in places]
 
 
-def _colours(models: Sequence[Inspection]) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(len(models))]
-
-
 def write_report(
     models: Sequence[Inspection], output: Path, *, projection: Projection = Projection.TSNE
 ) -> tuple[Path, Path]:
-    """Write the page, and beside it the numbers under the same name ending in `.json`.
-
-    Args:
-        models: The inspections, side by side in the page.
-        output: The page's path, ending in `.html`.
-        projection: How the map was made.
+    """Write the page at `output`, a path ending in `.html`, and beside it the numbers, whose name ends in `.json`.
 
     Returns:
-        The paths of the page and of the numbers.
+        The paths of both.
 
     Raises:
         ValueError: `output` does not end in `.html`.

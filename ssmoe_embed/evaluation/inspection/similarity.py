@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -80,7 +81,7 @@ class SharedInput:
 
     def of(self, rows: torch.Tensor) -> SharedInput:
         """The same of some tokens `[R]`."""
-        return SharedInput(self.experts, self.hidden[rows], self.index[rows], self.dtype)
+        return replace(self, hidden=self.hidden[rows], index=self.index[rows])
 
     def pairs(self, least: int = LEAST) -> list[tuple[int, int, torch.Tensor]]:
         """Every two experts that share at least so many tokens, with these tokens' rows; the pair that shares most first."""
@@ -100,12 +101,7 @@ class SharedInput:
 
 
 def linear_cka(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """The unbiased linear CKA of two samples of answers to the same tokens; at most 1, a scalar that can be trained.
-
-    Args:
-        first: `[n,H]`, `n` at least 4.
-        second: `[n,H]`.
-    """
+    """The unbiased linear CKA, at most 1 and a scalar that can be trained, of answers `[n,H]` to the same `n ≥ 4` tokens."""
     K, L = (_centred(answers.double()) for answers in (first, second))  # [n,n]
     sizes = K.square().sum() * L.square().sum()
     return ((K * L).sum() / sizes.clamp_min(torch.finfo(sizes.dtype).tiny).sqrt()).float()
@@ -130,22 +126,17 @@ def shared_inputs(layers: Sequence[MoELayer]) -> Iterator[dict[int, SharedInput]
     """
     found: dict[int, SharedInput] = {}
 
-    def hook_of(layer: MoELayer) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden, index, weights = (*args, *kwargs.values())[:3]
-            found[layer.index] = SharedInput(
-                module,
-                hidden.detach().reshape(-1, hidden.shape[-1]),
-                index.detach().reshape(-1, index.shape[-1]).long(),
-                weights.dtype,
-            )
+    def note(layer: int, experts: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden, index, weights = (*args, *kwargs.values())[:3]
+        flat = hidden.detach().reshape(-1, hidden.shape[-1])  # [N,H]
+        chosen = index.detach().reshape(-1, index.shape[-1]).long()  # [N,k]
+        found[layer] = SharedInput(experts, flat, chosen, weights.dtype)
 
-        return hook
-
-    told = [layer for layer in layers if len(signature(type(layer.experts).forward).parameters) >= 4]
     with ExitStack() as hooks:
-        for layer in told:
-            hooks.enter_context(layer.experts.register_forward_pre_hook(hook_of(layer), with_kwargs=True))
+        for layer in layers:
+            if len(signature(type(layer.experts).forward).parameters) >= 4:
+                hook = partial(note, layer.index)
+                hooks.enter_context(layer.experts.register_forward_pre_hook(hook, with_kwargs=True))
         yield found
 
 
@@ -193,24 +184,15 @@ def similarity_loss(layers: Sequence[SharedInput], pairs: int = 8) -> torch.Tens
 def expert_similarities(
     module: SSMoE, texts: Sequence[str], batch_size: int = 32, tokens: int = 4096
 ) -> dict[int, ExpertSimilarity]:
-    """Measure every layer under the model's own routers, by decoder layer index.
-
-    Args:
-        module: The model.
-        texts: They are read until there are enough tokens.
-        batch_size: Texts per forward pass.
-        tokens: How many are enough.
-    """
+    """Measure every layer under the model's own routers, by decoder layer index, on the texts up to so many tokens."""
     view = module.using(module.settings.changed(method="smoe", routing_signal=None))
     layers, seen = family_of(module.model).layers(module.model), 0
     parts: dict[int, list[SharedInput]] = {layer.index: [] for layer in layers}
     for start in range(0, len(texts), batch_size):
         if seen >= tokens:
             break
-        read = {
-            name: one.to(module.model.device)
-            for name, one in view.preprocess(texts[start : start + batch_size]).items()
-        }
+        features = view.preprocess(texts[start : start + batch_size])
+        read = {name: one.to(module.model.device) for name, one in features.items()}
         with shared_inputs(layers) as found:
             view.encoder.read(read, view.settings.forward)
         mask = (
@@ -220,10 +202,10 @@ def expert_similarities(
         seen += len(real)
         for layer, given in found.items():
             parts[layer].append(given.of(real.to(given.hidden.device)))
-    return {layer: similarity(_joined(given)) for layer, given in parts.items() if given}
-
-
-def _joined(parts: Sequence[SharedInput]) -> SharedInput:
-    """Several forward passes as one."""
-    hidden, index = torch.cat([one.hidden for one in parts]), torch.cat([one.index for one in parts])
-    return SharedInput(parts[0].experts, hidden, index, parts[0].dtype)
+    whole = {}
+    for index, read_parts in parts.items():
+        if read_parts:  # all forward passes as one
+            hidden = torch.cat([one.hidden for one in read_parts])
+            chosen = torch.cat([one.index for one in read_parts])
+            whole[index] = similarity(replace(read_parts[0], hidden=hidden, index=chosen))
+    return whole

@@ -65,14 +65,14 @@ def _named(name: str) -> Sequence[AbsTask]:
     from ssmoe_embed.evaluation.tasks.offline import offline_task, offline_tasks
 
     if name in (OFFLINE_VISION, PAPER_VISION):
-        from ssmoe_embed.evaluation.vision.offline import vision_tasks
+        from ssmoe_embed.evaluation.vision.tasks import vision_tasks
 
         return vision_tasks(paper=name == PAPER_VISION)
     if name == OFFLINE:
         return offline_tasks()
     if name == PAPER:
         return _paper_tasks()
-    from ssmoe_embed.evaluation.vision.offline import vision_task
+    from ssmoe_embed.evaluation.vision.tasks import vision_task
 
     own = offline_task(name) or vision_task(name)
     if own is not None:

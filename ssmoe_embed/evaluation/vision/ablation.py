@@ -13,20 +13,18 @@ from statistics import fmean
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
 from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.common.files import write_files
 from ssmoe_embed.common.tables import Report, Table, csv_text, points, signed
-from ssmoe_embed.data import emoji_concepts, emoji_pictures
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.evaluation.ablation.measures import Difference, seeded_difference
 from ssmoe_embed.evaluation.ablation.variants import ORIGINAL, SPECTRAL, VARIANTS, Variant, routers_of
 from ssmoe_embed.evaluation.texts import spread
 from ssmoe_embed.evaluation.vision.encoder import ImageCorruption
-from ssmoe_embed.evaluation.vision.inspection import collect_tower
+from ssmoe_embed.evaluation.vision.inspection import collect_tower, drawn
 from ssmoe_embed.routing import EqualWeights, LeastSimilar, RandomRouting, RoutingPolicy
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.vision.module import SSMoEVision
@@ -123,12 +121,9 @@ def ablate_towers(
 
 def _sample(held_out: bool, count: int, corruption: ImageCorruption | None) -> tuple[list[str], list[Any]]:
     """Names of emoji, and Twemoji's drawings of them."""
-    pictures = dict(emoji_pictures("twemoji"))
-    there = [one for one in emoji_concepts() if one["held_out"] == held_out and one["key"] in pictures]
-    chosen = spread(there, count)
-    shown: list[Any] = [pictures[one["key"]] for one in chosen]
-    noisy = shown if corruption is None else [corruption.apply(one) for one in shown]
-    return [f"a picture of {one['label']}" for one in chosen], noisy
+    chosen = spread([(one, picture) for one, picture in drawn() if one["held_out"] == held_out], count)
+    shown = [picture if corruption is None else corruption.apply(picture) for _, picture in chosen]
+    return [f"a picture of {one['label']}" for one, _ in chosen], shown
 
 
 def _policies(
@@ -164,7 +159,10 @@ def _measured(
             options: dict[str, Any] = {"policy": policies[tower], "batch_size": batch_size}
             read, found = collect_tower(module, tower, inputs, own[tower], **options)
             vectors[tower] = functional.normalize(found, dim=1)
-            shared[tower] += [_common(one.chosen, one.learned) for one in read.layers]
+            for one in read.layers:
+                own_choice = one.learned.topk(one.chosen.shape[1], dim=1).indices  # [N,k]
+                common = (one.chosen[:, :, None] == own_choice[:, None, :]).any(dim=2)  # [N,k]
+                shared[tower].append(float(common.float().mean()))
         cosines = (vectors[Tower.VISION] @ vectors[Tower.TEXT].T).double().numpy()  # [n,n], drawing i has name i
         for measure, cut in _CUTS.items():
             asked = cosines if measure.startswith("image") else cosines.T
@@ -181,37 +179,26 @@ def within(asked: NDArray[np.float64], cut: int) -> NDArray[np.float64]:
     return (before < cut).astype(np.float64)
 
 
-def _common(chosen: torch.Tensor, logits: torch.Tensor) -> float:
-    """Share of the choices `[N,k]` that the learned router's logits `[N,E]` make too."""
-    own = logits.topk(chosen.shape[1], dim=1).indices
-    return float((chosen[:, :, None] == own[:, None, :]).any(dim=2).float().mean())
-
-
-def against_spectral(
-    one: VisionAblation, spectral: VisionAblation, key: tuple[str, str], seed: int = 0
-) -> Difference | None:
-    """How much more often a variant is right than the spectral router, in points of 100, with its 95 % interval."""
-    if one.variant == spectral.variant:
-        return None
-    each = np.stack([hits[key] - spectral.hits[0][key] for hits in one.hits], axis=1)  # [n,S]
-    found = seeded_difference(len(each), lambda drawn: drawn @ each / drawn.sum(axis=1, keepdims=True), RESAMPLES, seed)
-    return Difference(100 * found.value, 100 * found.low, 100 * found.high)
-
-
 def write_vision_report(found: Sequence[VisionAblation], output: Path, title: str) -> list[Path]:
     """Write `ablation.md` and `ablation.csv` into a folder."""
     spectral = next(one for one in found if one.variant.name == SPECTRAL)
-    rights = {
-        (one.variant.name, *key): (
-            100 * fmean(float(hits[key].mean()) for hits in one.hits),
-            against_spectral(one, spectral, key),
-        )
-        for one in found
-        for key in one.hits[0]
-    }
+    rights: _Rights = {}
+    for one in found:
+        for key in one.hits[0]:
+            value, gap = 100 * fmean(float(hits[key].mean()) for hits in one.hits), None
+            if one is not spectral:
+                each = np.stack([hits[key] - spectral.hits[0][key] for hits in one.hits], axis=1)  # [n,S]
+                gap = _above(each)
+            rights[(one.variant.name, *key)] = (value, gap)
     return write_files(
         output, {"ablation.md": _report(found, rights, title).markdown(), "ablation.csv": _csv(found, rights)}
     )
+
+
+def _above(each: NDArray[np.float64]) -> Difference:
+    """The mean of `[n,S]`, by how much more often each example is right under each seed, in points of 100."""
+    found = seeded_difference(len(each), lambda drawn: drawn @ each / drawn.sum(axis=1, keepdims=True), RESAMPLES)
+    return Difference(100 * found.value, 100 * found.low, 100 * found.high)
 
 
 def _report(found: Sequence[VisionAblation], rights: _Rights, title: str) -> Report:

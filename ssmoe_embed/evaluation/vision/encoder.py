@@ -105,10 +105,6 @@ class ImageCorruption:
             pixels = pixels + rng.uniform(-self.strength, self.strength, pixels.shape)
         return Image.fromarray(np.rint(pixels.clip(0, 1) * 255).astype(np.uint8))
 
-    def of_batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A batch of mteb with its images corrupted."""
-        return {key: [self.apply(one) for one in value] if key == "image" else value for key, value in batch.items()}
-
 
 def ladder(noises: Iterable[str] = ("gaussian",), strengths: Iterable[float] = STRENGTHS) -> list[ImageCorruption]:
     """Noise of rising strength, to find the one that costs as much as the paper reports."""
@@ -125,13 +121,7 @@ class VisionEncoder(AbsEncoder):
     """A `SentenceTransformer` that begins with an `SSMoEVision`, as mteb's image tasks call it."""
 
     def __init__(self, model: SentenceTransformer, name: str, corruption: ImageCorruption | None = None) -> None:
-        """Wrap a loaded model.
-
-        Args:
-            model: The model.
-            name: What it is called.
-            corruption: Noise on its images.
-        """
+        """Wrap a loaded model under the name that it is called by, with noise on its images if there is any."""
         self.model = model
         self.mteb_model_meta = vision_meta(model, name, corruption)
         self._corruption = corruption
@@ -140,20 +130,16 @@ class VisionEncoder(AbsEncoder):
         """See `mteb.models.abs_encoder.AbsEncoder.encode`; an input with an image and a text has the vector of both."""
         made = []
         for batch in inputs:
-            shown = batch if self._corruption is None or "image" not in batch else self._corruption.of_batch(batch)
-            keys = [key for key in ("image", "text") if key in shown]
-            rows = [dict(zip(keys, row, strict=True)) for row in zip(*(shown[key] for key in keys), strict=True)]
+            shown = {key: batch[key] for key in ("image", "text") if key in batch}
+            if self._corruption is not None and "image" in shown:
+                shown["image"] = map(self._corruption.apply, shown["image"])
+            rows = [dict(zip(shown, row, strict=True)) for row in zip(*shown.values(), strict=True)]
             made.append(self.model.encode(rows, batch_size=kwargs.get("batch_size", 32), show_progress_bar=False))
         return np.concatenate(made)
 
 
 def routed_view(model: EmbeddingModel, method: str | None, changes: Mapping[str, Any]) -> EmbeddingModel:
-    """A view of a loaded model under another routing.
-
-    Args:
-        model: The model.
-        method: smoe, ssmoe or paper; None for its own.
-        changes: Fields of `VisionRouting`.
+    """A view of a loaded model under a method (smoe, ssmoe or paper; None for its own) and fields of `VisionRouting`.
 
     Raises:
         ValueError: One of them is not known or does not fit the others.
@@ -162,11 +148,9 @@ def routed_view(model: EmbeddingModel, method: str | None, changes: Mapping[str,
     assert isinstance(module, SSMoEVision)
     given = dict(changes) | ({} if method is None else {"method": method})
     routing = chosen_routing(module.routing, given)
-    return (
-        model
-        if routing == module.routing
-        else EmbeddingModel(modules=[module.using(routing)], device=str(model.device))
-    )
+    if routing == module.routing:
+        return model
+    return EmbeddingModel(modules=[module.using(routing)], device=str(model.device))
 
 
 def is_vision_model(name: str | Path) -> bool:

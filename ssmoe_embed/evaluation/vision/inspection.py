@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,13 @@ import torch
 from ssmoe_embed.data import emoji_concepts, emoji_pictures
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.evaluation.inspection.activations import Activations, activations_of, joined
-from ssmoe_embed.evaluation.inspection.clusters import clusters
-from ssmoe_embed.evaluation.inspection.inspection import Inspection, InspectionOptions, inspect_layer
+from ssmoe_embed.evaluation.inspection.inspection import Inspection, InspectionOptions, inspection_of
 from ssmoe_embed.evaluation.texts import MINIMUM, TextSample, spread
 from ssmoe_embed.routing import RoutingPolicy, reroute
 from ssmoe_embed.routing.sites import install_sites, recording
 from ssmoe_embed.spectral.routers import SpectralRouters
 from ssmoe_embed.vision.module import SSMoEVision
 from ssmoe_embed.vision.routing import ClipMoeTower, Tower, VisionRouting, spectral_policies, spectral_routers
-
-_MATRICES = ("c_fc", "c_proj")
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,14 @@ class PictureSample:
 
 def shipped_names(count: int) -> TextSample:
     """Names of every n-th emoji, with its group as label."""
-    chosen = spread(_drawn(), count)
+    chosen = spread(drawn(), count)
     texts = tuple(f"a picture of {one['label']}" for one, _ in chosen)
     return TextSample(texts, tuple(one["group"] for one, _ in chosen), "names of the package's emoji")
 
 
 def shipped_pictures(count: int) -> PictureSample:
     """Twemoji's drawings of the same emoji."""
-    chosen = spread(_drawn(), count)
+    chosen = spread(drawn(), count)
     labels = tuple(one["group"] for one, _ in chosen)
     return PictureSample(tuple(picture for _, picture in chosen), labels, "Twemoji's drawings")
 
@@ -62,7 +60,8 @@ def folder_pictures(folder: Path, count: int) -> PictureSample:
     return PictureSample(tuple(spread(found, count)), None, str(folder))
 
 
-def _drawn() -> list[tuple[dict[str, Any], bytes]]:
+def drawn() -> list[tuple[dict[str, Any], bytes]]:
+    """The emoji that Twemoji has drawn, each with the drawing."""
     pictures = dict(emoji_pictures("twemoji"))
     return [(one, pictures[one["key"]]) for one in emoji_concepts() if one["key"] in pictures]
 
@@ -74,78 +73,42 @@ def inspect_towers(
     pictures: PictureSample,
     options: InspectionOptions | None = None,
 ) -> list[Inspection]:
-    """Measure both towers of a model.
-
-    Args:
-        name: What the model was loaded by.
-        model: The model.
-        texts: What its text tower reads.
-        pictures: What its image tower reads.
-        options: What is measured.
-    """
+    """Measure both towers of a model that was loaded by `name`: the image tower on pictures, the text tower on texts."""
     options = options or InspectionOptions()
     module = model[0]
     assert isinstance(module, SSMoEVision)
     settings = VisionRouting(alpha=options.alpha)
     routers = module.routers if module.routing is not None and settings.makes_routers_as(module.routing) else {}
     routers = routers if set(routers) == set(Tower) else spectral_routers(module.model, settings, progress=False)
-    samples: dict[Tower, tuple[Sequence[Any], TextSample | PictureSample]] = {
-        Tower.VISION: (pictures.pictures, pictures),
-        Tower.TEXT: (texts.texts, texts),
-    }
-    return [
-        _tower(module, tower, routers[tower], samples[tower], name=f"{name}, {tower} tower", options=options)
-        for tower in Tower
-    ]
-
-
-def _tower(
-    module: SSMoEVision,
-    tower: Tower,
-    routers: SpectralRouters,
-    sample: tuple[Sequence[Any], TextSample | PictureSample],
-    *,
-    name: str,
-    options: InspectionOptions,
-) -> Inspection:
-    """One tower."""
-    inputs, described = sample
-    policies: dict[str, RoutingPolicy | None] = {"original": None}
-    for routing, alpha in (("ssmoe", options.alpha), ("ev", 1.0)):
-        policies[routing] = spectral_policies({tower: routers}, VisionRouting(towers=(tower,), alpha=alpha))[tower]
-    read, vectors = {}, {}
-    for routing, policy in policies.items():
-        keywords: dict[str, Any] = {"policy": policy, "batch_size": options.batch_size}
-        read[routing], vectors[routing] = collect_tower(module, tower, inputs, routers, **keywords)
-    family, own = ClipMoeTower(), tower.of(module.model)
-    told = _decoder(module, tower)
-    return Inspection(
-        model=name,
-        texts=len(inputs),
-        tokens=len(read["original"].tokens),
-        origin=described.origin,
-        hidden_size=int(own.config.hidden_size),
-        alpha=options.alpha,
-        spectral=routers.settings.as_dict(),
-        labels=described.labels,
-        layers=tuple(
-            inspect_layer(
-                read,
-                place,
-                family=family,
-                layer=layer,
-                rows=routers.weights[layer.index],
-                options=options,
-                told=told,
-                matrices=_MATRICES,
-            )
-            for place, layer in enumerate(family.layers(own))
-        ),
-        clusters={
-            routing: clusters(found, options.clusters, known=described.labels, projection=options.projection)
-            for routing, found in vectors.items()
-        },
+    samples: tuple[tuple[Tower, Sequence[Any], TextSample | PictureSample], ...] = (
+        (Tower.VISION, pictures.pictures, pictures),
+        (Tower.TEXT, texts.texts, texts),
     )
+    found = []
+    for tower, inputs, sample in samples:
+        policies: dict[str, RoutingPolicy | None] = {"original": None}
+        for routing, alpha in (("ssmoe", options.alpha), ("ev", 1.0)):
+            policies[routing] = spectral_policies(routers, VisionRouting(towers=(tower,), alpha=alpha))[tower]
+        read, vectors = {}, {}
+        for routing, policy in policies.items():
+            keywords: dict[str, Any] = {"policy": policy, "batch_size": options.batch_size}
+            read[routing], vectors[routing] = collect_tower(module, tower, inputs, routers[tower], **keywords)
+        found.append(
+            inspection_of(
+                f"{name}, {tower} tower",
+                tower.of(module.model),
+                ClipMoeTower(),
+                routers[tower],
+                read=read,
+                vectors=vectors,
+                options=options,
+                told=_decoder(module, tower),
+                matrices=("c_fc", "c_proj"),
+                origin=sample.origin,
+                labels=sample.labels,
+            )
+        )
+    return found
 
 
 @torch.inference_mode()
@@ -214,15 +177,12 @@ def _chosen(tower: Any) -> Iterator[dict[int, torch.Tensor]]:
     """The experts that the tokens of one forward pass go to, `[N,k]` by layer index."""
     found: dict[int, torch.Tensor] = {}
 
-    def hook(index: int) -> Callable[[Any, Any, torch.Tensor], None]:
-        def note(_module: Any, _inputs: Any, logits: torch.Tensor) -> None:
-            found[index] = logits.float().softmax(dim=-1).topk(tower.config.num_experts_per_tok).indices
-
-        return note
+    def note(index: int, _module: Any, _inputs: Any, logits: torch.Tensor) -> None:
+        found[index] = logits.float().softmax(dim=-1).topk(tower.config.num_experts_per_tok).indices
 
     with ExitStack() as hooks:
         for layer in ClipMoeTower().layers(tower):
-            hooks.enter_context(layer.router.register_forward_hook(hook(layer.index)))
+            hooks.enter_context(layer.router.register_forward_hook(partial(note, layer.index)))
         yield found
 
 

@@ -18,8 +18,7 @@ import ssmoe_embed
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.evaluation.inspection.activations import collect
 from ssmoe_embed.evaluation.inspection.alignment import gate_alignment, gradient_alignments, gradients_of
-from ssmoe_embed.evaluation.inspection.clusters import clusters, standardised
-from ssmoe_embed.evaluation.inspection.inspection import InspectionOptions, inspect_model
+from ssmoe_embed.evaluation.inspection.inspection import InspectionOptions, clusters, inspect_model, standardised
 from ssmoe_embed.evaluation.inspection.measures import (
     collapse,
     covariance_bound,

@@ -21,10 +21,9 @@ from ssmoe_embed.evaluation.paper import images as images_of_the_paper
 from ssmoe_embed.evaluation.results.folder import ResultFolder
 from ssmoe_embed.evaluation.tasks.finding import find_tasks
 from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
-from ssmoe_embed.evaluation.vision import protocols
+from ssmoe_embed.evaluation.vision import tasks as image_tasks
 from ssmoe_embed.evaluation.vision.encoder import STRENGTHS, ImageCorruption, ladder
-from ssmoe_embed.evaluation.vision.offline import SPLIT, EmojiConceptZeroShot
-from ssmoe_embed.evaluation.vision.protocols import with_templates
+from ssmoe_embed.evaluation.vision.tasks import SPLIT, EmojiConceptZeroShot, with_templates
 from ssmoe_embed.vision.checkpoint import from_published
 
 PIXELS = np.random.default_rng(0).integers(60, 200, (20, 30, 3), dtype=np.uint8)
@@ -165,7 +164,7 @@ def paper_results(folder, paper_data, tmp_path_factory):
     tasks = [use_local(task, LocalData(paper_data)) for task in find_tasks(names)]
     runs = grid(methods=["smoe", "paper"], corruptions=["none", "gaussian@0.3"])
     options = EvaluationOptions(predictions=True)
-    with patch.object(protocols, "openai_templates", lambda: ["{} a", "b {}"]):
+    with patch.object(image_tasks, "openai_templates", lambda: ["{} a", "b {}"]):
         report = runner.evaluate([str(folder)], tasks, runs, output, options=options)
     assert [str(one) for one in report.failures] == []
     return output
