@@ -61,7 +61,7 @@ def publish(source: Path, target: Path) -> None:
 _RESULTS = "results"
 _PREDICTIONS = "predictions"
 _EXPERIMENTS = "experiments"
-_META = "model_meta.json"
+META = "model_meta.json"
 _TASKS = "tasks"
 _RATES = "rates"
 
@@ -226,11 +226,11 @@ class ResultFolder:
         """Every result file, with the name of its corruption."""
         for corruption in self.corruptions():
             for path in sorted((self.path / corruption / _RESULTS).rglob("*.json")):
-                if path.name != _META and not path.name.startswith("."):
+                if path.name != META and not path.name.startswith("."):
                     yield corruption, path
 
     def _score(self, corruption: str, path: Path, tasks: dict[str, Any]) -> TaskScore | None:
-        result, meta = read_json(path), read_json(path.parent / _META)
+        result, meta = read_json(path), read_json(path.parent / META)
         asked = tasks.get(result["task_name"]) or _looked_up(result["task_name"])
         main = {
             (split, one["hf_subset"]): one["main_score"] for split, all_ in result["scores"].items() for one in all_
