@@ -243,12 +243,11 @@ class _Corrupting:
         batch = self.clean(items)
         if not isinstance(batch, Mapping):
             return batch
-        return {key: self._corrupted(value) if key in TEXT_KEYS else value for key, value in batch.items()}
+        return {key: list(map(self._one, value)) if key in TEXT_KEYS else value for key, value in batch.items()}
 
-    def _corrupted(self, texts: Any) -> list[Any]:
-        return [self._one(text) if isinstance(text, str) else text for text in texts]
-
-    def _one(self, text: str) -> str:
+    def _one(self, text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
         corrupted, words, tokens = self.corruption._apply(text)
         if self.tally is not None:
             self.tally.add(words, tokens)
@@ -259,10 +258,7 @@ def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _boolean(value: str) -> bool:
-    return {"True": True, "False": False}[value]
-
-
+_boolean = {"True": True, "False": False}.__getitem__
 _READERS: dict[str, Callable[[str], Any]] = {
     "token": unquote,
     "seed": int,
