@@ -13,8 +13,7 @@ from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, SpectralVariants
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.results.folder import ResultFolder
-from ssmoe_embed.evaluation.sweep.axes import Axis
-from ssmoe_embed.evaluation.sweep.running import ROUTERS, sweep
+from ssmoe_embed.evaluation.sweep.running import ROUTERS, Axis, sweep
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.spectral.routers import SpectralRouters
 
