@@ -7,6 +7,7 @@ are read when the first of them asks for it, and kept for the others.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from ssmoe_embed.embedding.features import Block, block_features, block_size, blocks_of
+from ssmoe_embed.embedding.features import block_features, block_size, blocks_of
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 
@@ -119,8 +120,10 @@ class SharedPass:
             raise ValueError(f"These settings do not share a forward pass: {', '.join(map(repr, passes))}.")
         self._model, self._module, [self._forward] = model, module_of(model), passes
         self._views = {variant: self._module.using(variant) for variant in variants}
-        self._slices = _slices(self._module, variants)
-        self._store = FeatureStore(max(one.stop for one in self._slices.values()), **limits)
+        blocks = dict.fromkeys(block for variant in variants for block in blocks_of(variant))
+        ends = np.cumsum([0, *(block_size(block, self._module.encoder) for block in blocks)]).tolist()
+        self._slices = {block: slice(*place) for block, place in zip(blocks, itertools.pairwise(ends), strict=True)}
+        self._store = FeatureStore(ends[-1], **limits)
         self.texts_read = 0
         self.batches_read = 0
 
@@ -203,13 +206,6 @@ class SharedPass:
             output = module(output)
         vectors: NDArray[np.float32] = output["sentence_embedding"][:, : self._model.truncate_dim].float().cpu().numpy()
         return vectors
-
-
-def _slices(module: SSMoE, variants: Sequence[EmbeddingSettings]) -> dict[Block, slice]:
-    """Where in a row of features each block is that a variant needs, before calibration."""
-    sizes = {block: block_size(block, module.encoder) for variant in variants for block in blocks_of(variant)}
-    ends = np.cumsum(list(sizes.values())).tolist()
-    return {block: slice(end - sizes[block], end) for block, end in zip(sizes, ends, strict=True)}
 
 
 def module_of(model: SentenceTransformer) -> SSMoE:

@@ -155,7 +155,8 @@ def evaluate(
         if baseline not in of_models:
             evaluation.baseline(baseline, list(dict.fromkeys(run.on_texts for run in runs)))
     for model in models:
-        for layer, alike in _by_layer(runs):
+        for layer in dict.fromkeys(run.overrides.get("hidden_layer") for run in runs):  # it is loaded up to that one
+            alike = [run for run in runs if run.overrides.get("hidden_layer") == layer]
             evaluation.model(model, layer, alike, loading)
     return report
 
@@ -341,9 +342,3 @@ _NO_DATA = (
     "its data cannot be fetched; check the network and that HF_HUB_OFFLINE is not set, then run the same command again, "
     "which keeps what is done. "
 )
-
-
-def _by_layer(runs: Sequence[Run]) -> Iterator[tuple[int | None, list[Run]]]:
-    """Runs that read the same layer of a model, which is loaded up to that layer."""
-    for layer in dict.fromkeys(run.overrides.get("hidden_layer") for run in runs):
-        yield layer, [run for run in runs if run.overrides.get("hidden_layer") == layer]
