@@ -147,7 +147,8 @@ class SharedPass:
             progress: Show a progress bar.
         """
         self._model.eval()
-        keys = [_key(prompt, text) for text in texts]
+        contents = [f"{len(prompt)}:{prompt}{text}".encode("utf-8", "surrogatepass") for text in texts]
+        keys = [hashlib.blake2b(content, digest_size=16).digest() for content in contents]
         order = _order(texts, settings, batch_size)
         self._read_new([texts[i] for i in order], [keys[i] for i in order], prompt, batch_size, progress)
         vectors: NDArray[np.float32] | None = None
@@ -230,11 +231,6 @@ def _order(texts: Sequence[str], settings: EmbeddingSettings, batch_size: int) -
         return [int(i) for i in np.argsort(lengths)]
     starts = range(0, len(texts), batch_size)
     return [start + int(i) for start in starts for i in np.argsort(lengths[start : start + batch_size])]
-
-
-def _key(prompt: str, text: str) -> bytes:
-    content = f"{len(prompt)}:{prompt}{text}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _batches(order: Iterable[int], size: int) -> list[list[int]]:

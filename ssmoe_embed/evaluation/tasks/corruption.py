@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
 import random
 import re
@@ -220,15 +221,15 @@ def corrupt(
 def ladder(
     operations: Iterable[str] = ("replace", "insert"), rates: Iterable[float] = LADDER_RATES, **settings: Any
 ) -> list[Corruption]:
-    """Corruptions of rising strength, to find the one that costs as much as the paper reports.
+    """Corruptions of rising nominal rate, to find the one that costs as much as the paper reports.
 
     Args:
         operations: Which operations.
         rates: Nominal rates.
         **settings: Other settings of every `Corruption`.
     """
-    rates = list(rates)
-    return [Corruption(Operation.parse(o, "operation"), rate, **settings) for o in operations for rate in rates]
+    chosen = itertools.product(operations, rates)
+    return [Corruption(Operation.parse(one, "operation"), rate, **settings) for one, rate in chosen]
 
 
 @dataclass(frozen=True)

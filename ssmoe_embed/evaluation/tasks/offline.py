@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -127,7 +126,7 @@ class WordNetDomainClustering(
         return super().evaluate(*args, **kwargs)
 
 
-def _pairs(records: Iterable[Mapping[str, Any]], value: str, column: str) -> DatasetDict:
+def _pairs(records: list[dict[str, Any]], value: str, column: str) -> DatasetDict:
     """A data set of records ``{first, second, value}``."""
     rows = [{"sentence1": r["first"], "sentence2": r["second"], column: r[value]} for r in records]
     return DatasetDict({SPLIT: Dataset.from_list(rows)})

@@ -7,6 +7,7 @@ from mteb.mocks import MockRetrievalTask, MockSTSTask
 from tiny import TOP_C
 
 import ssmoe_embed
+from ssmoe_embed.common import lazy
 from ssmoe_embed.embedding.features import blocks_of
 from ssmoe_embed.embedding.settings import Calibration
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, SpectralVariants
@@ -185,3 +186,10 @@ def test_the_command_refuses_what_it_cannot_do(ssmoe, built, tmp_path, args, mes
     assert ran.status == 1
     assert message in ran.err
     assert not (tmp_path / "out").exists()
+
+
+def test_without_mteb_the_command_says_what_to_install(ssmoe, built, tmp_path, monkeypatch):
+    monkeypatch.setattr(lazy, "find_spec", lambda name: None)
+    ran = ssmoe("sweep", built, "--alpha", "2", "-o", tmp_path / "out")
+    assert ran.status == 1
+    assert "pip install 'ssmoe-embed[mteb]'" in ran.err
