@@ -30,8 +30,7 @@ from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore, read_json
-from ssmoe_embed.evaluation.sweep.axes import Axis
-from ssmoe_embed.evaluation.sweep.running import sweep
+from ssmoe_embed.evaluation.sweep.running import Axis, sweep
 from ssmoe_embed.evaluation.tasks.corruption import CLEAN, Corruption
 from ssmoe_embed.evaluation.tasks.local_data import LocalData, use_local
 from ssmoe_embed.hub.models import build, load

@@ -16,7 +16,7 @@ from ssmoe_embed.cli import options as opts
 from ssmoe_embed.cli.options import Device, Dtype, NewFolder, Replace, check_results, given
 
 if TYPE_CHECKING:
-    from ssmoe_embed.evaluation.leaderboard.submission import Submission
+    from ssmoe_embed.evaluation.leaderboard import Submission
     from ssmoe_embed.evaluation.mteb.runner import EvaluationReport, Failure
     from ssmoe_embed.evaluation.results.finished import Finished
 
@@ -226,7 +226,7 @@ def submit(
 
     check_results(results)
     require_mteb()
-    from ssmoe_embed.evaluation.leaderboard.submission import prepare_submission
+    from ssmoe_embed.evaluation.leaderboard import prepare_submission
     from ssmoe_embed.evaluation.mteb.models import load_encoder
     from ssmoe_embed.evaluation.results.folder import ResultFolder
     from ssmoe_embed.evaluation.tasks.finding import find_tasks

@@ -14,8 +14,7 @@ from ssmoe_embed.common.choices import unknown
 
 if TYPE_CHECKING:
     from ssmoe_embed.common.tables import Report
-    from ssmoe_embed.evaluation.sweep.axes import Axis
-    from ssmoe_embed.evaluation.sweep.running import SweepResult
+    from ssmoe_embed.evaluation.sweep.running import Axis, SweepResult
 
 
 def sweep(
@@ -60,10 +59,10 @@ def sweep(
         raise ValueError(unknown("with", with_, ["paper"]))
     values: dict[str, list[Any] | None] = {"top_c": top_c, "hidden_layer": hidden_layer, "method": method}
     values |= {"prompt": prompt, "calibration": calibration, "alpha": alpha}
-    axes = _axes(values, vary or [])
     from ssmoe_embed.common.lazy import require_mteb
 
     require_mteb()
+    axes = _axes(values, vary or [])
     from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions
     from ssmoe_embed.evaluation.mteb.runs import grid, parse_settings
     from ssmoe_embed.evaluation.sweep.report import report, write_report
@@ -95,7 +94,7 @@ def sweep(
 
 def _axes(values: dict[str, list[Any] | None], vary: list[str]) -> list[Axis]:
     """The axes in a fixed order: what needs the most work for another value first."""
-    from ssmoe_embed.evaluation.sweep.axes import Axis, points
+    from ssmoe_embed.evaluation.sweep.running import Axis, points
 
     axes = [Axis.of_texts(name, given_values) for name, given_values in values.items() if given_values]
     axes += [Axis.parse(text) for text in vary]

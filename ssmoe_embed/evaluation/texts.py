@@ -31,20 +31,11 @@ class TextSample:
 
 
 def shipped_sample(count: int) -> TextSample:
-    """Every n-th of the package's calibration texts; their labels are the sources they were taken from.
-
-    Args:
-        count: Texts, at most.
-    """
+    """Every n-th of the package's calibration texts, `count` at most; their labels are the sources they are from."""
     records = list(read_records("calibration.jsonl"))
     chosen = spread(records, count)
-    return _checked(
-        TextSample(
-            tuple(record["text"] for record in chosen),
-            tuple(record["source"] for record in chosen),
-            "the package's calibration texts",
-        )
-    )
+    texts, sources = (tuple(record[key] for record in chosen) for key in ("text", "source"))
+    return _checked(TextSample(texts, sources, "the package's calibration texts"))
 
 
 def file_sample(path: Path, count: int) -> TextSample:
@@ -69,12 +60,7 @@ def file_sample(path: Path, count: int) -> TextSample:
 
 
 def spread(items: Sequence[ItemT], count: int) -> list[ItemT]:
-    """So many of the items, evenly spread over all of them and each at most once; all where there are not more.
-
-    Args:
-        items: The items.
-        count: How many, at most.
-    """
+    """`count` of the items, evenly spread over all of them and each at most once; all where there are not more."""
     kept = min(count, len(items))
     return [items[i * len(items) // kept] for i in range(kept)]
 

@@ -8,7 +8,7 @@ from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 
 from ssmoe_embed.evaluation.tasks.offline import offline_task
-from ssmoe_embed.evaluation.tasks.offline.texts import make_metadata
+from ssmoe_embed.evaluation.tasks.retrieval import make_metadata
 
 ONE_OF_EACH_TYPE = [
     "ReviewSnippetSentimentClassification",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,9 +116,13 @@ def check_comparable(folder: ResultFolder, tasks: Iterable[AbsTask]) -> None:
     revisions = {task.metadata.name: task.metadata.revision for task in tasks}
     stale = []
     for _, path in folder.files():
-        reason = _difference(read_json(path), revisions)
-        if reason:
-            stale.append(f"{path.relative_to(folder.path)} ({reason})")
+        result, name = read_json(path), path.relative_to(folder.path)
+        version, revision = result.get("mteb_version"), result.get("dataset_revision")
+        wanted = revisions.get(str(result.get("task_name")), revision)
+        if version != mteb.__version__:
+            stale.append(f"{name} (mteb {version}, now {mteb.__version__})")
+        elif revision != wanted:
+            stale.append(f"{name} (data revision {revision}, now {wanted})")
     if stale:
         shown = "; ".join(stale[:3]) + (f"; and {len(stale) - 3} more" if len(stale) > 3 else "")
         raise StaleResultError(
@@ -127,31 +131,23 @@ def check_comparable(folder: ResultFolder, tasks: Iterable[AbsTask]) -> None:
         )
 
 
-def unfinished(folder: ResultFolder, jobs: list[Job]) -> list[Job]:
+def unfinished(folder: ResultFolder, jobs: Iterable[Job]) -> list[Job]:
     """The jobs that have no complete result yet.
 
     Raises:
         ValueError: A result file is broken.
     """
-    existing = [(job, existing_result(folder.cache(job.root), job)) for job in jobs]
-    return [job for job, result in existing if result is None or result.get_missing_evaluations(job.task)]
-
-
-def existing_result(cache: mteb.ResultCache, job: Job) -> TaskResult | None:
-    """What was measured for a job before.
-
-    Raises:
-        ValueError: The file is broken.
-    """
-    path = cache.get_task_result_path(job.task.metadata.name, job.meta)
-    if not path.is_file():
-        return None
-    try:
-        return TaskResult.from_disk(path)
-    except Exception as error:  # whatever a broken file makes mteb raise
-        raise ValueError(
-            f"{path} is broken ({type(error).__name__}); delete it, and the next run measures it again."
-        ) from error
+    waiting = []
+    for job in jobs:
+        path = folder.cache(job.root).get_task_result_path(job.task.metadata.name, job.meta)
+        try:
+            if not path.is_file() or TaskResult.from_disk(path).get_missing_evaluations(job.task):
+                waiting.append(job)
+        except Exception as error:  # whatever a broken file makes mteb raise
+            raise ValueError(
+                f"{path} is broken ({type(error).__name__}); delete it, and the next run measures it again."
+            ) from error
+    return waiting
 
 
 def do(
@@ -173,7 +169,7 @@ def do(
             if kept.is_file() and not overwrite:
                 shutil.copyfile(kept, work / kept.name)  # those of subsets that are done
             options["prediction_folder"] = work
-            cache.before_saving = lambda: _publish_if_there(work / kept.name, kept)
+            cache.before_saving = lambda: publish(work / kept.name, kept)
         mteb.evaluate(
             encoder,
             job.task,
@@ -188,20 +184,6 @@ def do(
             folder.record_rate(job.root, job.task.metadata.name, tally)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _publish_if_there(source: Path, target: Path) -> None:
-    if source.is_file():
-        publish(source, target)
-
-
-def _difference(result: Mapping[str, Any], revisions: Mapping[str, str]) -> str:
-    """Why a result cannot stand beside new ones, empty if it can."""
-    version, revision = result.get("mteb_version"), result.get("dataset_revision")
-    wanted = revisions.get(str(result.get("task_name")), revision)
-    if version != mteb.__version__:
-        return f"mteb {version}, now {mteb.__version__}"
-    return "" if revision == wanted else f"data revision {revision}, now {wanted}"
 
 
 def _seed(task: AbsTask) -> None:

@@ -284,13 +284,7 @@ class SpectralVariants:
     """
 
     def __init__(self, model: EvaluatedModel, folder: str | Path, *, progress: bool = True) -> None:
-        """Start with a model as it is.
-
-        Args:
-            model: The model.
-            folder: Where made spectral routers are kept.
-            progress: Show a progress bar while they are made.
-        """
+        """Start with a model as it is; spectral routers that are made are kept in `folder`."""
         self.model, self.progress = model, progress
         self.folder = Path(folder) / model.name.replace("/", "__") / model.revision
         self._module: SSMoE = model.model[0]
@@ -304,10 +298,8 @@ class SpectralVariants:
         Raises:
             ValueError: A value is not allowed, or routers on disk are broken or another model's.
         """
-        routers = self._module.routers
-        own = routers.settings if routers else None
-        wanted = replace(own or SpectralSettings(), **spectral)
-        before = own.as_dict() if own else {}
+        own = self._module.routers.settings if self._module.routers else None
+        wanted, before = replace(own or SpectralSettings(), **spectral), own.as_dict() if own else {}
         deviations = {name: value for name, value in wanted.as_dict().items() if value != before.get(name)}
         if not spectral or not deviations:
             return self.model
@@ -319,13 +311,8 @@ class SpectralVariants:
         path = self.folder / f"{','.join(f'{name}={value}' for name, value in deviations.items())}.safetensors"
         if not path.is_file():
             source = self._module.source
-            made = SpectralRouters.from_checkpoint(
-                source.name_or_path,
-                **settings.as_dict(),
-                progress=self.progress,
-                **source.hub.keywords,
-            )
-            made.save(path)
+            given = settings.as_dict() | source.hub.keywords
+            SpectralRouters.from_checkpoint(source.name_or_path, progress=self.progress, **given).save(path)
         routers = SpectralRouters.load(path)
         routers.check(self._module.model)
         return routers

@@ -7,6 +7,7 @@ are read when the first of them asks for it, and kept for the others.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from ssmoe_embed.embedding.module import SSMoE
-from ssmoe_embed.embedding.settings import Block, Calibration, EmbeddingSettings
+from ssmoe_embed.embedding.settings import Calibration, EmbeddingSettings
 
 GIB = 2**30
 _CHUNK_BYTES = 2**24
@@ -118,8 +119,10 @@ class SharedPass:
             raise ValueError(f"These settings do not share a forward pass: {', '.join(map(repr, passes))}.")
         self._model, self._module, [self._forward] = model, module_of(model), passes
         self._views = {variant: self._module.using(variant) for variant in variants}
-        self._slices = _slices(self._module, variants)
-        self._store = FeatureStore(max(one.stop for one in self._slices.values()), **limits)
+        blocks = dict.fromkeys(block for variant in variants for block in variant.blocks)
+        ends = np.cumsum([0, *(self._module.encoder.block_size(block) for block in blocks)]).tolist()
+        self._slices = {block: slice(*place) for block, place in zip(blocks, itertools.pairwise(ends), strict=True)}
+        self._store = FeatureStore(ends[-1], **limits)
         self.texts_read = 0
         self.batches_read = 0
 
@@ -143,7 +146,8 @@ class SharedPass:
             progress: Show a progress bar.
         """
         self._model.eval()
-        keys = [_key(prompt, text) for text in texts]
+        contents = [f"{len(prompt)}:{prompt}{text}".encode("utf-8", "surrogatepass") for text in texts]
+        keys = [hashlib.blake2b(content, digest_size=16).digest() for content in contents]
         order = _order(texts, settings, batch_size)
         self._read_new([texts[i] for i in order], [keys[i] for i in order], prompt, batch_size, progress)
         vectors: NDArray[np.float32] | None = None
@@ -204,13 +208,6 @@ class SharedPass:
         return vectors
 
 
-def _slices(module: SSMoE, variants: Sequence[EmbeddingSettings]) -> dict[Block, slice]:
-    """Where in a row of features each block is that a variant needs, before calibration."""
-    sizes = {block: module.encoder.block_size(block) for variant in variants for block in variant.blocks}
-    ends = np.cumsum(list(sizes.values())).tolist()
-    return {block: slice(end - sizes[block], end) for block, end in zip(sizes, ends, strict=True)}
-
-
 def module_of(model: SentenceTransformer) -> SSMoE:
     """The model's first module, which does all of its work.
 
@@ -233,11 +230,6 @@ def _order(texts: Sequence[str], settings: EmbeddingSettings, batch_size: int) -
         return [int(i) for i in np.argsort(lengths)]
     starts = range(0, len(texts), batch_size)
     return [start + int(i) for start in starts for i in np.argsort(lengths[start : start + batch_size])]
-
-
-def _key(prompt: str, text: str) -> bytes:
-    content = f"{len(prompt)}:{prompt}{text}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _batches(order: Iterable[int], size: int) -> list[list[int]]:

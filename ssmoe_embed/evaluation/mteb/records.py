@@ -6,12 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import Any, get_args
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 from mteb.models.model_meta import ScoringFunction
+from mteb.types import Licenses
 
 from ssmoe_embed.data import BUNDLED, tiny_folder
 from ssmoe_embed.embedding.adapters import adapter_on
@@ -20,6 +19,7 @@ from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.persistence import TENSORS
 from ssmoe_embed.embedding.settings import EmbeddingSettings
+from ssmoe_embed.evaluation.results.finished import cached_commit
 from ssmoe_embed.families import family_of
 from ssmoe_embed.hub.names import RECIPES
 
@@ -80,10 +80,11 @@ def origin(name: str, model: EmbeddingModel) -> dict[str, Any]:
     source, recipe = model[0].source, RECIPES.get(name)
     local = name.startswith("local/")
     license_ = recipe.license if recipe else source.license
+    licenses = [name for option in get_args(Licenses) for name in (get_args(option) or (option,))]  # that mteb knows
     return {
         "release_date": recipe.released if recipe else None,
         "languages": list(recipe.languages) if recipe else ["eng-Latn"] if name == BUNDLED else None,
-        "license": license_ if license_ in _licenses() else None,
+        "license": license_ if license_ in licenses else None,
         "open_weights": None if local else True,
         "public_training_code": None,
         "public_training_data": None,
@@ -97,18 +98,10 @@ def origin(name: str, model: EmbeddingModel) -> dict[str, Any]:
     }
 
 
-def _licenses() -> tuple[str, ...]:
-    """The licences that mteb knows by name."""
-    from mteb.types import Licenses
-
-    return tuple(name for option in get_args(Licenses) for name in (get_args(option) or (option,)))
-
-
 _WHOLE = 64 * 2**20
 """Files up to this size are digested whole; of larger ones the start, which describes the tensors, and samples."""
-_SAMPLES, _SAMPLE_BYTES = 256, 2**16
+_START, _SAMPLES, _SAMPLE_BYTES = 2**20, 256, 2**16
 _WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json")
-_COMMIT_LENGTH = 40
 _PLACES = ("base_model_name_or_path", "base_revision", "base_license")
 
 
@@ -141,7 +134,7 @@ def revision_of(
     changed = adapter is not None and source.adapter is None
     changed |= source.loaded is not None and not source.loaded.matches(module.model, module.tokenizer)
     if not folder.is_dir() and not changed:
-        commit = _commit(name, revision, cache_folder)
+        commit = cached_commit(name, revision, cache_folder)
         if commit is not None:
             return commit
     digest = hashlib.sha256(b"revision 1")
@@ -151,7 +144,10 @@ def revision_of(
     if (folder / TENSORS).is_file():
         _add_file(digest, folder / TENSORS)
     if source.is_local:
-        _add_folder(digest, Path(source.name_or_path))
+        base = Path(source.name_or_path)
+        for path in sorted({path for pattern in _WEIGHTS for path in base.glob(pattern)}):
+            _add(digest, path.name)
+            _add_file(digest, path)
     else:
         commit = source.hub.revision or getattr(module.model.config, "_commit_hash", None)
         _add(digest, {"base": source.name_or_path, "revision": commit})
@@ -160,41 +156,16 @@ def revision_of(
     return digest.hexdigest()[:16]
 
 
-def _commit(name: str, revision: str | None, cache_folder: str | Path | None) -> str | None:
-    """The commit that a hub repository's cached files are of."""
-    for file in ("modules.json", "config.json"):
-        try:
-            path = try_to_load_from_cache(name, file, cache_dir=cache_folder, revision=revision)
-        except HFValidationError:
-            return None
-        if isinstance(path, str) and len(Path(path).parent.name) == _COMMIT_LENGTH:
-            return Path(path).parent.name
-    return None
-
-
 def _add(digest: Any, value: Any) -> None:
     digest.update(json.dumps(value, sort_keys=True, default=str).encode() + b"\0")
 
 
-def _add_folder(digest: Any, folder: Path) -> None:
-    """Add a model's weights, configuration and tokenizer."""
-    for path in sorted({path for pattern in _WEIGHTS for path in folder.glob(pattern)}):
-        _add(digest, path.name)
-        _add_file(digest, path)
-
-
 def _add_file(digest: Any, path: Path) -> None:
+    """Add a file: whole, or its start and samples."""
     size = path.stat().st_size
     _add(digest, size)
     with path.open("rb") as file:
-        if size <= _WHOLE:
-            digest.update(file.read())
-        else:
-            _add_samples(digest, file, size)
-
-
-def _add_samples(digest: Any, file: IO[bytes], size: int) -> None:
-    digest.update(file.read(2**20))
-    for i in range(_SAMPLES):
-        file.seek(i * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
-        digest.update(file.read(_SAMPLE_BYTES))
+        digest.update(file.read(_WHOLE if size <= _WHOLE else _START))
+        for i in range(_SAMPLES if size > _WHOLE else 0):
+            file.seek(i * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))

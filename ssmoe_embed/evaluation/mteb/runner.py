@@ -155,7 +155,8 @@ def evaluate(
         if baseline not in of_models:
             evaluation.baseline(baseline, list(dict.fromkeys(run.on_texts for run in runs)))
     for model in models:
-        for layer, alike in _by_layer(runs):
+        for layer in dict.fromkeys(run.overrides.get("hidden_layer") for run in runs):  # it is loaded up to that one
+            alike = [run for run in runs if run.overrides.get("hidden_layer") == layer]
             evaluation.model(model, layer, alike, loading)
     return report
 
@@ -186,8 +187,7 @@ class _Evaluation:
             return
         loaded = None
         with self._failing(model_name(str(named))):
-            keywords = {"progress": self.options.progress, **loading}
-            loaded = EvaluatedModel.load(named, hidden_layer=layer, **keywords)
+            loaded = EvaluatedModel.load(named, hidden_layer=layer, **{"progress": self.options.progress, **loading})
         if loaded is not None:
             self._loaded(loaded, runs)
         del loaded
@@ -212,12 +212,8 @@ class _Evaluation:
     def _beside(self, encoder: Any, corruptions: Sequence[Corruption | None]) -> list[Job]:
         """Every task that a baseline can do, under every corruption."""
         chosen = [(one, corrupted_baseline(encoder, one)) for one in corruptions]
-        return [
-            self._alone(task, made, one)
-            for task in self.tasks
-            if does(encoder, task.metadata.type)
-            for one, made in chosen
-        ]
+        able = [task for task in self.tasks if does(encoder, task.metadata.type)]
+        return [self._alone(task, made, one) for task in able for one, made in chosen]
 
     def _alone(self, task: AbsTask, made: Any, corruption: Any) -> Job:
         return Job(task, made.mteb_model_meta, corruption, Group(), None, made, self._keeps_predictions(task))
@@ -226,10 +222,8 @@ class _Evaluation:
         """Evaluate a loaded model; a preset such as `paper` may need spectral routers of its own."""
         variants = SpectralVariants(model, self.report.folder.path / ROUTERS, progress=self.options.progress)
         jobs = []
-        for spectral, alike in itertools.groupby(
-            sorted(runs, key=lambda run: run.method in PRESET_SPECTRAL),
-            lambda run: PRESET_SPECTRAL.get(str(run.method), {}),
-        ):
+        ordered = sorted(runs, key=lambda run: run.method in PRESET_SPECTRAL)
+        for spectral, alike in itertools.groupby(ordered, lambda run: PRESET_SPECTRAL.get(str(run.method), {})):
             with self._failing(f"{model.name}, {spectral}"):
                 jobs += self._jobs(variants.select(spectral), list(alike))
         for name in self.of_models:
@@ -250,24 +244,17 @@ class _Evaluation:
             for task in self.tasks
             for run, meta in metas.values()
         ]
-        variants: defaultdict[ForwardSettings, list[EmbeddingSettings]] = defaultdict(list)
+        variants: defaultdict[ForwardSettings, dict[EmbeddingSettings, None]] = defaultdict(dict)  # each once, in order
         for *_, settings in planned:
-            variants[settings.forward].append(settings)
-        groups = {
-            (run.corruption_name, settings.forward): Group(model, tuple(dict.fromkeys(variants[settings.forward])))
-            for _, run, _, settings in planned
-        }
-        return [
-            Job(
-                task,
-                meta,
-                run.on_texts,
-                groups[run.corruption_name, settings.forward],
-                settings,
-                predictions=self._keeps_predictions(task),
-            )
-            for task, run, meta, settings in planned
-        ]
+            variants[settings.forward][settings] = None
+        groups: dict[tuple[str, ForwardSettings], Group] = {}
+        jobs = []
+        for task, run, meta, settings in planned:
+            sharing = Group(model, tuple(variants[settings.forward]))
+            group = groups.setdefault((run.corruption_name, settings.forward), sharing)
+            keep = self._keeps_predictions(task)
+            jobs.append(Job(task, meta, run.on_texts, group, settings, predictions=keep))
+        return jobs
 
     def _run(self, jobs: list[Job]) -> None:
         """Do the jobs that are not done, task by task."""
@@ -341,9 +328,3 @@ _NO_DATA = (
     "its data cannot be fetched; check the network and that HF_HUB_OFFLINE is not set, then run the same command again, "
     "which keeps what is done. "
 )
-
-
-def _by_layer(runs: Sequence[Run]) -> Iterator[tuple[int | None, list[Run]]]:
-    """Runs that read the same layer of a model, which is loaded up to that layer."""
-    for layer in dict.fromkeys(run.overrides.get("hidden_layer") for run in runs):
-        yield layer, [run for run in runs if run.overrides.get("hidden_layer") == layer]

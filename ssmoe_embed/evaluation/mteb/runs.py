@@ -139,18 +139,14 @@ def grid(
     """
     chosen = _corruptions(corruptions, train_corrupt)
     axes = itertools.product(chosen, prompts or (None,), methods or (None,), routings or (None,))
-    runs = [
-        Run(method, prompt, corruption, dict(overrides or {}) | _routing(method, routing))
-        for corruption, prompt, method, routing in axes
-    ]
-    return [run for position, run in enumerate(runs) if run not in runs[:position]]
-
-
-def _routing(method: str | None, routing: str | None) -> dict[str, Any]:
-    """What a routing changes of a method's settings."""
-    if routing is None:
-        return {}
-    return {"routing": None if _reroutes(method) or routing == _OWN else canonical(routing)}
+    runs: list[Run] = []
+    for corruption, prompt, method, routing in axes:
+        changes = dict(overrides or {})
+        if routing is not None:
+            changes["routing"] = None if _reroutes(method) or routing == _OWN else canonical(routing)
+        run = Run(method, prompt, corruption, changes)
+        runs += [] if run in runs else [run]
+    return runs
 
 
 def _reroutes(method: str | None) -> bool:

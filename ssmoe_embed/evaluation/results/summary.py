@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
@@ -23,14 +24,7 @@ _METHODS = [str(method) for method in Method]
 
 @dataclass(frozen=True)
 class ResultRow:
-    """What a row of a table is about.
-
-    Attributes:
-        model: The model's or baseline's name, with its revision where the table holds several.
-        method: The representation; empty for a baseline.
-        prompt: The template; empty for a baseline.
-        settings: What else differs from the model's own, as text.
-    """
+    """What a row of a table is about: see `TaskScore`; a model of several revisions is named with its own."""
 
     model: str
     method: str
@@ -61,31 +55,42 @@ class ScoreTable:
 
     def mean(self, row: ResultRow, kind: str | None = None) -> float | None:
         """Mean over the tasks of a type, or over all; None unless all of them were measured."""
-        tasks = [task for task in self.metrics if kind in (None, self.kinds[task])]
-        found = [self.cells[row][task] for task in tasks if task in self.cells[row]]
-        return fmean(found) if tasks and len(found) == len(tasks) else None
+        return _complete_mean([self.cells[row].get(task) for task in self.metrics if kind in (None, self.kinds[task])])
 
     def mean_of_types(self, row: ResultRow) -> float | None:
         """Mean of the types' means; None unless all tasks were measured."""
-        means = [self.mean(row, kind) for kind in self.types]
-        known = [mean for mean in means if mean is not None]
-        return fmean(known) if known and len(known) == len(means) else None
+        return _complete_mean([self.mean(row, kind) for kind in self.types])
+
+
+def _complete_mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None
 
 
 def score_tables(scores: Sequence[TaskScore]) -> list[ScoreTable]:
-    """One table a corruption, clean texts first, all with the same columns."""
-    several = _several_revisions(scores)
+    """One table a corruption, clean texts first, all with the same columns.
+
+    Baselines stand after models, methods in their usual order; models of several revisions are named with them.
+    """
+    revisions = {(score.model, score.revision) for score in scores}
+    versions = Counter(model for model, _ in revisions)
     ordered = sorted(scores, key=lambda score: (_rank(score.task_type, _TYPES), score.task_type, score.task))
     metrics = {score.task: score.metric for score in ordered}
     kinds = {score.task: score.task_type for score in ordered}
-    found = []
-    for corruption in sorted({score.corruption for score in scores}, key=corruption_order):
-        cells: dict[ResultRow, dict[str, float]] = {}
-        chosen = [score for score in scores if score.corruption == corruption]
-        for score in sorted(chosen, key=_row_order):
-            cells.setdefault(_row(score, several), {})[score.task] = 100 * score.score
-        found.append(ScoreTable(corruption, metrics, kinds, cells))
-    return found
+    found = {
+        corruption: ScoreTable(corruption, metrics, kinds, {})
+        for corruption in sorted({score.corruption for score in scores}, key=_corruption_order)
+    }
+    for score in sorted(scores, key=_row_order):
+        model = f"{score.model}@{score.revision[:7]}" if versions[score.model] > 1 else score.model
+        row = ResultRow(model, score.method, score.prompt, score.settings_text)
+        found[score.corruption].cells.setdefault(row, {})[score.task] = 100 * score.score
+    return list(found.values())
+
+
+def _row_order(score: TaskScore) -> tuple[object, ...]:
+    order = (score.model, score.revision, score.prompt, _rank(score.method, _METHODS), score.settings_text)
+    return (not score.method, *order)
 
 
 def labels(rows: Sequence[ResultRow]) -> tuple[dict[ResultRow, str], str]:
@@ -105,30 +110,11 @@ def labels(rows: Sequence[ResultRow]) -> tuple[dict[ResultRow, str], str]:
     return names, ", ".join([*common, *(text for text in settings if len(settings) == 1 and text)])
 
 
-def corruption_order(name: str) -> tuple[object, ...]:
+def _corruption_order(name: str) -> tuple[object, ...]:
     """A key that sorts clean texts first, then each operation by its rate."""
     operation, _, rest = name.partition("@")
     rate = rest.partition(",")[0]
     return (name != "clean", operation != "replace", operation, float(rate) if rate else 0.0, name)
-
-
-def _row(score: TaskScore, several: frozenset[str]) -> ResultRow:
-    model = f"{score.model}@{score.revision[:7]}" if score.model in several else score.model
-    return ResultRow(model, score.method, score.prompt, score.settings_text)
-
-
-def _row_order(score: TaskScore) -> tuple[object, ...]:
-    """Baselines after models; methods in their usual order."""
-    order = (score.model, score.revision, score.prompt, _rank(score.method, _METHODS), score.settings_text)
-    return (not score.method, *order)
-
-
-def _several_revisions(scores: Iterable[TaskScore]) -> frozenset[str]:
-    """Models with results of more than one revision."""
-    revisions: dict[str, set[str]] = {}
-    for score in scores:
-        revisions.setdefault(score.model, set()).add(score.revision)
-    return frozenset(model for model, found in revisions.items() if len(found) > 1)
 
 
 def _rank(name: str, order: Sequence[str]) -> int:
@@ -138,6 +124,8 @@ def _rank(name: str, order: Sequence[str]) -> int:
 _MOST_NUMBERS = 1200
 """Cells up to which a heat map shows the numbers."""
 _MOST_LINES = 24
+_INCHES = 0.065
+"""Width of a letter of a row's name."""
 
 
 @house_style
@@ -152,7 +140,8 @@ def heatmap(table: ScoreTable) -> bytes:
     means = {task: fmean([found[task] for found in table.cells.values() if task in found] or [0.0]) for task in tasks}
     differences = [[table.cells[row].get(task, float("nan")) - means[task] for task in tasks] for row in rows]
     most = max([1.0, *(abs(one) for line in differences for one in line if one == one)])  # noqa: PLR0124 (not NaN)
-    figure, [[axes]] = new_figure(3.2 + 0.45 * len(tasks) + _width(names), 2.2 + 0.3 * len(rows))
+    longest = max(map(len, names.values()))
+    figure, [[axes]] = new_figure(3.2 + 0.45 * len(tasks) + _INCHES * longest, 2.2 + 0.3 * len(rows))
     image = axes.imshow(differences, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
     axes.set_xticks(range(len(tasks)), tasks, rotation=60, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), [names[row] for row in rows])
@@ -192,11 +181,11 @@ def slopes(tables: Sequence[ScoreTable]) -> bytes | None:
     if not rows:
         return None
     names, common = labels(rows)
-    width = 2.6 * len(kinds) + _width(names)
+    width = 2.6 * len(kinds) + _INCHES * max(map(len, names.values()))
     figure, grid = new_figure(max(6.0, width), 2.9 * len(operations) + 0.4, len(operations), len(kinds))
     for line, operation in zip(grid, operations, strict=True):
         steps = [clean, *(table for table in corrupt if table.corruption.partition("@")[0] == operation)]
-        steps.sort(key=lambda table: corruption_order(table.corruption))
+        steps.sort(key=lambda table: _corruption_order(table.corruption))
         for axes, kind in zip(line, kinds, strict=True):
             _panel(axes, steps, names, kind)
     handles, shown = grid[0][0].get_legend_handles_labels()
@@ -208,11 +197,15 @@ def slopes(tables: Sequence[ScoreTable]) -> bytes | None:
 
 
 def _panel(axes: Any, steps: Sequence[ScoreTable], names: dict[ResultRow, str], kind: str | None) -> None:
-    """The lines of one type of task under rising rates of one operation."""
-    places = _places([table.corruption for table in steps])
+    """The lines of one type of task under rising rates of one operation; of equal rates by the number of the step."""
+    rates = [float(table.corruption.partition("@")[2].partition(",")[0] or 0) for table in steps]
+    places = rates if len(set(rates)) == len(rates) else [float(number) for number in range(len(rates))]
     for i, row in enumerate(names):
-        means = [_mean(table, row, kind) if row in table.cells else None for table in steps]
-        known = [(x, mean, table) for x, mean, table in zip(places, means, steps, strict=True) if mean is not None]
+        known = []
+        for x, table in zip(places, steps, strict=True):
+            if row in table.cells:
+                mean = table.mean_of_types(row) if kind is None else table.mean(row, kind)
+                known += [] if mean is None else [(x, mean, table)]
         axes.plot([x for x, _, _ in known], [y for _, y, _ in known], marker="o", label=names[row], **line_style(i))
         first = known[0][1] if known else 0.0
         for x, mean, table in known[1:]:
@@ -224,12 +217,6 @@ def _panel(axes: Any, steps: Sequence[ScoreTable], names: dict[ResultRow, str], 
     axes.set_xlim(-0.1 * places[-1], 1.1 * places[-1])
 
 
-def _places(corruptions: Sequence[str]) -> list[float]:
-    """The rates; where two are the same, the numbers of the steps."""
-    rates = [float(one.partition("@")[2].partition(",")[0] or 0) for one in corruptions]
-    return rates if len(set(rates)) == len(rates) else [float(number) for number in range(len(rates))]
-
-
 def _changes(clean: ScoreTable, other: ScoreTable, row: ResultRow, kind: str | None) -> list[float]:
     """How much each task changes, or the mean of each type."""
     if kind is None:
@@ -238,15 +225,6 @@ def _changes(clean: ScoreTable, other: ScoreTable, row: ResultRow, kind: str | N
         there = [task for task in clean.metrics if clean.kinds[task] == kind]
         pairs = [(clean.cells[row].get(task), other.cells[row].get(task)) for task in there]
     return [after - before for before, after in pairs if before is not None and after is not None]
-
-
-def _mean(table: ScoreTable, row: ResultRow, kind: str | None) -> float | None:
-    return table.mean_of_types(row) if kind is None else table.mean(row, kind)
-
-
-def _width(names: dict[ResultRow, str]) -> float:
-    """Inches that the rows' names take."""
-    return 0.065 * max(map(len, names.values()))
 
 
 MARKDOWN, CSV, HEATMAP, SLOPES = "summary.md", "summary.csv", "heatmap.png", "slopes.png"
@@ -287,8 +265,13 @@ def summary(scores: Sequence[TaskScore], rates: Sequence[Rate] = ()) -> Report:
         said = ", ".join(f"{task} ({revision})" for task, revision in sorted(local.items()))
         parts.append(f"Measured on local data, not fetched from the hub: {said}.")
     for table in score_tables(scores):
+        parts.append(f"## {table.corruption}")
         found = [rate for rate in rates if rate.corruption == table.corruption]
-        parts += [f"## {table.corruption}", *([_rate(found)] if found else []), *_shown(table)]
+        if found:
+            words, tokens = sum(rate.words for rate in found), sum(rate.tokens for rate in found)
+            realised = f"realised {tokens / words if words else 0.0:.4f} ({tokens:,} of {words:,} words)"
+            parts.append(f"Nominal rate {found[0].nominal:g}, {realised}.")
+        parts += _shown(table)
     return Report("Results", tuple(parts))
 
 
@@ -306,19 +289,16 @@ def scores_csv(scores: Sequence[TaskScore]) -> str:
     return csv_text(names, [[row[name] for name in names] for row in rows])
 
 
-def _shown(table: ScoreTable) -> tuple[Table, Table]:
+def _shown(table: ScoreTable) -> list[Table]:
     """The means and the single tasks."""
-    head = {row: (row.model, row.method, f"`{row.prompt}`" if row.prompt else "", row.settings) for row in table.cells}
-    tasks = [f"{task} ({metric})" for task, metric in table.metrics.items()]
-    of_types = [(*head[row], *_means(table, row)) for row in table.cells]
-    of_tasks = [
-        (*head[row], *(points(found.get(task)) for task in table.metrics)) for row, found in table.cells.items()
-    ]
-    shown = (
-        Table((*_HEAD, *_mean_columns(table)), tuple(of_types), texts=len(_HEAD)),
-        Table((*_HEAD, *tasks), tuple(of_tasks), texts=len(_HEAD)),
-    )
-    return shown[0].without_empty_columns(), shown[1].without_empty_columns()
+    means, tasks = [], []
+    for row, found in table.cells.items():
+        head = (row.model, row.method, f"`{row.prompt}`" if row.prompt else "", row.settings)
+        means.append((*head, *_means(table, row)))
+        tasks.append((*head, *(points(found.get(task)) for task in table.metrics)))
+    names = [f"{task} ({metric})" for task, metric in table.metrics.items()]
+    shown = [(_mean_columns(table), means), (names, tasks)]
+    return [Table((*_HEAD, *columns), tuple(rows), texts=len(_HEAD)).without_empty_columns() for columns, rows in shown]
 
 
 def _mean_columns(table: ScoreTable) -> list[str]:
@@ -328,14 +308,5 @@ def _mean_columns(table: ScoreTable) -> list[str]:
 
 def _means(table: ScoreTable, row: ResultRow) -> list[str]:
     """The means of a row."""
-    return [
-        points(mean)
-        for mean in (*(table.mean(row, kind) for kind in table.types), table.mean_of_types(row), table.mean(row))
-    ]
-
-
-def _rate(found: Sequence[Rate]) -> str:
-    """How much of the texts was corrupted."""
-    words, tokens = sum(rate.words for rate in found), sum(rate.tokens for rate in found)
-    realised = tokens / words if words else 0.0
-    return f"Nominal rate {found[0].nominal:g}, realised {realised:.4f} ({tokens:,} of {words:,} words)."
+    of_types = [table.mean(row, kind) for kind in table.types]
+    return [points(mean) for mean in (*of_types, table.mean_of_types(row), table.mean(row))]

@@ -9,10 +9,8 @@ from typing import Any
 from ssmoe_embed.common.files import write_files
 from ssmoe_embed.common.plots import GREY, draw_interval, house_style, label_axes, legend_below, new_figure, png
 from ssmoe_embed.common.tables import Report, Table, csv_text, points
-from ssmoe_embed.evaluation.paper.embeddings import PublishedAblation
 from ssmoe_embed.evaluation.significance.bootstrap import mean_interval
-from ssmoe_embed.evaluation.sweep.axes import Axis, Point, value_label
-from ssmoe_embed.evaluation.sweep.running import MEAN, TEST_SET_WARNING, SweepResult
+from ssmoe_embed.evaluation.sweep.running import MEAN, TEST_SET_WARNING, Axis, Point, SweepResult, value_label
 
 _MOST_PANELS = 9
 """With more tasks than this only their mean is plotted."""
@@ -103,18 +101,18 @@ def plot(result: SweepResult, *, with_paper: bool = False) -> bytes:
     for axes, task in zip(grid.flat, panels, strict=False):
         _draw(axes, result, across, task)
         if with_paper:
-            _draw_paper(axes, across, [n for n in result.paper() if (n.task, n.setting) == (task, across.setting)])
-        label_axes(axes, _title(result, task), "α" if across.setting == "alpha" else across.setting)
+            values = sorted((n.value, n.score) for n in result.paper() if (n.task, n.setting) == (task, across.setting))
+            if values and across.is_numeric:
+                label = "paper, OLMoE-7B (table 6)"
+                axes.plot(*zip(*values, strict=True), "--s", color=GREY, label=label)
+        metric = result.metrics.get(task)
+        title = f"{task}\n({metric})" if metric else f"mean of {len(result.tasks)} tasks"
+        label_axes(axes, title, "α" if across.setting == "alpha" else across.setting)
     legend_below(figure)
     figure.supylabel("score × 100")
     texts = "" if result.corruption == "clean" else f", {result.corruption}"
     figure.suptitle(f"{result.model}{texts}: scores on test data")
     return png(figure)
-
-
-def _title(result: SweepResult, task: str) -> str:
-    """A panel's title; the metric is on a line of its own."""
-    return f"{task}\n({result.metrics[task]})" if task in result.metrics else f"mean of {len(result.tasks)} tasks"
 
 
 def _draw(axes: Any, result: SweepResult, across: Axis, task: str) -> None:
@@ -133,7 +131,8 @@ def _draw(axes: Any, result: SweepResult, across: Axis, task: str) -> None:
         scores = [result.score(point, task) or 0.0 for _, point in there]
         axes.plot([x for x, _ in there], scores, marker="o", label=label)
         for (x, point), score in list(zip(there, scores, strict=True))[1:] if task == MEAN else ():
-            ends = mean_interval([_change(result, there[0][1], point, one) for one in result.tasks])
+            pairs = [(result.scores[there[0][1], one], result.scores[point, one]) for one in result.tasks]
+            ends = mean_interval([after - before for before, after in pairs])
             draw_interval(axes, x, score, ends and (scores[0] + ends[0], scores[0] + ends[1]))
     if not across.is_numeric:
         axes.set_xticks(places, names, rotation=30, ha="right")
@@ -143,16 +142,3 @@ def _draw(axes: Any, result: SweepResult, across: Axis, task: str) -> None:
         axes.minorticks_off()
     elif len(places) <= 12:
         axes.set_xticks(places)
-
-
-def _change(result: SweepResult, first: Point, point: Point, task: str) -> float:
-    """What a task gains from one point to another, both measured."""
-    return (result.score(point, task) or 0.0) - (result.score(first, task) or 0.0)
-
-
-def _draw_paper(axes: Any, across: Axis, numbers: Sequence[PublishedAblation]) -> None:
-    """The paper's own curve."""
-    if numbers and across.is_numeric:
-        values = sorted((number.value, number.score) for number in numbers)
-        label = "paper, OLMoE-7B (table 6)"
-        axes.plot([x for x, _ in values], [y for _, y in values], "--s", color=GREY, label=label)

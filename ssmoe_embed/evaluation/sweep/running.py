@@ -7,25 +7,142 @@ every score is an ordinary result of `evaluate`, so a sweep that was interrupted
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from ssmoe_embed.common.choices import unknown
 from ssmoe_embed.embedding.methods import RoutingSignal
 from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.evaluation.mteb.models import ROUTERS, EvaluatedModel, SpectralVariants, model_name
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
-from ssmoe_embed.evaluation.mteb.runs import Run
+from ssmoe_embed.evaluation.mteb.runs import Run, prompt_label, setting_value
 from ssmoe_embed.evaluation.paper.embeddings import PublishedAblation, ablations
 from ssmoe_embed.evaluation.results.folder import ResultFolder
-from ssmoe_embed.evaluation.sweep.axes import Axis, Point, points
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.evaluation.tasks.finding import find_tasks
+from ssmoe_embed.spectral.settings import SpectralSettings
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
+
+_EMBEDDING = EmbeddingSettings().as_dict()
+_SPECTRAL = SpectralSettings().as_dict()
+SETTINGS = (*_EMBEDDING, *_SPECTRAL)
+"""The settings that can be varied."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One setting and the values it takes.
+
+    Attributes:
+        setting: A field of `EmbeddingSettings` or `SpectralSettings`.
+        values: Its values, each once, in the order given.
+
+    Raises:
+        ValueError: The setting is not known, a value is not allowed, or there is none.
+    """
+
+    setting: str
+    values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if self.setting not in SETTINGS:
+            raise ValueError(unknown("setting", self.setting, SETTINGS))
+        if not self.values:
+            raise ValueError(f"The axis {self.setting} has no values; give at least one.")
+        for value in self.values:
+            if self.is_spectral:
+                SpectralSettings(**{self.setting: value})
+            else:
+                method = {"method": "moee"} if self.setting == "routing_signal" else {}
+                EmbeddingSettings().changed(**method, **{self.setting: value})
+        once = {repr(value): value for value in self.values}  # a top_c of 1 is a count, one of 1.0 a share
+        object.__setattr__(self, "values", tuple(once.values()))
+
+    @property
+    def is_spectral(self) -> bool:
+        """Whether another value needs other spectral routers."""
+        return self.setting in _SPECTRAL
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether all values are numbers."""
+        return all(isinstance(value, int | float) for value in self.values)
+
+    @classmethod
+    def of_texts(cls, setting: str, texts: Iterable[str | float]) -> Axis:
+        """An axis whose values are spelled as on a command line; raises what the class does."""
+        values = []
+        for text in texts:
+            if setting not in SETTINGS or not isinstance(text, str):
+                values.append(text)
+            elif setting == "top_c" and not text.isdigit():
+                values.append(setting_value(setting, text, 0.05))  # a share; a whole number is a count
+            else:
+                values.append(setting_value(setting, text, (_EMBEDDING | _SPECTRAL)[setting]))
+        return cls(setting, tuple(values))
+
+    @classmethod
+    def parse(cls, text: str) -> Axis:
+        """An axis from `setting=value,value,…`; another form is a ValueError too."""
+        setting, equals, values = text.partition("=")
+        if not equals or not values:
+            raise ValueError(f"The axis {text!r} is not of the form setting=value,value, such as alpha=0.5,0.9.")
+        return cls.of_texts(setting, values.split(","))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of values: each setting with its value, in the order of the axes."""
+
+    values: tuple[tuple[str, Any], ...]
+
+    @property
+    def spectral(self) -> dict[str, Any]:
+        """The settings that need other spectral routers."""
+        return {name: value for name, value in self.values if name in _SPECTRAL}
+
+    @property
+    def embedding(self) -> dict[str, Any]:
+        """The settings that the model can change once it is loaded, but for `hidden_layer`."""
+        return {name: value for name, value in self.values if name not in _SPECTRAL}
+
+    @property
+    def label(self) -> str:
+        """The combination in words, such as `alpha=0.9, top_c=50`."""
+        named = [f"{name}={value_label(name, value)}" for name, value in self.values]
+        return ", ".join(named) or "the model's own settings"
+
+    def __getitem__(self, setting: str) -> Any:
+        return dict(self.values)[setting]
+
+
+def points(axes: Sequence[Axis]) -> list[Point]:
+    """Every combination of the axes' values, the last axis fastest.
+
+    Raises:
+        ValueError: There is no axis, or a setting has two.
+    """
+    names = [axis.setting for axis in axes]
+    if not names:
+        raise ValueError(
+            "A sweep varies at least one setting; give for example --alpha 0 0.5 1 or --vary alpha=0,0.5,1."
+        )
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is varied twice; give all its values at once.")
+    combinations = itertools.product(*(axis.values for axis in axes))
+    return [Point(tuple(zip(names, values, strict=True))) for values in combinations]
+
+
+def value_label(setting: str, value: Any) -> str:
+    """A value as it is shown; a prompt of one's own by its short name."""
+    return prompt_label(value) if setting == "prompt" else str(value)
 
 
 MEAN = "mean"
@@ -158,14 +275,17 @@ def sweep(
             runs = {point: _run({**fixed, **point.embedding}, corruption) for point in alike}
             report = evaluate([variant], asked, list(runs.values()), output, options=options)
             failures += map(str, report.failures)
-            places |= _places(results, variant, runs, asked, options.batch_size)
+            for point, run in runs.items():
+                meta, cache = variant.meta(run, batch_size=options.batch_size), results.cache(run.corruption_name)
+                for task in asked:
+                    places[point, task.metadata.name] = cache.get_task_result_path(task.metadata.name, meta)
         del model, variants, variant
         gc.collect()  # before the next one is loaded
     found = {score.path: score.score for score in results.scores()}
     return SweepResult(
         model=model_name(str(name)),
         axes=tuple(axes),
-        corruption=_run({}, corruption).corruption_name,
+        corruption=Run(corruption=corruption).corruption_name,
         metrics={task.metadata.name: task.metadata.main_score for task in asked},
         scores={key: 100 * found[path] for key, path in places.items() if path in found},
         failures=tuple(failures),
@@ -181,26 +301,19 @@ def _grouped(chosen: Sequence[Point], key: Callable[[Point], Any]) -> list[tuple
 
 
 def _check_axes(axes: Sequence[Axis], values: Sequence[Mapping[str, Any]], own: EmbeddingSettings) -> None:
-    """Refuse axes that make no difference to any point.
-
-    Raises:
-        ValueError: There is such an axis.
-    """
+    """Refuse axes that make no difference to any point."""
     chosen = [_run(one, None).settings(own).changed(alpha=0.5) for one in values]
     spectral = any(settings.needs_spectral_routers for settings in chosen)
     mixing = any(
         settings.forward.mixes or settings.representation.signal is RoutingSignal.WEIGHTS for settings in chosen
     )
-    idle = [
-        axis.setting
-        for axis in axes
-        if (axis.is_spectral and not spectral) or (axis.setting in {"alpha", "mix"} and not mixing)
-    ]
+    mixed = [axis.setting for axis in axes if axis.setting in {"alpha", "mix"} and not mixing]
+    idle = [axis.setting for axis in axes if (axis.is_spectral and not spectral) or axis.setting in mixed]
     if idle:
         methods = ", ".join(dict.fromkeys(str(settings.method) for settings in chosen))
         raise ValueError(
             f"{' and '.join(idle)} makes no difference to method {methods}; sweep over it with --method ssmoe"
-            f"{' or ev' if not {'alpha', 'mix'} & set(idle) else ''}."
+            f"{'' if mixed else ' or ev'}."
         )
 
 
@@ -208,15 +321,3 @@ def _run(values: Mapping[str, Any], corruption: Corruption | None) -> Run:
     """The run with these settings."""
     others = {name: value for name, value in values.items() if name not in ("method", "prompt")}
     return Run(values.get("method"), values.get("prompt"), corruption, others)
-
-
-def _places(
-    results: ResultFolder, model: EvaluatedModel, runs: Mapping[Point, Run], tasks: Sequence[AbsTask], batch_size: int
-) -> dict[tuple[Point, str], Path]:
-    """Where the result of each point on each task is."""
-    places = {}
-    for point, run in runs.items():
-        meta, cache = model.meta(run, batch_size=batch_size), results.cache(run.corruption_name)
-        for task in tasks:
-            places[point, task.metadata.name] = cache.get_task_result_path(task.metadata.name, meta)
-    return places

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
 import random
 import re
@@ -220,15 +221,15 @@ def corrupt(
 def ladder(
     operations: Iterable[str] = ("replace", "insert"), rates: Iterable[float] = LADDER_RATES, **settings: Any
 ) -> list[Corruption]:
-    """Corruptions of rising strength, to find the one that costs as much as the paper reports.
+    """Corruptions of rising nominal rate, to find the one that costs as much as the paper reports.
 
     Args:
         operations: Which operations.
         rates: Nominal rates.
         **settings: Other settings of every `Corruption`.
     """
-    rates = list(rates)
-    return [Corruption(Operation.parse(o, "operation"), rate, **settings) for o in operations for rate in rates]
+    chosen = itertools.product(operations, rates)
+    return [Corruption(Operation.parse(one, "operation"), rate, **settings) for one, rate in chosen]
 
 
 @dataclass(frozen=True)
@@ -243,12 +244,11 @@ class _Corrupting:
         batch = self.clean(items)
         if not isinstance(batch, Mapping):
             return batch
-        return {key: self._corrupted(value) if key in TEXT_KEYS else value for key, value in batch.items()}
+        return {key: list(map(self._one, value)) if key in TEXT_KEYS else value for key, value in batch.items()}
 
-    def _corrupted(self, texts: Any) -> list[Any]:
-        return [self._one(text) if isinstance(text, str) else text for text in texts]
-
-    def _one(self, text: str) -> str:
+    def _one(self, text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
         corrupted, words, tokens = self.corruption._apply(text)
         if self.tally is not None:
             self.tally.add(words, tokens)
@@ -259,10 +259,7 @@ def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _boolean(value: str) -> bool:
-    return {"True": True, "False": False}[value]
-
-
+_boolean = {"True": True, "False": False}.__getitem__
 _READERS: dict[str, Callable[[str], Any]] = {
     "token": unquote,
     "seed": int,

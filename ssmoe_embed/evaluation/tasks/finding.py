@@ -13,15 +13,8 @@ from ssmoe_embed.evaluation.paper.embeddings import DATASETS
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
-PAPER = "paper"
-"""The 19 tasks of the paper, as `MTEB(eng, v1)` defines them."""
-OFFLINE = "offline"
-"""The tasks whose data come with this package."""
-OFFLINE_VISION = "offline-vision"
-"""The image tasks whose data come with this package."""
-PAPER_VISION = "paper-vision"
-"""The paper's image tasks."""
-_PAPER_BENCHMARK = "MTEB(eng, v1)"
+PAPER, OFFLINE, PAPER_VISION, OFFLINE_VISION = SUITES = ("paper", "offline", "paper-vision", "offline-vision")
+"""The 19 tasks of the paper, as `MTEB(eng, v1)` defines them; those whose data come with this package; both of images."""
 
 
 def find_tasks(names: Iterable[str | AbsTask]) -> list[AbsTask]:
@@ -40,9 +33,7 @@ def find_tasks(names: Iterable[str | AbsTask]) -> list[AbsTask]:
         for task in _named(name) if isinstance(name, str) else [name]:
             found.setdefault(task.metadata.name, task)
     if not found:
-        raise ValueError(
-            f"No task was named; choose {PAPER}, {OFFLINE}, {PAPER_VISION}, {OFFLINE_VISION}, a benchmark or tasks of mteb."
-        )
+        raise ValueError(f"No task was named; choose {', '.join(SUITES)}, a benchmark or tasks of mteb.")
     return list(found.values())
 
 
@@ -71,7 +62,8 @@ def _named(name: str) -> Sequence[AbsTask]:
     if name == OFFLINE:
         return offline_tasks()
     if name == PAPER:
-        return _paper_tasks()
+        known = {task.metadata.name: task for task in mteb.get_benchmark("MTEB(eng, v1)").tasks}
+        return [known[dataset.task] for dataset in DATASETS]
     from ssmoe_embed.evaluation.vision.tasks import vision_task
 
     own = offline_task(name) or vision_task(name)
@@ -87,21 +79,14 @@ def _named(name: str) -> Sequence[AbsTask]:
         raise ValueError(_unknown(name)) from None
 
 
-def _paper_tasks() -> list[AbsTask]:
-    import mteb
-
-    known = {task.metadata.name: task for task in mteb.get_benchmark(_PAPER_BENCHMARK).tasks}
-    return [known[dataset.task] for dataset in DATASETS]
-
-
 def _unknown(name: str) -> str:
     """The message for a name that stands for nothing."""
     spelled = {known.casefold(): known for known in _all_names()}
     near = [spelled[one] for one in get_close_matches(name.casefold(), spelled, n=3, cutoff=0.6)]
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return (
-        f"The task {name!r} is not known.{hint} Choose {PAPER}, {OFFLINE}, {PAPER_VISION}, {OFFLINE_VISION}, a benchmark "
-        "such as 'MTEB(eng, v2)' (in quotes), or the name of a task of mteb."
+        f"The task {name!r} is not known.{hint} Choose {', '.join(SUITES)}, a benchmark such as 'MTEB(eng, v2)' (in "
+        "quotes), or the name of a task of mteb."
     )
 
 
@@ -114,11 +99,4 @@ def _all_names() -> tuple[str, ...]:
     from ssmoe_embed.evaluation.tasks.offline import offline_tasks
 
     tasks = [task.metadata.name for task in (*offline_tasks(), *TASK_LIST)]
-    return (
-        *tasks,
-        PAPER,
-        OFFLINE,
-        PAPER_VISION,
-        OFFLINE_VISION,
-        *(benchmark.name for benchmark in mteb.get_benchmarks()),
-    )
+    return (*tasks, *SUITES, *(benchmark.name for benchmark in mteb.get_benchmarks()))

@@ -235,16 +235,11 @@ def differences(task: AbsTask) -> list[str]:
         if known is not None and sum(map(len, rows)) != known:
             found.append(f"split {split!r} has {sum(map(len, rows)):,} examples instead of {known:,}")
         columns = [set(one.column_names) for one in rows if hasattr(one, "column_names")]
-        wanted = {} if len(rows) != 1 else _columns(task)
+        named = [getattr(task, name) for name in dir(type(task)) if name.endswith(("column_name", "column_names"))]
+        flat = [one for value in named for one in (value if isinstance(value, list | tuple) else [value])]
+        wanted = dict.fromkeys(one for one in flat if isinstance(one, str)) if len(rows) == 1 else ()
         found += [f"split {split!r} has no column {one!r}" for one in wanted if columns and one not in columns[0]]
     return found
-
-
-def _columns(task: AbsTask) -> dict[str, None]:
-    """The columns that a task reads, as its class names them."""
-    named = [getattr(task, name) for name in dir(type(task)) if name.endswith(("column_name", "column_names"))]
-    flat = [one for value in named for one in (value if isinstance(value, list | tuple) else [value])]
-    return dict.fromkeys(one for one in flat if isinstance(one, str))
 
 
 def _of_split(dataset: Any, split: str) -> list[Any] | None:

@@ -10,7 +10,7 @@ from mteb.mocks.mock_tasks.reranking import MockAggregatedTask
 from mteb.models import ModelMeta
 
 import ssmoe_embed
-from ssmoe_embed.evaluation.leaderboard.submission import CODE, MOCK_RUN, prepare_submission
+from ssmoe_embed.evaluation.leaderboard import CODE, MOCK_RUN, prepare_submission
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, MethodEncoder, load_encoder
 from ssmoe_embed.evaluation.mteb.passes import SharedPass
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate

@@ -7,13 +7,13 @@ from mteb.mocks import MockRetrievalTask, MockSTSTask
 from tiny import TOP_C
 
 import ssmoe_embed
+from ssmoe_embed.common import lazy
 from ssmoe_embed.embedding.settings import Calibration
 from ssmoe_embed.evaluation.mteb.models import EvaluatedModel, SpectralVariants
 from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions, evaluate
 from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.results.folder import ResultFolder
-from ssmoe_embed.evaluation.sweep.axes import Axis
-from ssmoe_embed.evaluation.sweep.running import ROUTERS, sweep
+from ssmoe_embed.evaluation.sweep.running import ROUTERS, Axis, sweep
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.spectral.routers import SpectralRouters
 
@@ -185,3 +185,10 @@ def test_the_command_refuses_what_it_cannot_do(ssmoe, built, tmp_path, args, mes
     assert ran.status == 1
     assert message in ran.err
     assert not (tmp_path / "out").exists()
+
+
+def test_without_mteb_the_command_says_what_to_install(ssmoe, built, tmp_path, monkeypatch):
+    monkeypatch.setattr(lazy, "find_spec", lambda name: None)
+    ran = ssmoe("sweep", built, "--alpha", "2", "-o", tmp_path / "out")
+    assert ran.status == 1
+    assert "pip install 'ssmoe-embed[mteb]'" in ran.err

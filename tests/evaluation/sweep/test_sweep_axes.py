@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssmoe_embed.evaluation.sweep.axes import Axis, Point, points
+from ssmoe_embed.evaluation.sweep.running import Axis, Point, points
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,8 @@ import io
 
 import pytest
 
-from ssmoe_embed.evaluation.sweep.axes import Axis, points
 from ssmoe_embed.evaluation.sweep.report import plot, report, scores_csv, write_report, x_axis
-from ssmoe_embed.evaluation.sweep.running import MEAN, TEST_SET_WARNING, SweepResult
+from ssmoe_embed.evaluation.sweep.running import MEAN, TEST_SET_WARNING, Axis, SweepResult, points
 
 
 def result(axes, scores, names=("STS12", "STS13")):

@@ -10,7 +10,7 @@ import pytest
 
 mteb = pytest.importorskip("mteb")
 
-from ssmoe_embed.evaluation.leaderboard.checks import check_data  # noqa: E402
+from ssmoe_embed.evaluation.leaderboard import one_version  # noqa: E402
 from ssmoe_embed.evaluation.tasks.local_data import LocalData, differences, harness_data, use_local  # noqa: E402
 
 PAIRS = [
@@ -112,9 +112,9 @@ def test_a_retrieval_task_finds_its_configurations_in_the_folder(tmp_path):
 def test_results_on_local_data_are_not_submitted(tmp_path):
     for name, revision in (("One", "local-0123456789abcdef"), ("Two", "0" * 40)):
         (tmp_path / f"{name}.json").write_text(json.dumps({"dataset_revision": revision}), encoding="utf-8")
-    check_data([tmp_path / "Two.json"])
+    one_version([tmp_path / "Two.json"])
     with pytest.raises(ValueError, match=r"1 tasks were measured on local data .*One"):
-        check_data([tmp_path / "One.json", tmp_path / "Two.json"])
+        one_version([tmp_path / "One.json", tmp_path / "Two.json"])
 
 
 def test_the_harness_asks_for_a_configuration_of_a_data_set(tmp_path):

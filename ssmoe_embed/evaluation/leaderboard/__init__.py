@@ -1,1 +1,0 @@
-"""What a leaderboard submission takes, and whether results can be submitted."""
