@@ -17,9 +17,10 @@ from ssmoe_embed.embedding.base_model import BaseModelSource, loading_bar, spect
 from ssmoe_embed.embedding.calibration import BlockCalibration, Calibrations, fit_calibrations
 from ssmoe_embed.embedding.encoder import Encoder
 from ssmoe_embed.embedding.fingerprint import identify
+from ssmoe_embed.embedding.keywords import ModelKeywords, split_keywords
 from ssmoe_embed.embedding.persistence import CONFIG, GENERATED, Parts, limit_of, load_parts, save_parts
 from ssmoe_embed.embedding.prompts import templates
-from ssmoe_embed.embedding.settings import Block, EmbeddingSettings, ModelKeywords, split_keywords
+from ssmoe_embed.embedding.settings import Block, EmbeddingSettings
 from ssmoe_embed.embedding.tokenization import check_texts
 from ssmoe_embed.quantization.settings import Quantization, QuantizationSettings
 from ssmoe_embed.spectral.routers import SpectralRouters

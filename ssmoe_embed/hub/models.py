@@ -20,18 +20,12 @@ from ssmoe_embed.common.version import __version__
 from ssmoe_embed.data import BUNDLED, BUNDLED_CLIP, bundled_folder
 from ssmoe_embed.embedding.base_model import loading_bar
 from ssmoe_embed.embedding.calibration import check_sample
+from ssmoe_embed.embedding.keywords import LoadKeywords, ModelKeywords, SentenceTransformerKeywords, split_keywords
 from ssmoe_embed.embedding.methods import Method
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.embedding.module import SSMoE
 from ssmoe_embed.embedding.persistence import OWN_BASE, save_references
-from ssmoe_embed.embedding.settings import (
-    PRESET_SPECTRAL,
-    EmbeddingSettings,
-    LoadKeywords,
-    ModelKeywords,
-    SentenceTransformerKeywords,
-    split_keywords,
-)
+from ssmoe_embed.embedding.settings import PRESET_SPECTRAL, EmbeddingSettings
 from ssmoe_embed.families import family_of, load_config
 from ssmoe_embed.hub.names import MODULES, RECIPES, Kind, find, local
 from ssmoe_embed.quantization.settings import Quantization, QuantizationSettings

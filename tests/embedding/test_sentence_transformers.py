@@ -20,7 +20,8 @@ import ssmoe_embed
 from ssmoe_embed import SSMoE
 from ssmoe_embed.common.loading import HubKeywords, HubOptions
 from ssmoe_embed.data import tiny_folder
-from ssmoe_embed.embedding.settings import EmbeddingKeywords, EmbeddingSettings
+from ssmoe_embed.embedding.keywords import EmbeddingKeywords
+from ssmoe_embed.embedding.settings import EmbeddingSettings
 from ssmoe_embed.spectral.settings import SpectralKeywords, SpectralSettings
 
 QUIET = {"show_progress_bar": False}
