@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -18,19 +18,17 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperCommand
 
-from ssmoe_embed.cli.ablate import ablate
 from ssmoe_embed.cli.build import build
 from ssmoe_embed.cli.compare import compare
 from ssmoe_embed.cli.encode import encode
 from ssmoe_embed.cli.evaluate import evaluate, submit
 from ssmoe_embed.cli.finetune import finetune
 from ssmoe_embed.cli.index import IndexCommand, index
-from ssmoe_embed.cli.info import families, info
-from ssmoe_embed.cli.inspect import inspect
+from ssmoe_embed.cli.info import families, info, inspect
 from ssmoe_embed.cli.language_models import drop, lm_eval, steer
 from ssmoe_embed.cli.search import search
 from ssmoe_embed.cli.serve import serve
-from ssmoe_embed.cli.sweep import sweep
+from ssmoe_embed.cli.variants import ablate, sweep
 
 _NUMBER = re.compile(r"-(\d|\.\d).*")
 
@@ -47,28 +45,22 @@ class ListCommand(TyperCommand):
         return super().parse_args(ctx, expand_lists(args, flags))
 
 
-def expand_lists(args: Sequence[str], flags: Iterable[str]) -> list[str]:
-    """Repeat a flag before each of its values.
-
-    Args:
-        args: A command line.
-        flags: The flags that take several values; a number below zero is a value, not a flag.
-    """
-    flags = set(flags)
+def expand_lists(args: Sequence[str], flags: Collection[str]) -> list[str]:
+    """Repeat each of these flags before each of its values; a number below zero is a value, not a flag."""
     expanded: list[str] = []
     flag = None
     for position, arg in enumerate(args):
         if arg == "--":
             return [*expanded, *args[position:]]
-        if arg.startswith("-") and not _NUMBER.fullmatch(arg):
+        if _is_flag(arg):
             name, equals, value = arg.partition("=")
             flag = name if name in flags else None
-            if flag and not equals:
-                following = args[position + 1 : position + 2]
-                if not following or _is_flag(following[0]):
-                    expanded.append(arg)  # left for the parser to say that a value is missing
-                continue
-            expanded += [name, value] if flag else [arg]
+            if flag is None:
+                expanded.append(arg)
+            elif equals:
+                expanded += [name, value]
+            elif _is_flag(next(iter(args[position + 1 :]), "-")):
+                expanded.append(arg)  # left for the parser to say that a value is missing
         else:
             expanded += [flag, arg] if flag else [arg]
     return expanded

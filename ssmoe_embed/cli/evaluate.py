@@ -13,10 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ssmoe_embed.cli import options as opts
-from ssmoe_embed.cli.options import Device, Dtype, NewFolder, Replace, check_results, given
 
 if TYPE_CHECKING:
-    from ssmoe_embed.evaluation.leaderboard.submission import Submission
     from ssmoe_embed.evaluation.mteb.runner import EvaluationReport, Failure
     from ssmoe_embed.evaluation.results.finished import Finished
 
@@ -135,6 +133,10 @@ def evaluate(
     chosen = find_tasks(tasks or ("offline",))
     if dataset_dir is not None:
         chosen = [use_local(task, LocalData(dataset_dir)) for task in chosen]
+
+    def summarise(report: EvaluationReport) -> None:
+        write_summary(report.folder, plots=False)
+
     report = runner.evaluate(
         models or (),
         chosen,
@@ -149,13 +151,10 @@ def evaluate(
             scratch=int(feature_disk * GIB),
             progress=not quiet,
         ),
-        after_task=_summarise,
-        **opts.given(
-            device=device,
-            model_kwargs=opts.given(dtype=dtype, device_map=device_map) or None,
-            load_in_4bit=load_in_4bit or None,
-            trust_remote_code=trust_remote_code,
-        ),
+        after_task=summarise,
+        trust_remote_code=trust_remote_code,
+        **opts.given(load_in_4bit=load_in_4bit or None),
+        **opts.embedding_loading(device, dtype, device_map),
     )
     nothing = new and not report.done
     if nothing:
@@ -165,13 +164,6 @@ def evaluate(
     if report.failures:
         raise typer.Exit(1)
     note_finished(replace(found, kept=report.kept + report.done), request, models or ())
-
-
-def _summarise(report: EvaluationReport) -> None:
-    """Bring the tables up to date when a task is done."""
-    from ssmoe_embed.evaluation.results.summary import write_summary
-
-    write_summary(report.folder, plots=False)
 
 
 def _show(found: Finished, done: int, failures: Sequence[Failure]) -> None:
@@ -200,7 +192,7 @@ def _show(found: Finished, done: int, failures: Sequence[Failure]) -> None:
 
 def submit(
     results: Annotated[Path, typer.Argument(metavar="DIR", help="Result folder of `ssmoe evaluate`.")],
-    output: NewFolder,
+    output: opts.NewFolder,
     tasks: Annotated[
         list[str] | None,
         typer.Option(help="The benchmark, or tasks: all must have been measured.  [default: 'MTEB(eng, v2)']"),
@@ -210,9 +202,9 @@ def submit(
     mock_run: Annotated[
         bool, typer.Option("--mock-run/--no-mock-run", help="Load the model and run mteb's mock tasks.")
     ] = True,
-    device: Device = None,
-    dtype: Dtype = None,
-    overwrite: Replace = False,
+    device: opts.Device = None,
+    dtype: opts.Dtype = None,
+    overwrite: opts.Replace = False,
 ) -> None:
     """Prepare a submission to mteb's leaderboard.
 
@@ -224,7 +216,7 @@ def submit(
     """
     from ssmoe_embed.common.lazy import require_mteb
 
-    check_results(results)
+    opts.check_results(results)
     require_mteb()
     from ssmoe_embed.evaluation.leaderboard.submission import prepare_submission
     from ssmoe_embed.evaluation.mteb.models import load_encoder
@@ -232,9 +224,9 @@ def submit(
     from ssmoe_embed.evaluation.tasks.finding import find_tasks
 
     def encoder(name: str, commit: str) -> Any:
-        return load_encoder(name, revision=commit, **given(device=device, dtype=dtype))
+        return load_encoder(name, revision=commit, **opts.given(device=device, dtype=dtype))
 
-    submission = prepare_submission(
+    made = prepare_submission(
         ResultFolder(results),
         output,
         find_tasks(tasks or ["MTEB(eng, v2)"]),
@@ -243,20 +235,12 @@ def submit(
         load=encoder if mock_run else None,
         overwrite=overwrite,
     )
-    _show_submission(submission)
-
-
-def _show_submission(submission: Submission) -> None:
-    """Print what was made and what comes next."""
     lines = [
-        f"{submission.folder}: {submission.model} at {submission.revision}, {len(submission.tasks)} tasks, measured with "
-        f"mteb {submission.version}."
+        f"{made.folder}: {made.model} at {made.revision}, {len(made.tasks)} tasks, measured with mteb {made.version}."
     ]
-    if submission.unknown:
-        lines.append(f"Fill in by hand in ssmoe_models.py: {', '.join(submission.unknown)}.")
-    if not submission.mock_run:
+    if made.unknown:
+        lines.append(f"Fill in by hand in ssmoe_models.py: {', '.join(made.unknown)}.")
+    if not made.mock_run:
         lines.append("The mock run was left out; a pull request to mteb needs it.")
-    lines += ["Next: docs/leaderboard.md, and when the model is in mteb:", f"  {submission.command}"]
-    console = Console()
-    for line in lines:
-        console.print(Text(line), soft_wrap=True)
+    lines += ["Next: docs/leaderboard.md, and when the model is in mteb:", f"  {made.command}"]
+    Console().print(Text("\n".join(lines)), soft_wrap=True)

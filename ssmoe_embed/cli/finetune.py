@@ -13,7 +13,7 @@ from ssmoe_embed.cli import options as opts
 
 
 def finetune(
-    base: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")],
+    base: opts.LanguageModel,
     data: Annotated[
         Path, typer.Option(help="JSON lines: prompt and completion, messages, instruction and output, or text.")
     ],
@@ -146,7 +146,7 @@ def finetune(
         seed=seed,
         **opts.given(lora_rank=rank),
     )
-    loading = opts.given(device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None)
+    loading = opts.hub_loading(device_map, revision, trust_remote_code)
     found = train(base, data, output, settings, overwrite=overwrite, progress=not quiet, **loading)
     losses = [row["loss"] for row in found.log if "loss" in row]
     learned = f", loss {losses[0]:.3f} at first and {losses[-1]:.3f} at last" if losses else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heapq import nlargest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from ssmoe_embed.common.files import write_files
 
 
 def drop(
-    base: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")],
+    base: opts.LanguageModel,
     output: opts.NewFolder,
     keep: Annotated[float, typer.Option(help="Fraction of each layer's experts to keep, rounded up.")] = 0.75,
     by: Annotated[
@@ -42,9 +43,6 @@ def drop(
     """
     from ssmoe_embed import language_model
 
-    loading: dict[str, Any] = opts.given(
-        device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None
-    )
     settings = opts.given(alpha=alpha, top_c=top_c)
     dropped = language_model.drop(
         base,
@@ -58,13 +56,13 @@ def drop(
         dtype=dtype,
         overwrite=overwrite,
         progress=not quiet,
-        **loading,
+        **opts.hub_loading(device_map, revision, trust_remote_code),
     )
     typer.echo(f"{output}: {dropped}")
 
 
 def steer(
-    base: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")],
+    base: opts.LanguageModel,
     texts: Annotated[Path, typer.Option(help="Text file of the domain, one text per line.")],
     output: Annotated[
         Path,
@@ -101,27 +99,21 @@ def steer(
     chosen = SteerBy.parse(by, "by")
     domain = file_sample(texts, max_texts).texts
     other = shipped_sample(max_texts) if background is None else file_sample(background, max_texts)
-    loading: dict[str, Any] = opts.given(
-        device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None
-    )
+    loading = opts.hub_loading(device_map, revision, trust_remote_code)
     model = load(base, dtype=dtype, progress=not quiet, **loading)
     tokenizer = load_tokenizer(base, HubOptions.among(loading))
     table = steering_table(model, tokenizer, domain, chosen, background=other.texts, progress=not quiet)
     table.save(output)
-    best = sorted(
-        (
-            (float(value), layer, expert)
-            for layer, values in table.scores.items()
-            for expert, value in enumerate(values)
-        ),
-        reverse=True,
+    scores = (
+        (float(value), layer, expert) for layer, values in table.scores.items() for expert, value in enumerate(values)
     )
-    shown = ", ".join(f"layer {layer} expert {expert} ({value:.3g})" for value, layer, expert in best[:5])
+    best = nlargest(5, scores)
+    shown = ", ".join(f"layer {layer} expert {expert} ({value:.3g})" for value, layer, expert in best)
     typer.echo(f"{output}: {shown}, …")
 
 
 def lm_eval(
-    base: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")],
+    base: opts.LanguageModel,
     routing: Annotated[
         list[str] | None,
         typer.Option(
@@ -175,7 +167,6 @@ def lm_eval(
     for name in routing or ["grid"]:
         cells += GRID if name == "grid" else [GridCell.parse(name)]
     settings: dict[str, Any] = opts.given(alpha=alpha, mix=mix, top_c=top_c, scale=scale, seed=seed)
-    loading = opts.given(device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None)
     options = GridOptions(
         keep=keep,
         num_fewshot=num_fewshot,
@@ -186,7 +177,7 @@ def lm_eval(
         batch_size=batch_size,
         text=perplexity,
         dtype=dtype,
-        loading=loading,
+        loading=opts.hub_loading(device_map, revision, trust_remote_code),
         data=None if dataset_dir is None else LocalData(dataset_dir),
         progress=not quiet,
     )

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ssmoe_embed.cli.index import OwnModel, open_with_model
-from ssmoe_embed.cli.options import DEFAULT_MODEL, Alpha, BatchSize, Device, Method, Prompt, Quiet, given
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
-    from ssmoe_embed.search.index import SemanticIndex
+from ssmoe_embed.cli.options import Alpha, BatchSize, ChosenModel, Device, Method, OwnModel, Prompt, Quiet, given
+from ssmoe_embed.data import BUNDLED
 
 
 def serve(
@@ -67,10 +62,16 @@ def serve(
         max_inputs=min(max_inputs, max_waiting),
         max_body=int(max_body * 1e6),
     )
+    chosen = ChosenModel(model, given(method=method, prompt=prompt, alpha=alpha), device, not quiet)
     with listen(host, port) as listener:
-        settings = given(method=method, prompt=prompt, alpha=alpha)
-        called, encoder, corpus = _served(folder, model, settings, device, quiet=quiet)
-        called = name or called
+        from ssmoe_embed.search import SemanticIndex
+        from ssmoe_embed.search.corpora import bundled_index
+
+        if folder is not None:
+            chosen = chosen.of_index(folder)
+        encoder = chosen.load()
+        called = name or chosen.name or BUNDLED
+        corpus = bundled_index(encoder, progress=not quiet) if folder is None else SemanticIndex.open(folder, encoder)
         app = create_app(
             encoder,
             name=called,
@@ -85,22 +86,3 @@ def serve(
         server = Server(app, ready=lambda: typer.echo(f"Serving {called} on {address}", err=True))
         with suppress(KeyboardInterrupt):  # how a server is told to stop
             server.run(sockets=[listener])
-
-
-def _served(
-    folder: Path | None, model: str | None, settings: dict[str, Any], device: str | None, *, quiet: bool
-) -> tuple[str, SentenceTransformer, SemanticIndex]:
-    """The model's name, the model, and what to search."""
-    if folder is not None:
-        from ssmoe_embed.search.manifest import Manifest
-
-        index = open_with_model(folder, model, settings, device, quiet)
-        encoder = index.model
-        if encoder is None:
-            raise ValueError(f"The index in {folder} was opened without a model.")
-        return model or Manifest.read(folder).reference.get("name", DEFAULT_MODEL), encoder, index
-    from ssmoe_embed.hub.models import load
-    from ssmoe_embed.search.corpora import bundled_index
-
-    encoder = load(model or DEFAULT_MODEL, device=device, progress=not quiet, **settings)
-    return model or DEFAULT_MODEL, encoder, bundled_index(encoder, progress=not quiet)

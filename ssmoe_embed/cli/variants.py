@@ -1,4 +1,4 @@
-"""`ssmoe ablate`."""
+"""`ssmoe sweep` and `ssmoe ablate`: one model under many settings, and with its parts replaced."""
 
 from __future__ import annotations
 
@@ -6,19 +6,99 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
-from ssmoe_embed.cli.options import BatchSize, Device, Dtype, Quiet, ResultFolderTo, TrustRemoteCode, given
+from ssmoe_embed.cli import options as opts
+
+
+def sweep(
+    model: opts.MeasuredModel,
+    alpha: Annotated[
+        list[float] | None, typer.Option(help="Shares of the spectral router, such as 0 0.5 0.9 1.")
+    ] = None,
+    top_c: Annotated[
+        list[str] | None, typer.Option(help="Eigenvectors averaged per matrix: counts or fractions, such as 5 50 0.05.")
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Methods, such as smoe moee ssmoe.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Templates, such as none prompteol echo metaeol.")] = None,
+    hidden_layer: Annotated[list[int] | None, typer.Option(help="Layers that are read, such as -1 -2 -4.")] = None,
+    calibration: Annotated[list[str] | None, typer.Option(help="Calibrations: none, standardize, whiten.")] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(help="Any other setting: name=value,value such as mix=probs,logits.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option(help="Settings that stay the same, such as combination=sum.")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="paper, offline, a benchmark, or tasks of mteb.  [default: offline]")
+    ] = None,
+    corrupt: Annotated[str, typer.Option(help="none, replace@RATE or insert@RATE.")] = "none",
+    with_: Annotated[
+        str | None,
+        typer.Option(
+            "--with", callback=opts.one_of("with", ["paper"]), help="paper: compare with the paper's table 6."
+        ),
+    ] = None,
+    output: opts.ResultFolderTo = Path("sweep"),
+    overwrite: opts.MeasureAgain = False,
+    batch_size: opts.BatchSize = 32,
+    device: opts.Device = None,
+    dtype: opts.Dtype = None,
+    device_map: opts.DeviceMap = None,
+    trust_remote_code: opts.TrustRemoteCode = False,
+    quiet: opts.Quiet = False,
+) -> None:
+    """Measure a model at every combination of settings.
+
+    Writes sweep.md, sweep.csv and sweep.png into the result folder. Run again, the same command resumes where it stopped.
+
+    Example: ssmoe sweep ssmoe/olmoe-7b --alpha 0 0.5 0.9 1 --top-c 5 50 --tasks EmotionClassification --with paper
+    """
+    from ssmoe_embed.common.lazy import require_mteb
+    from ssmoe_embed.evaluation.sweep.axes import Axis, points
+
+    # in a fixed order: what needs the most work for another value first
+    varied: dict[str, list[Any] | None] = {"top_c": top_c, "hidden_layer": hidden_layer, "method": method}
+    varied |= {"prompt": prompt, "calibration": calibration, "alpha": alpha}
+    axes = [Axis.of_texts(name, values) for name, values in varied.items() if values]
+    axes += map(Axis.parse, vary or [])
+    points(axes)  # refuses none at all, and one twice
+    require_mteb()
+    from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions
+    from ssmoe_embed.evaluation.mteb.runs import grid, parse_settings
+    from ssmoe_embed.evaluation.sweep.report import report, write_report
+    from ssmoe_embed.evaluation.sweep.running import sweep as run
+
+    runs = grid(corruptions=[corrupt])
+    if len(runs) != 1:
+        raise ValueError(f"corrupt={corrupt!r} is several corruptions; sweep over settings with one at a time.")
+    result = run(
+        model,
+        axes,
+        tasks or ["offline"],
+        output,
+        corruption=runs[0].on_texts,
+        settings=parse_settings(settings or []),
+        options=EvaluationOptions(batch_size=batch_size, overwrite=overwrite, progress=not quiet),
+        trust_remote_code=trust_remote_code,
+        **opts.embedding_loading(device, dtype, device_map),
+    )
+    written = write_report(result, output, with_paper=with_ is not None)
+    Console().print(report(result, with_paper=with_ is not None).rich())
+    for failure in result.failures:
+        Console(stderr=True).print(Text(f"Failed: {failure}", style="red"))
+    typer.echo(", ".join(map(str, written)), err=True)
+    if result.missing:
+        raise typer.Exit(1)
+
 
 _CORRUPT = "replace@0.2"
-_TASKS = [
-    "WordNetParaphrasePairClassification",
-    "WordRelatednessSTS",
-    "ReviewSnippetSentimentClassification",
-]
+_TASKS = ["WordNetParaphrasePairClassification", "WordRelatednessSTS", "ReviewSnippetSentimentClassification"]
 
 
 def ablate(
-    model: Annotated[str, typer.Argument(help="Folder, hub id or recipe name.")],
+    model: opts.MeasuredModel,
     variant: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,12 +126,12 @@ def ablate(
     seeds: Annotated[int, typer.Option(min=1, help="Random draws per random variant.")] = 5,
     task_seeds: Annotated[int, typer.Option(min=1, help="How many of these draws are measured on tasks.")] = 3,
     calibration_texts: Annotated[int, typer.Option(min=16, help="Texts that each variant is calibrated on.")] = 512,
-    output: ResultFolderTo = Path("ablation"),
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    dtype: Dtype = None,
-    trust_remote_code: TrustRemoteCode = False,
-    quiet: Quiet = False,
+    output: opts.ResultFolderTo = Path("ablation"),
+    batch_size: opts.BatchSize = 32,
+    device: opts.Device = None,
+    dtype: opts.Dtype = None,
+    trust_remote_code: opts.TrustRemoteCode = False,
+    quiet: opts.Quiet = False,
 ) -> None:
     """Take SSMoE apart: which of its parts has which effect.
 
@@ -66,6 +146,7 @@ def ablate(
     from ssmoe_embed.evaluation.ablation.variants import find_variants
     from ssmoe_embed.evaluation.vision.encoder import is_vision_model
 
+    loading = opts.embedding_loading(device, dtype)
     if is_vision_model(model):
         if tasks or text or other_text or (alpha is not None and len(alpha) != 1):
             raise ValueError(
@@ -73,7 +154,6 @@ def ablate(
                 "--tasks, --text and --other-text."
             )
         sizes = {"seeds": seeds, "count": documents, "batch_size": batch_size, "progress": not quiet}
-        loading = given(device=device, model_kwargs=given(dtype=dtype) or None)
         _towers(model, variant, output, corrupt, sizes | {"alpha": (alpha or [0.5])[0]}, loading)
         return
     variants = find_variants(variant)
@@ -104,7 +184,6 @@ def ablate(
     texts = corpora(text, other_text, documents)
     if options.tasks:
         find_tasks(options.tasks)  # so that an unknown one is told before a model is loaded
-    loading = given(device=device, model_kwargs=given(dtype=dtype) or None)
     loaded = EvaluatedModel.load(model, trust_remote_code=trust_remote_code, progress=not quiet, **loading)
     result = run(model, loaded, variants, texts, output, options=options)
     written = write_report(result, output)
