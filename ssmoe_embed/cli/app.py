@@ -16,6 +16,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer import Option
 from typer.core import TyperCommand
 
 from ssmoe_embed.cli.build import build
@@ -94,7 +95,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Sentence embeddings from Mixture-of-Experts language models, without training."""

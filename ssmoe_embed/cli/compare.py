@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from ssmoe_embed.cli import options as opts
 from ssmoe_embed.common.files import write_files
@@ -23,12 +24,10 @@ _LM_EVAL = "lm_eval.json"
 
 
 def compare(
-    results: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Result folder of `ssmoe evaluate` or `ssmoe lm-eval`.")
-    ],
+    results: Annotated[Path, Argument(metavar="DIR", help="Result folder of `ssmoe evaluate` or `ssmoe lm-eval`.")],
     with_: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--with",
             callback=opts.one_of("with", ["paper"]),
             help="paper: compare with the scores printed in the SSMoE paper.",
@@ -36,34 +35,30 @@ def compare(
     ] = None,
     methods: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Two methods (or baselines) to compare by bootstrap; with --with paper, the methods to show."
-        ),
+        Option(help="Two methods (or baselines) to compare by bootstrap; with --with paper, the methods to show."),
     ] = None,
     tasks: Annotated[
-        list[str] | None, typer.Option(help="Only these tasks, for a comparison of two methods.  [default: all]")
+        list[str] | None, Option(help="Only these tasks, for a comparison of two methods.  [default: all]")
     ] = None,
     dataset_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder with the tasks' data that two methods were measured on: see docs/offline.md."),
+        Option(help="Folder with the tasks' data that two methods were measured on: see docs/offline.md."),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Only this one of the measured models.")] = None,
+    model: Annotated[str | None, Option("--model", "-m", help="Only this one of the measured models.")] = None,
     stands_for: Annotated[
-        str | None, typer.Option("--as", help="Which of the paper's models this is, if its name does not tell.")
+        str | None, Option("--as", help="Which of the paper's models this is, if its name does not tell.")
     ] = None,
     corrupt: Annotated[
         str | None,
-        typer.Option(
-            help="The one corruption to show, such as replace@0.015; for two methods also clean.  [default: all]"
-        ),
+        Option(help="The one corruption to show, such as replace@0.015; for two methods also clean.  [default: all]"),
     ] = None,
-    resamples: Annotated[int, typer.Option(min=100, help="Resamples of the bootstrap.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    resamples: Annotated[int, Option(min=100, help="Resamples of the bootstrap.")] = 10_000,
+    seed: Annotated[int, Option(help="Seed of the bootstrap.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", callback=opts.in_existing_folder, help="Also write the tables: .md or .csv."),
+        Option("--output", "-o", callback=opts.in_existing_folder, help="Also write the tables: .md or .csv."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace the output file.")] = False,
 ) -> None:
     """Compare two methods, or measured scores with the paper's.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from ssmoe_embed.cli import options as opts
 from ssmoe_embed.common.files import atomic_file
@@ -22,20 +23,18 @@ if TYPE_CHECKING:
 def encode(
     source: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             metavar="[FILE]",
             help="Texts, one per line, or one per record of .jsonl, .csv, .tsv and .parquet; by default standard input.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", callback=opts.in_existing_folder, help="File to write; by default standard output."
-        ),
+        Option("--output", "-o", callback=opts.in_existing_folder, help="File to write; by default standard output."),
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option("--format", help="npy, jsonl or parquet; by default by the output's extension, else npy."),
+        Option("--format", help="npy, jsonl or parquet; by default by the output's extension, else npy."),
     ] = None,
     field: opts.TextField = "text",
     encoding: opts.TextEncoding = "utf-8",
@@ -45,11 +44,11 @@ def encode(
     prompt: opts.Prompt = None,
     alpha: opts.Alpha = None,
     prompt_name: Annotated[
-        str | None, typer.Option(help="A sentence-transformers prompt saved with the model, such as query.")
+        str | None, Option(help="A sentence-transformers prompt saved with the model, such as query.")
     ] = None,
-    normalize: Annotated[bool, typer.Option("--normalize", help="Scale every vector to length 1.")] = False,
-    precision: Annotated[str, typer.Option(help="float32, binary or ubinary.")] = "float32",
-    truncate_dim: Annotated[int | None, typer.Option(min=1, help="Keep the first N dimensions of each vector.")] = None,
+    normalize: Annotated[bool, Option("--normalize", help="Scale every vector to length 1.")] = False,
+    precision: Annotated[str, Option(help="float32, binary or ubinary.")] = "float32",
+    truncate_dim: Annotated[int | None, Option(min=1, help="Keep the first N dimensions of each vector.")] = None,
     engine: opts.Engine = "local",
     workers: opts.Workers = None,
     batch_size: opts.BatchSize = 32,

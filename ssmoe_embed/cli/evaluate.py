@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer import Argument, Option
 
 from ssmoe_embed.cli import options as opts
 
@@ -22,23 +23,23 @@ if TYPE_CHECKING:
 def evaluate(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MODEL...", help="Folders, hub ids or recipe names; name them before the options."),
+        Argument(metavar="MODEL...", help="Folders, hub ids or recipe names; name them before the options."),
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="paper, offline, paper-vision, offline-vision, a benchmark such as 'MTEB(eng, v2)', or tasks of mteb.  "
             "[default: offline]"
         ),
     ] = None,
-    methods: Annotated[list[str] | None, typer.Option(help=f"{opts.METHODS}; by default the model's own.")] = None,
+    methods: Annotated[list[str] | None, Option(help=f"{opts.METHODS}; by default the model's own.")] = None,
     prompts: Annotated[
-        list[str] | None, typer.Option(help="Templates by name or with {text}; by default the model's own.")
+        list[str] | None, Option(help="Templates by name or with {text}; by default the model's own.")
     ] = None,
     dataset_dir: opts.DatasetDir = None,
     corrupt: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="none, replace@RATE, insert@RATE, or ladder: clean texts and rising rates; for images gaussian@, uniform@ "
             "or salt-pepper@STRENGTH, or image-ladder.  [default: none]"
         ),
@@ -46,41 +47,39 @@ def evaluate(
     output: opts.ResultFolderTo = Path("results"),
     routing: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Routings of docs/routers.md, such as usmoe, for methods that the mix does not route; own: the model's."
         ),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option(help="Further settings, such as hidden_layer=-2 calibration=whiten.")
+        list[str] | None, Option(help="Further settings, such as hidden_layer=-2 calibration=whiten.")
     ] = None,
     baselines: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Baselines to measure too: tfidf-words, tfidf-chars, bm25, minilm, chance, random-weights; of each MODEL "
             "mean, echo, metaeol, token-prepending, embed-filter, aligned-wva, idf-router, codes."
         ),
     ] = None,
     train_corrupt: Annotated[
         bool,
-        typer.Option("--train-corrupt/--no-train-corrupt", help="Corrupt the texts that classifiers learn from too."),
+        Option("--train-corrupt/--no-train-corrupt", help="Corrupt the texts that classifiers learn from too."),
     ] = True,
     predictions: Annotated[
         bool | None,
-        typer.Option("--predictions/--no-predictions", help="Keep predictions; by default those of the offline tasks."),
+        Option("--predictions/--no-predictions", help="Keep predictions; by default those of the offline tasks."),
     ] = None,
     overwrite: opts.MeasureAgain = False,
     batch_size: opts.BatchSize = 32,
     device: opts.Device = None,
     dtype: opts.Dtype = None,
     device_map: opts.DeviceMap = None,
-    load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Load the base model in 4 bits.")] = False,
+    load_in_4bit: Annotated[bool, Option("--load-in-4bit", help="Load the base model in 4 bits.")] = False,
     trust_remote_code: opts.TrustRemoteCode = False,
     feature_memory: Annotated[
-        float, typer.Option(min=0, help="GiB of features kept in memory for methods that share a forward pass.")
+        float, Option(min=0, help="GiB of features kept in memory for methods that share a forward pass.")
     ] = 2.0,
-    feature_disk: Annotated[
-        float, typer.Option(min=0, help="GiB kept on disk beyond that, in the result folder.")
-    ] = 16.0,
+    feature_disk: Annotated[float, Option(min=0, help="GiB kept on disk beyond that, in the result folder.")] = 16.0,
     quiet: opts.Quiet = False,
 ) -> None:
     """Measure models and methods on tasks of mteb.
@@ -191,16 +190,16 @@ def _show(found: Finished, done: int, failures: Sequence[Failure]) -> None:
 
 
 def submit(
-    results: Annotated[Path, typer.Argument(metavar="DIR", help="Result folder of `ssmoe evaluate`.")],
+    results: Annotated[Path, Argument(metavar="DIR", help="Result folder of `ssmoe evaluate`.")],
     output: opts.NewFolder,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(help="The benchmark, or tasks: all must have been measured.  [default: 'MTEB(eng, v2)']"),
+        Option(help="The benchmark, or tasks: all must have been measured.  [default: 'MTEB(eng, v2)']"),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Which of the measured models.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Which of its revisions.")] = None,
+    model: Annotated[str | None, Option("--model", "-m", help="Which of the measured models.")] = None,
+    revision: Annotated[str | None, Option(help="Which of its revisions.")] = None,
     mock_run: Annotated[
-        bool, typer.Option("--mock-run/--no-mock-run", help="Load the model and run mteb's mock tasks.")
+        bool, Option("--mock-run/--no-mock-run", help="Load the model and run mteb's mock tasks.")
     ] = True,
     device: opts.Device = None,
     dtype: opts.Dtype = None,

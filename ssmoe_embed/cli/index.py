@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer import Argument, Option
 from typer.core import TyperCommand
 
 from ssmoe_embed.cli import options as opts
@@ -41,57 +42,57 @@ class IndexCommand(TyperCommand):
 def index(
     corpus: Annotated[
         list[Path] | None,
-        typer.Argument(
+        Argument(
             metavar="[CORPUS]…",
             help=f"Files ({', '.join(KINDS)}) and folders of such files; leave it out to only change an index.",
         ),
     ] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the index; created if it does not exist.")
-    ] = Path("ssmoe-index"),
+    output: Annotated[Path, Option("--output", "-o", help="Folder of the index; created if it does not exist.")] = Path(
+        "ssmoe-index"
+    ),
     model: opts.OwnModel = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="auto, flat, hnsw, ivf, ivfpq, sq8 or binary.  [default: auto, by the number of vectors]"),
+        Option(help="auto, flat, hnsw, ivf, ivfpq, sq8 or binary.  [default: auto, by the number of vectors]"),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Dtype of the stored vectors: float32 or float16.  [default: float32]")
+        str | None, Option(help="Dtype of the stored vectors: float32 or float16.  [default: float32]")
     ] = None,
     recall: Annotated[
         float,
-        typer.Option(min=0.5, max=1.0, help="Share of the ten nearest neighbours that an approximate index finds."),
+        Option(min=0.5, max=1.0, help="Share of the ten nearest neighbours that an approximate index finds."),
     ] = RECALL,
     on_error: opts.OnBroken = "stop",
     encoding: opts.TextEncoding = "utf-8",
     field: opts.TextField = "text",
-    words: Annotated[int, typer.Option(min=1, help="Maximum number of words per passage.")] = WORDS,
+    words: Annotated[int, Option(min=1, help="Maximum number of words per passage.")] = WORDS,
     images: Annotated[
-        bool, typer.Option("--images", help="Index images beside texts; a corpus of nothing but images needs it not.")
+        bool, Option("--images", help="Index images beside texts; a corpus of nothing but images needs it not.")
     ] = False,
     list_skipped: Annotated[
-        bool, typer.Option("--list-skipped", help="Name every file of a folder that is skipped, with the reason.")
+        bool, Option("--list-skipped", help="Name every file of a folder that is skipped, with the reason.")
     ] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Remove documents that are not in CORPUS.")] = False,
+    prune: Annotated[bool, Option("--prune", help="Remove documents that are not in CORPUS.")] = False,
     delete: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="[ID]",
             help="Document to remove; without ID, all that match --filter. May be repeated.",
         ),
     ] = None,
-    delete_filtered: Annotated[bool, typer.Option("--delete-filtered", hidden=True)] = False,
+    delete_filtered: Annotated[bool, Option("--delete-filtered", hidden=True)] = False,
     conditions: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--filter",
             metavar="KEY=VALUE",
             help="Documents that --delete removes, as in `ssmoe search`; may be repeated.",
         ),
     ] = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Rebuild the approximate index, also as another --kind.")
+        bool, Option("--rebuild", help="Rebuild the approximate index, also as another --kind.")
     ] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Check every file against its checksum.")] = False,
+    verify: Annotated[bool, Option("--verify", help="Check every file against its checksum.")] = False,
     method: opts.Method = None,
     prompt: opts.Prompt = None,
     alpha: opts.Alpha = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from ssmoe_embed.cli import options as opts
 from ssmoe_embed.common.tables import Table
@@ -14,7 +15,7 @@ from ssmoe_embed.data import BUNDLED
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the embedding model.")] = BUNDLED,
+    model: Annotated[str, Argument(help="Folder, hub id or recipe name of the embedding model.")] = BUNDLED,
 ) -> None:
     """Show a model's settings, size and memory."""
     from ssmoe_embed.embedding.module import SSMoE
@@ -40,12 +41,10 @@ def info(
 
 
 def inspect(
-    models: Annotated[
-        list[str], typer.Argument(help="Folders, hub ids or recipe names; several are shown side by side.")
-    ],
+    models: Annotated[list[str], Argument(help="Folders, hub ids or recipe names; several are shown side by side.")],
     output: Annotated[
         Path,
-        typer.Option(
+        Option(
             "--output",
             "-o",
             callback=opts.in_existing_folder,
@@ -54,30 +53,28 @@ def inspect(
     ] = Path("report.html"),
     text: Annotated[
         Path | None,
-        typer.Option(help="Text file, one text per line; by default a sample in the package."),
+        Option(help="Text file, one text per line; by default a sample in the package."),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of images for a CLIP-MoE; by default emoji, and their names as its texts."),
+        Option(help="Folder of images for a CLIP-MoE; by default emoji, and their names as its texts."),
     ] = None,
     max_texts: Annotated[
-        int, typer.Option(min=16, help="Texts, and images, to read, spread evenly over the file or folder.")
+        int, Option(min=16, help="Texts, and images, to read, spread evenly over the file or folder.")
     ] = 400,
-    alpha: Annotated[float, typer.Option(help="Share of the spectral router, 0 to 1.")] = 0.5,
-    clusters: Annotated[int, typer.Option(min=2, help="Number of k-means clusters.")] = 8,
-    directions: Annotated[int, typer.Option(min=1, help="Dominant directions compared per expert matrix.")] = 8,
-    map_: Annotated[
-        str, typer.Option("--map", help="Projection of the map: tsne, or umap (needs umap-learn).")
-    ] = "tsne",
+    alpha: Annotated[float, Option(help="Share of the spectral router, 0 to 1.")] = 0.5,
+    clusters: Annotated[int, Option(min=2, help="Number of k-means clusters.")] = 8,
+    directions: Annotated[int, Option(min=1, help="Dominant directions compared per expert matrix.")] = 8,
+    map_: Annotated[str, Option("--map", help="Projection of the map: tsne, or umap (needs umap-learn).")] = "tsne",
     gradients: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="TEXT|FILE",
             help="Measure how alike the experts' gradients are too: on this text, or on a file with one text per line.",
         ),
     ] = None,
     routing: Annotated[
-        list[str] | None, typer.Option(help="Routings of docs/routers.md whose load is shown too, such as usmoe.")
+        list[str] | None, Option(help="Routings of docs/routers.md whose load is shown too, such as usmoe.")
     ] = None,
     batch_size: opts.BatchSize = 32,
     device: opts.Device = None,
@@ -162,7 +159,7 @@ _REFUSED = """
 
 
 def families(
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the text of docs/families.md.")] = False,
+    as_markdown: Annotated[bool, Option("--markdown", help="Print the text of docs/families.md.")] = False,
 ) -> None:
     """List the supported model families, and what is refused.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from ssmoe_embed.common.choices import Choice, unknown
 from ssmoe_embed.data import BUNDLED
@@ -80,24 +80,24 @@ def _count_or_fraction(value: str) -> Any:
 
 
 METHODS = f"{', '.join(MethodName)} or paper"
-Model = Annotated[str, typer.Option("--model", "-m", help="Folder, hub id or recipe name of the embedding model.")]
+Model = Annotated[str, Option("--model", "-m", help="Folder, hub id or recipe name of the embedding model.")]
 OwnModel = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--model",
         "-m",
         help=f"Folder, hub id or recipe name; by default the index's own, or {BUNDLED} for a new index.",
     ),
 ]
-MeasuredModel = Annotated[str, typer.Argument(help="Folder, hub id or recipe name.")]
-LanguageModel = Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")]
+MeasuredModel = Annotated[str, Argument(help="Folder, hub id or recipe name.")]
+LanguageModel = Annotated[str, Argument(help="Folder, hub id or recipe name of the language model.")]
 Device = Annotated[
     str | None,
-    typer.Option(help="Where to run: cpu, cuda, cuda:1, mps; by default the fastest.", callback=_known_device),
+    Option(help="Where to run: cpu, cuda, cuda:1, mps; by default the fastest.", callback=_known_device),
 ]
 Method = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help=f"{METHODS}; by default the model's own.",
         metavar="NAME",
         autocompletion=lambda: [*map(str, MethodName), "paper"],
@@ -105,59 +105,57 @@ Method = Annotated[
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="Dtype of the base model: float32, bfloat16 or float16; by default the model's own.",
         callback=one_of("dtype", ["float32", "bfloat16", "float16"]),
     ),
 ]
-DeviceMap = Annotated[str | None, typer.Option(help="Where to put the base model, such as cuda or auto.")]
-Revision = Annotated[str | None, typer.Option(help="Hub revision of the base model.")]
-TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Allow code that comes with a model.")]
+DeviceMap = Annotated[str | None, Option(help="Where to put the base model, such as cuda or auto.")]
+Revision = Annotated[str | None, Option(help="Hub revision of the base model.")]
+TrustRemoteCode = Annotated[bool, Option("--trust-remote-code", help="Allow code that comes with a model.")]
 Prompt = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="Template by name (none, prompteol, …) or one of your own with {text}; by default the model's own.",
         autocompletion=lambda: [*TEMPLATES, *ENSEMBLES],
     ),
 ]
-Alpha = Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1; by default the model's own.")]
+Alpha = Annotated[float | None, Option(help="Share of the spectral router, 0 to 1; by default the model's own.")]
 TopC = Annotated[
     float | None,
-    typer.Option(
+    Option(
         parser=_count_or_fraction,
         metavar="NUMBER",
         help="Eigenvectors averaged per matrix: a count such as 50, or a fraction such as 0.05.  [default: 50]",
     ),
 ]
-Share = Annotated[float | None, typer.Option(help="Share of the spectral router, 0 to 1.  [default: 0.5]")]
-NewFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")]
-ResultFolderTo = Annotated[Path, typer.Option("--output", "-o", help="Result folder; what it holds is kept.")]
-Replace = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")]
-MeasureAgain = Annotated[bool, typer.Option("--overwrite", help="Measure again what the folder holds.")]
+Share = Annotated[float | None, Option(help="Share of the spectral router, 0 to 1.  [default: 0.5]")]
+NewFolder = Annotated[Path, Option("--output", "-o", help="Folder to create.")]
+ResultFolderTo = Annotated[Path, Option("--output", "-o", help="Result folder; what it holds is kept.")]
+Replace = Annotated[bool, Option("--overwrite", help="Replace the output folder.")]
+MeasureAgain = Annotated[bool, Option("--overwrite", help="Measure again what the folder holds.")]
 ExpertCalibration = Annotated[
     Path | None,
-    typer.Option("--calibration", help="Text file that experts are scored on; by default the sample in the package."),
+    Option("--calibration", help="Text file that experts are scored on; by default the sample in the package."),
 ]
 DatasetDir = Annotated[
-    Path | None, typer.Option(help="Folder with the tasks' data, for a machine without a network: see docs/offline.md.")
+    Path | None, Option(help="Folder with the tasks' data, for a machine without a network: see docs/offline.md.")
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Batch size: texts per forward pass.")]
-TextField = Annotated[str, typer.Option("--field", help="Where a record (.jsonl, .csv, .parquet) holds its text.")]
+BatchSize = Annotated[int, Option(min=1, help="Batch size: texts per forward pass.")]
+TextField = Annotated[str, Option("--field", help="Where a record (.jsonl, .csv, .parquet) holds its text.")]
 TextEncoding = Annotated[
-    str, typer.Option("--encoding", help="Encoding of text files without a byte order mark, such as latin-1 or utf-16.")
+    str, Option("--encoding", help="Encoding of text files without a byte order mark, such as latin-1 or utf-16.")
 ]
 OnBroken = Annotated[
-    str, typer.Option("--on-error", help="Whether a broken line ends the command (stop) or is left out (skip).")
+    str, Option("--on-error", help="Whether a broken line ends the command (stop) or is left out (skip).")
 ]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Show no progress bars.", callback=_without_bars, is_eager=True)
-]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="Show no progress bars.", callback=_without_bars, is_eager=True)]
 Engine = Annotated[
-    str, typer.Option("--engine", help="local, or ray: many workers on a Ray cluster, on this machine or others.")
+    str, Option("--engine", help="local, or ray: many workers on a Ray cluster, on this machine or others.")
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Number of workers with --engine ray; by default one per GPU, or one per CPU core."),
+    Option(min=1, help="Number of workers with --engine ray; by default one per GPU, or one per CPU core."),
 ]
 
 

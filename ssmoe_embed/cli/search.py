@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
+from typer import Argument, Option
 
 from ssmoe_embed.cli import options as opts
 from ssmoe_embed.common.tables import Table
@@ -94,39 +95,31 @@ def _table(explanation: Explanation) -> Table:
 
 
 def search(
-    query: Annotated[str | None, typer.Argument(help="What you are looking for, in your own words.")] = None,
+    query: Annotated[str | None, Argument(help="What you are looking for, in your own words.")] = None,
     corpus: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="File or folder to search, of the kinds that `ssmoe index` takes, or emoji; may be repeated."
-        ),
+        Option(help="File or folder to search, of the kinds that `ssmoe index` takes, or emoji; may be repeated."),
     ] = None,
-    index: Annotated[Path | None, typer.Option(help="Index to search, a folder that `ssmoe index` made.")] = None,
-    images: Annotated[
-        list[Path] | None, typer.Option(help="Image, or folder of images, to search; may be repeated.")
-    ] = None,
+    index: Annotated[Path | None, Option(help="Index to search, a folder that `ssmoe index` made.")] = None,
+    images: Annotated[list[Path] | None, Option(help="Image, or folder of images, to search; may be repeated.")] = None,
     like: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Find what looks like this image; takes the place of QUERY.")
+        Path | None, Option(metavar="FILE", help="Find what looks like this image; takes the place of QUERY.")
     ] = None,
-    top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many documents to show.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    top: Annotated[int, Option("--top", "-k", min=1, help="How many documents to show.")] = 5,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object per line.")] = False,
     conditions: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--filter",
             metavar="KEY=VALUE",
             help="Only documents that match: lang=en, 'path=notes/*', 'year>=1999', year=1999..2005; may be repeated.",
         ),
     ] = None,
-    hybrid: Annotated[
-        bool, typer.Option("--hybrid", help="Rank by meaning and by words; this is the default.")
-    ] = False,
-    vectors_only: Annotated[bool, typer.Option("--vectors-only", help="Rank by meaning alone.")] = False,
-    words_only: Annotated[bool, typer.Option("--words-only", help="Rank by words alone (BM25).")] = False,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Show what each block of the vectors contributes.")
-    ] = False,
-    interactive: Annotated[bool, typer.Option("--interactive", help="Read queries until an empty line.")] = False,
+    hybrid: Annotated[bool, Option("--hybrid", help="Rank by meaning and by words; this is the default.")] = False,
+    vectors_only: Annotated[bool, Option("--vectors-only", help="Rank by meaning alone.")] = False,
+    words_only: Annotated[bool, Option("--words-only", help="Rank by words alone (BM25).")] = False,
+    explain: Annotated[bool, Option("--explain", help="Show what each block of the vectors contributes.")] = False,
+    interactive: Annotated[bool, Option("--interactive", help="Read queries until an empty line.")] = False,
     field: opts.TextField = "text",
     encoding: opts.TextEncoding = "utf-8",
     on_error: opts.OnBroken = "stop",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from ssmoe_embed.cli.options import Alpha, BatchSize, ChosenModel, Device, Method, OwnModel, Prompt, Quiet, given
 from ssmoe_embed.data import BUNDLED
@@ -14,34 +15,32 @@ from ssmoe_embed.data import BUNDLED
 
 def serve(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Index to search; by default the bundled corpus.")
+        Path | None, Argument(metavar="[DIR]", help="Index to search; by default the bundled corpus.")
     ] = None,
     model: OwnModel = None,
     method: Method = None,
     prompt: Prompt = None,
     alpha: Alpha = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; any other lets other machines connect.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free one.")] = 8080,
-    name: Annotated[str | None, typer.Option(help="Name of the model for clients; by default that of --model.")] = None,
+    host: Annotated[str, Option(help="Address to listen on; any other lets other machines connect.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port; 0 for any free one.")] = 8080,
+    name: Annotated[str | None, Option(help="Name of the model for clients; by default that of --model.")] = None,
     normalize: Annotated[
-        bool, typer.Option("--normalize", help="Scale the vectors of /v1/embeddings to length 1, as OpenAI's are.")
+        bool, Option("--normalize", help="Scale the vectors of /v1/embeddings to length 1, as OpenAI's are.")
     ] = False,
     api_key: Annotated[
         str | None,
-        typer.Option(envvar="SSMOE_API_KEY", help="Key that clients must send; by default none is asked for."),
+        Option(envvar="SSMOE_API_KEY", help="Key that clients must send; by default none is asked for."),
     ] = None,
     batch_size: BatchSize = 32,
     wait: Annotated[
-        float, typer.Option(min=0, max=1000, help="Milliseconds a text waits for others to share its forward pass.")
+        float, Option(min=0, max=1000, help="Milliseconds a text waits for others to share its forward pass.")
     ] = 4.0,
     max_waiting: Annotated[
-        int, typer.Option(min=1, help="Maximum number of waiting texts; further requests are answered with 429.")
+        int, Option(min=1, help="Maximum number of waiting texts; further requests are answered with 429.")
     ] = 8192,
-    max_inputs: Annotated[int, typer.Option(min=1, help="Maximum number of texts per request.")] = 2048,
-    max_body: Annotated[float, typer.Option(min=0.001, help="Maximum size of a request, in megabytes.")] = 8.0,
-    map_size: Annotated[int, typer.Option(min=0, help="Maximum number of documents on the map; 0 for no map.")] = 5000,
+    max_inputs: Annotated[int, Option(min=1, help="Maximum number of texts per request.")] = 2048,
+    max_body: Annotated[float, Option(min=0.001, help="Maximum size of a request, in megabytes.")] = 8.0,
+    map_size: Annotated[int, Option(min=0, help="Maximum number of documents on the map; 0 for no map.")] = 5000,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:

@@ -8,37 +8,32 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer import Option
 
 from ssmoe_embed.cli import options as opts
 
 
 def sweep(
     model: opts.MeasuredModel,
-    alpha: Annotated[
-        list[float] | None, typer.Option(help="Shares of the spectral router, such as 0 0.5 0.9 1.")
-    ] = None,
+    alpha: Annotated[list[float] | None, Option(help="Shares of the spectral router, such as 0 0.5 0.9 1.")] = None,
     top_c: Annotated[
-        list[str] | None, typer.Option(help="Eigenvectors averaged per matrix: counts or fractions, such as 5 50 0.05.")
+        list[str] | None, Option(help="Eigenvectors averaged per matrix: counts or fractions, such as 5 50 0.05.")
     ] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Methods, such as smoe moee ssmoe.")] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="Templates, such as none prompteol echo metaeol.")] = None,
-    hidden_layer: Annotated[list[int] | None, typer.Option(help="Layers that are read, such as -1 -2 -4.")] = None,
-    calibration: Annotated[list[str] | None, typer.Option(help="Calibrations: none, standardize, whiten.")] = None,
+    method: Annotated[list[str] | None, Option(help="Methods, such as smoe moee ssmoe.")] = None,
+    prompt: Annotated[list[str] | None, Option(help="Templates, such as none prompteol echo metaeol.")] = None,
+    hidden_layer: Annotated[list[int] | None, Option(help="Layers that are read, such as -1 -2 -4.")] = None,
+    calibration: Annotated[list[str] | None, Option(help="Calibrations: none, standardize, whiten.")] = None,
     vary: Annotated[
-        list[str] | None, typer.Option(help="Any other setting: name=value,value such as mix=probs,logits.")
+        list[str] | None, Option(help="Any other setting: name=value,value such as mix=probs,logits.")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option(help="Settings that stay the same, such as combination=sum.")
-    ] = None,
+    settings: Annotated[list[str] | None, Option(help="Settings that stay the same, such as combination=sum.")] = None,
     tasks: Annotated[
-        list[str] | None, typer.Option(help="paper, offline, a benchmark, or tasks of mteb.  [default: offline]")
+        list[str] | None, Option(help="paper, offline, a benchmark, or tasks of mteb.  [default: offline]")
     ] = None,
-    corrupt: Annotated[str, typer.Option(help="none, replace@RATE or insert@RATE.")] = "none",
+    corrupt: Annotated[str, Option(help="none, replace@RATE or insert@RATE.")] = "none",
     with_: Annotated[
         str | None,
-        typer.Option(
-            "--with", callback=opts.one_of("with", ["paper"]), help="paper: compare with the paper's table 6."
-        ),
+        Option("--with", callback=opts.one_of("with", ["paper"]), help="paper: compare with the paper's table 6."),
     ] = None,
     output: opts.ResultFolderTo = Path("sweep"),
     overwrite: opts.MeasureAgain = False,
@@ -101,31 +96,31 @@ def ablate(
     model: opts.MeasuredModel,
     variant: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Variants beyond original and ev, or routings by name, such as competition; by default all variants.",
             show_default=False,
         ),
     ] = None,
     alpha: Annotated[
         list[float] | None,
-        typer.Option(help="Shares of the spectral router; tasks use the first.  [default: 0.5 1]"),
+        Option(help="Shares of the spectral router; tasks use the first.  [default: 0.5 1]"),
     ] = None,
     tasks: Annotated[
-        list[str] | None, typer.Option(help="Tasks of mteb, or none.  [default: three small offline tasks]")
+        list[str] | None, Option(help="Tasks of mteb, or none.  [default: three small offline tasks]")
     ] = None,
     text: Annotated[
         Path | None,
-        typer.Option(help="Text file, one document per line; by default definitions of words."),
+        Option(help="Text file, one document per line; by default definitions of words."),
     ] = None,
-    other_text: Annotated[Path | None, typer.Option(help="Text file of another kind; by default verses.")] = None,
-    documents: Annotated[int, typer.Option(min=16, help="Documents of each kind that are read.")] = 200,
+    other_text: Annotated[Path | None, Option(help="Text file of another kind; by default verses.")] = None,
+    documents: Annotated[int, Option(min=16, help="Documents of each kind that are read.")] = 200,
     corrupt: Annotated[
         str,
-        typer.Option(help="Corruption under which the choice of experts is compared; of a CLIP-MoE noise, if any."),
+        Option(help="Corruption under which the choice of experts is compared; of a CLIP-MoE noise, if any."),
     ] = _CORRUPT,
-    seeds: Annotated[int, typer.Option(min=1, help="Random draws per random variant.")] = 5,
-    task_seeds: Annotated[int, typer.Option(min=1, help="How many of these draws are measured on tasks.")] = 3,
-    calibration_texts: Annotated[int, typer.Option(min=16, help="Texts that each variant is calibrated on.")] = 512,
+    seeds: Annotated[int, Option(min=1, help="Random draws per random variant.")] = 5,
+    task_seeds: Annotated[int, Option(min=1, help="How many of these draws are measured on tasks.")] = 3,
+    calibration_texts: Annotated[int, Option(min=16, help="Texts that each variant is calibrated on.")] = 512,
     output: opts.ResultFolderTo = Path("ablation"),
     batch_size: opts.BatchSize = 32,
     device: opts.Device = None,
