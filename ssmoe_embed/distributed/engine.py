@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
@@ -71,24 +71,21 @@ class Encoding:
 
     def encode(self, model: SentenceTransformer, texts: Sequence[str]) -> np.ndarray[Any, Any]:
         """Vectors `[B,D]` of texts, chunk by chunk, which is how `encode_stream` and an index do it in one process."""
-        if not self.as_documents:
-            return self._encode(model.encode, texts)
-        distinct = list(dict.fromkeys(texts))  # an index encodes a text once
-        rows = {text: row for row, text in enumerate(distinct)}
-        return self._encode(model.encode_document, distinct)[[rows[text] for text in texts]]
-
-    def _encode(self, encode: Callable[..., Any], texts: Sequence[str]) -> np.ndarray[Any, Any]:
+        # an index encodes a text once
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))} if self.as_documents else {}
+        encode, distinct = (model.encode_document, list(rows)) if self.as_documents else (model.encode, list(texts))
         parts = [
             encode(
-                list(texts[start : start + self.chunk]),
+                distinct[start : start + self.chunk],
                 batch_size=self.batch_size,
                 show_progress_bar=False,
                 convert_to_numpy=True,
                 **self.arguments,
             )
-            for start in range(0, len(texts), self.chunk)
+            for start in range(0, len(distinct), self.chunk)
         ]
-        return np.concatenate(parts)
+        vectors = np.concatenate(parts)
+        return vectors[[rows[text] for text in texts]] if self.as_documents else vectors
 
     def digest(self, fingerprint: Mapping[str, Any]) -> str:
         """A short text that names the model and everything here that changes vectors."""
