@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -106,14 +106,7 @@ _told: set[str] = set()
 """The package's warnings that were shown; Python itself forgets them whenever a library changes its filters."""
 
 
-def _warn(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _warn(message: Warning | str, category: type[Warning], filename: str, *place: Any, **more: Any) -> None:
     """A warning of this package as its text alone, without the line of code that it comes from."""
     if Path(__file__).parents[1] in Path(filename).parents:
         if str(message) in _told:
@@ -121,7 +114,7 @@ def _warn(
         _told.add(str(message))
         Console(stderr=True).print(f"Warning: {message}", markup=False, highlight=False, soft_wrap=True)
     else:
-        _show_warning(message, category, filename, lineno, file, line)
+        _show_warning(message, category, filename, *place, **more)
 
 
 def _skip_last_collection() -> None:

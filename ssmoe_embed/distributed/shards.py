@@ -162,7 +162,8 @@ class ShardFolder:
 
         for shard in self.shards():
             table = pq.read_table(self.path / shard.name)
-            yield _rows(table), vectors_of(table)
+            column = table["embedding"].combine_chunks()
+            yield _rows(table), column.flatten().to_numpy().reshape(len(table), column.type.list_size)  # [n·D] → [n,D]
 
     @staticmethod
     def _write(path: Path, table: Any) -> None:
@@ -171,12 +172,6 @@ class ShardFolder:
 
         with atomic_file(path) as file:
             pq.write_table(table, file)
-
-
-def vectors_of(table: Any) -> np.ndarray[Any, Any]:
-    """The vectors `[n,D]` of a shard's table."""
-    column = table["embedding"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(table), column.type.list_size)
 
 
 def _rows(table: Any) -> list[TextRow]:

@@ -179,11 +179,11 @@ class CorpusMap:
 class MapMaker:
     """Makes the map of a corpus in a thread of its own, which never touches the model."""
 
-    def __init__(self, index: SemanticIndex, *, most: int = 5000, method: MapMethod | None = None) -> None:
+    def __init__(self, index: SemanticIndex, *, most: int = 5000) -> None:
         """Bind an index; nothing runs before `start`. At most `most` documents are laid out, by `MapMethod.best`."""
         self._index = index
         self._most = most
-        self._method = method or MapMethod.best()
+        self._method = MapMethod.best()
         self._thread: threading.Thread | None = None
         self.made: CorpusMap | None = None
         self.error: str | None = None
