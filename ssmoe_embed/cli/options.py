@@ -192,7 +192,7 @@ class ChosenModel:
     progress: bool
 
     def of_index(self, folder: Path) -> ChosenModel:
-        """The same for an index, which has a model and settings of its own where none is named."""
+        """The same for an index, which must be there, and has a model and settings of its own where none is named."""
         from ssmoe_embed.search.manifest import Manifest
 
         own = Manifest.read(folder).reference

@@ -195,21 +195,17 @@ def _in_cache(
     from ssmoe_embed.search import read_documents
     from ssmoe_embed.search.corpora import bundled_index, corpus_index, emoji_index
 
-    if corpus == [_EMOJI] and not _EMOJI.exists():
-        corpus = None
-        bundled = emoji_index
-    else:
-        bundled = bundled_index if like is None else emoji_index
+    emoji = corpus == [_EMOJI] and not _EMOJI.exists()
+    bundled = emoji_index if emoji or like is not None else bundled_index
     source = None
     if images:
         source = read_documents(*images, images="only")
-    elif corpus:
+    elif corpus and not emoji:
         source = read_documents(*corpus, **reading)
-    if not chosen.name:
-        by_image = images or (like is not None and not corpus)
-        chosen = replace(chosen, name=BUNDLED_CLIP if by_image else BUNDLED)
-    ours = source is None and bundled is bundled_index
-    encoder = _load(chosen, explain) if ours else chosen.load()
+    by_pixels = images or (like is not None and source is None)
+    chosen = replace(chosen, name=chosen.name or (BUNDLED_CLIP if by_pixels else BUNDLED))
+    answers = source is None and bundled is bundled_index
+    encoder = _load(chosen, explain) if answers else chosen.load()
     if source is None:
         return bundled(encoder, batch_size=batch_size, progress=chosen.progress)
     made = corpus_index(encoder, source, batch_size=batch_size, progress=chosen.progress)

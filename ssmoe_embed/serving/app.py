@@ -123,10 +123,10 @@ def create_app(
     dimension = model.get_embedding_dimension() or 0
     _add_embeddings(app, name, dimension, batcher, limits)
     _add_page(app, name, corpus, maps)
+    metrics.watch("ssmoe_texts_waiting", "Texts that wait for the model or are in it.", lambda: batcher.waiting)
     if corpus is not None:
         metrics.watch("ssmoe_documents", "Documents that can be found.", lambda: len(corpus))
         _add_search(app, corpus, batcher, maps, limits)
-    metrics.watch("ssmoe_texts_waiting", "Texts that wait for the model or are in it.", lambda: batcher.waiting)
 
     @app.get("/metrics")
     async def show_metrics() -> Response:
@@ -210,11 +210,7 @@ def _add_search(
 
     @app.get("/api/search")
     async def search(
-        q: str,
-        top: int = 10,
-        filters: Filters = (),
-        mode: str = "hybrid",
-        snippets: bool = True,
+        q: str, top: int = 10, filters: Filters = (), mode: str = "hybrid", snippets: bool = True
     ) -> dict[str, Any]:
         check_query(q, limits)
         if not 1 <= top <= limits.max_top:

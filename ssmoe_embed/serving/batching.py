@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -86,14 +86,8 @@ class Timed:
 ResultT = TypeVar("ResultT")
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """What became of the texts of one request.
-
-    Attributes:
-        vectors: float32 `[B,D]`, in the order of the texts.
-        tokens: Tokens that the model read, of all texts together.
-    """
+class Encoded(NamedTuple):
+    """Vectors of the texts of one request, float32 `[B,D]` in their order, and how many tokens the model read of all."""
 
     vectors: np.ndarray[Any, Any]
     tokens: int
