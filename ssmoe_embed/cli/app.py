@@ -9,28 +9,27 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer import Option
 from typer.core import TyperCommand
 
-from ssmoe_embed.cli.ablate import ablate
 from ssmoe_embed.cli.build import build
 from ssmoe_embed.cli.compare import compare
 from ssmoe_embed.cli.encode import encode
 from ssmoe_embed.cli.evaluate import evaluate, submit
 from ssmoe_embed.cli.finetune import finetune
 from ssmoe_embed.cli.index import IndexCommand, index
-from ssmoe_embed.cli.info import families, info
-from ssmoe_embed.cli.inspect import inspect
+from ssmoe_embed.cli.info import families, info, inspect
 from ssmoe_embed.cli.language_models import drop, lm_eval, steer
 from ssmoe_embed.cli.search import search
 from ssmoe_embed.cli.serve import serve
-from ssmoe_embed.cli.sweep import sweep
+from ssmoe_embed.cli.variants import ablate, sweep
 
 _NUMBER = re.compile(r"-(\d|\.\d).*")
 
@@ -47,28 +46,22 @@ class ListCommand(TyperCommand):
         return super().parse_args(ctx, expand_lists(args, flags))
 
 
-def expand_lists(args: Sequence[str], flags: Iterable[str]) -> list[str]:
-    """Repeat a flag before each of its values.
-
-    Args:
-        args: A command line.
-        flags: The flags that take several values; a number below zero is a value, not a flag.
-    """
-    flags = set(flags)
+def expand_lists(args: Sequence[str], flags: Collection[str]) -> list[str]:
+    """Repeat each of these flags before each of its values; a number below zero is a value, not a flag."""
     expanded: list[str] = []
     flag = None
     for position, arg in enumerate(args):
         if arg == "--":
             return [*expanded, *args[position:]]
-        if arg.startswith("-") and not _NUMBER.fullmatch(arg):
+        if _is_flag(arg):
             name, equals, value = arg.partition("=")
             flag = name if name in flags else None
-            if flag and not equals:
-                following = args[position + 1 : position + 2]
-                if not following or _is_flag(following[0]):
-                    expanded.append(arg)  # left for the parser to say that a value is missing
-                continue
-            expanded += [name, value] if flag else [arg]
+            if flag is None:
+                expanded.append(arg)
+            elif equals:
+                expanded += [name, value]
+            elif _is_flag(next(iter(args[position + 1 :]), "-")):
+                expanded.append(arg)  # left for the parser to say that a value is missing
         else:
             expanded += [flag, arg] if flag else [arg]
     return expanded
@@ -102,7 +95,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Sentence embeddings from Mixture-of-Experts language models, without training."""
@@ -113,14 +106,7 @@ _told: set[str] = set()
 """The package's warnings that were shown; Python itself forgets them whenever a library changes its filters."""
 
 
-def _warn(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _warn(message: Warning | str, category: type[Warning], filename: str, *place: Any, **more: Any) -> None:
     """A warning of this package as its text alone, without the line of code that it comes from."""
     if Path(__file__).parents[1] in Path(filename).parents:
         if str(message) in _told:
@@ -128,7 +114,7 @@ def _warn(
         _told.add(str(message))
         Console(stderr=True).print(f"Warning: {message}", markup=False, highlight=False, soft_wrap=True)
     else:
-        _show_warning(message, category, filename, lineno, file, line)
+        _show_warning(message, category, filename, *place, **more)
 
 
 def _skip_last_collection() -> None:

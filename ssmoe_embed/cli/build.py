@@ -6,58 +6,51 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from ssmoe_embed.cli import options as opts
 
 
 def build(
-    base: Annotated[str, typer.Argument(help="Folder or hub id of the Mixture-of-Experts language model.")],
+    base: Annotated[str, Argument(help="Folder or hub id of the Mixture-of-Experts language model.")],
     output: opts.NewFolder,
-    method: Annotated[str | None, typer.Option(help=f"{opts.METHODS}.  [default: ssmoe]")] = None,
+    method: Annotated[str | None, Option(help=f"{opts.METHODS}.  [default: ssmoe]")] = None,
     alpha: opts.Share = None,
     prompt: Annotated[
-        str | None, typer.Option(help="Template by name or one of your own with {text}.  [default: none]")
+        str | None, Option(help="Template by name or one of your own with {text}.  [default: none]")
     ] = None,
     also_prompt: Annotated[
-        list[str] | None, typer.Option(help="Fit the calibration for this prompt too; may be repeated.")
+        list[str] | None, Option(help="Fit the calibration for this prompt too; may be repeated.")
     ] = None,
     calibration: Annotated[
-        str | None, typer.Option(help="none, standardize, whiten or batch.  [default: standardize]")
+        str | None, Option(help="none, standardize, whiten or batch.  [default: standardize]")
     ] = None,
     calibration_texts: Annotated[
         Path | None,
-        typer.Option(
-            help="Text file to fit the calibration on, one text per line; by default the sample in the package."
-        ),
+        Option(help="Text file to fit the calibration on, one text per line; by default the sample in the package."),
     ] = None,
-    combination: Annotated[str | None, typer.Option(help="concat or sum.  [default: concat]")] = None,
-    routing_weight: Annotated[float | None, typer.Option(help="Weight of the routing block in a sum.")] = None,
-    hidden_layer: Annotated[int | None, typer.Option(help="Layer whose hidden state is read.  [default: -1]")] = None,
-    max_seq_length: Annotated[
-        int | None, typer.Option(help="Maximum number of tokens per text.  [default: 512]")
-    ] = None,
+    combination: Annotated[str | None, Option(help="concat or sum.  [default: concat]")] = None,
+    routing_weight: Annotated[float | None, Option(help="Weight of the routing block in a sum.")] = None,
+    hidden_layer: Annotated[int | None, Option(help="Layer whose hidden state is read.  [default: -1]")] = None,
+    max_seq_length: Annotated[int | None, Option(help="Maximum number of tokens per text.  [default: 512]")] = None,
     top_c: opts.TopC = None,
-    select: Annotated[str | None, typer.Option(help="router or average.  [default: router]")] = None,
-    sign: Annotated[str | None, typer.Option(help="aligned, canonical or raw.  [default: aligned]")] = None,
-    scale: Annotated[str | None, typer.Option(help="none or router.  [default: none]")] = None,
+    select: Annotated[str | None, Option(help="router or average.  [default: router]")] = None,
+    sign: Annotated[str | None, Option(help="aligned, canonical or raw.  [default: aligned]")] = None,
+    scale: Annotated[str | None, Option(help="none or router.  [default: none]")] = None,
     exclude_common: Annotated[
-        int | None, typer.Option(min=0, help="Rank of what experts share that is left out first.  [default: 0]")
+        int | None, Option(min=0, help="Rank of what experts share that is left out first.  [default: 0]")
     ] = None,
     revision: opts.Revision = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's own.")
-    ] = None,
+    dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16; by default the checkpoint's own.")] = None,
     quantize: Annotated[
         str | None,
-        typer.Option(help="Keep the base model, experts included, in 4 bits: nf4, nf4-experts or paper-nf4."),
+        Option(help="Keep the base model, experts included, in 4 bits: nf4, nf4-experts or paper-nf4."),
     ] = None,
     device_map: opts.DeviceMap = None,
-    license_: Annotated[str | None, typer.Option("--license", help="The base model's licence, for the card.")] = None,
-    include_base: Annotated[bool, typer.Option("--include-base", help="Copy the base model into the folder.")] = False,
+    license_: Annotated[str | None, Option("--license", help="The base model's licence, for the card.")] = None,
+    include_base: Annotated[bool, Option("--include-base", help="Copy the base model into the folder.")] = False,
     trust_remote_code: opts.TrustRemoteCode = False,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Batch size: texts per forward pass.  [default: 32]")
-    ] = None,
+    batch_size: Annotated[int | None, Option(min=1, help="Batch size: texts per forward pass.  [default: 32]")] = None,
     overwrite: opts.Replace = False,
     quiet: opts.Quiet = False,
 ) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer import Argument, Option
 
-from ssmoe_embed.cli.options import check_results, in_existing_folder
-from ssmoe_embed.common.choices import unknown
+from ssmoe_embed.cli import options as opts
 from ssmoe_embed.common.files import write_files
 
 if TYPE_CHECKING:
@@ -19,48 +19,46 @@ if TYPE_CHECKING:
     from ssmoe_embed.common.tables import Report
     from ssmoe_embed.evaluation.results.folder import ResultFolder
 
-PAPER = "paper"
 _LM_EVAL = "lm_eval.json"
 """The file that tells a result folder of `ssmoe lm-eval`."""
 
 
 def compare(
-    results: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Result folder of `ssmoe evaluate` or `ssmoe lm-eval`.")
-    ],
+    results: Annotated[Path, Argument(metavar="DIR", help="Result folder of `ssmoe evaluate` or `ssmoe lm-eval`.")],
     with_: Annotated[
-        str | None, typer.Option("--with", help="paper: compare with the scores printed in the SSMoE paper.")
+        str | None,
+        Option(
+            "--with",
+            callback=opts.one_of("with", ["paper"]),
+            help="paper: compare with the scores printed in the SSMoE paper.",
+        ),
     ] = None,
     methods: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Two methods (or baselines) to compare by bootstrap; with --with paper, the methods to show."
-        ),
+        Option(help="Two methods (or baselines) to compare by bootstrap; with --with paper, the methods to show."),
     ] = None,
     tasks: Annotated[
-        list[str] | None, typer.Option(help="Only these tasks, for a comparison of two methods.  [default: all]")
+        list[str] | None, Option(help="Only these tasks, for a comparison of two methods.  [default: all]")
     ] = None,
     dataset_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder with the tasks' data that two methods were measured on: see docs/offline.md."),
+        Option(help="Folder with the tasks' data that two methods were measured on: see docs/offline.md."),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Only this one of the measured models.")] = None,
+    model: Annotated[str | None, Option("--model", "-m", help="Only this one of the measured models.")] = None,
     stands_for: Annotated[
-        str | None, typer.Option("--as", help="Which of the paper's models this is, if its name does not tell.")
+        str | None, Option("--as", help="Which of the paper's models this is, if its name does not tell.")
     ] = None,
     corrupt: Annotated[
         str | None,
-        typer.Option(
-            help="The one corruption to show, such as replace@0.015; for two methods also clean.  [default: all]"
-        ),
+        Option(help="The one corruption to show, such as replace@0.015; for two methods also clean.  [default: all]"),
     ] = None,
-    resamples: Annotated[int, typer.Option(min=100, help="Resamples of the bootstrap.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    resamples: Annotated[int, Option(min=100, help="Resamples of the bootstrap.")] = 10_000,
+    seed: Annotated[int, Option(help="Seed of the bootstrap.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", callback=in_existing_folder, help="Also write the tables: .md or .csv."),
+        Option("--output", "-o", callback=opts.in_existing_folder, help="Also write the tables: .md or .csv."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace the output file.")] = False,
 ) -> None:
     """Compare two methods, or measured scores with the paper's.
 
@@ -70,29 +68,28 @@ def compare(
     """
     from ssmoe_embed.evaluation.results.folder import ResultFolder
 
-    if with_ not in (None, PAPER):
-        raise ValueError(unknown("with", with_, [PAPER]))
-    check_results(results)
-    _check_output(output, overwrite)
+    opts.check_results(results)
+    if output is not None and output.suffix not in (".md", ".csv"):
+        raise ValueError(f"The output {str(output)!r} is neither a .md nor a .csv file.")
+    if output is not None and output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists already; choose another output or pass --overwrite.")
     if (results / _LM_EVAL).is_file():
-        _language_models(results, output, with_paper=with_ == PAPER, stands_for=stands_for)
+        _language_models(results, output, with_paper=with_ is not None, stands_for=stands_for)
         return
     folder = ResultFolder(results)
-    if with_ == PAPER:
+    drawing = {"resamples": resamples, "seed": seed}
+    if with_ is not None:
         if tasks:
             raise ValueError("--tasks is for comparing two methods; the comparison with the paper shows all its tasks.")
-        if _images(folder, output, {"model": model, "corrupt": corrupt}, stands_for, dataset_dir, (resamples, seed)):
-            return
-        _with_paper(folder, output, {"model": model, "stands_for": stands_for, "methods": methods, "corrupt": corrupt})
+        options: dict[str, Any] = {"model": model, "corrupt": corrupt}
+        if not _images(folder, output, options | drawing, stands_for, dataset_dir):
+            _with_paper(folder, output, options | {"stands_for": stands_for, "methods": methods})
         return
     if stands_for is not None:
         raise ValueError("--as is for the comparison with the paper; add --with paper.")
     if not methods or len(methods) != 2:
         raise ValueError("Name what to compare: --with paper, or two methods such as --methods ssmoe smoe.")
-    options: dict[str, Any] = {"model": model, "corruption": corrupt, "resamples": resamples, "seed": seed}
-    if dataset_dir is not None:
-        options["tasks"] = _local_tasks(folder, tasks, dataset_dir)
-    _two_methods(folder, methods, tasks, output, options)
+    _two_methods(folder, methods, tasks, dataset_dir, output, {"model": model, "corruption": corrupt} | drawing)
 
 
 def _local_tasks(folder: ResultFolder, names: list[str] | None, dataset_dir: Path) -> list[AbsTask]:
@@ -132,7 +129,6 @@ def _images(
     options: dict[str, Any],
     stands_for: str | None,
     dataset_dir: Path | None,
-    drawing: tuple[int, int],
 ) -> bool:
     """Compare with the paper's tables of images, if any of their tasks was measured."""
     from ssmoe_embed.evaluation.paper import images
@@ -150,8 +146,7 @@ def _images(
     names = sorted({one.task for one in scores})
     found = _local_tasks(folder, names, dataset_dir) if dataset_dir is not None else find_tasks(names)
     tasks = {task.metadata.name: task for task in found}
-    resamples, seed = drawing
-    lines = images.compare_images(folder, tasks, **options, resamples=resamples, seed=seed)
+    lines = images.compare_images(folder, tasks, **options)
     model = options["model"] or scores[0].model
     _show([images.report(lines, model)], images.pairs_csv(lines, model), output)
     return True
@@ -165,18 +160,23 @@ def _with_paper(folder: ResultFolder, output: Path | None, options: dict[str, An
 
 
 def _two_methods(
-    folder: ResultFolder, methods: Sequence[str], tasks: list[str] | None, output: Path | None, options: dict[str, Any]
+    folder: ResultFolder,
+    methods: Sequence[str],
+    tasks: list[str] | None,
+    dataset_dir: Path | None,
+    output: Path | None,
+    options: dict[str, Any],
 ) -> None:
     from ssmoe_embed.common.lazy import require_mteb
 
+    local = None if dataset_dir is None else _local_tasks(folder, tasks, dataset_dir)
     require_mteb()
     from ssmoe_embed.evaluation.significance.comparison import compare_methods, differences_csv, report
     from ssmoe_embed.evaluation.tasks.finding import find_tasks
 
-    first, second = methods
-    options = {"tasks": find_tasks(tasks) if tasks else None} | options
-    lines = compare_methods(folder, first, second, **options)
-    _show([report(lines, first, second)], differences_csv(lines, first, second), output)
+    found = local or (find_tasks(tasks) if tasks else None)
+    lines = compare_methods(folder, *methods, tasks=found, **options)
+    _show([report(lines, *methods)], differences_csv(lines, *methods), output)
     if all(line.bootstrap is None for line in lines):
         raise typer.Exit(1)
 
@@ -188,13 +188,3 @@ def _show(reports: Sequence[Report], csv: str, output: Path | None) -> None:
     if output is not None:
         shown = csv if output.suffix == ".csv" else "\n".join(one.markdown() for one in reports)
         write_files(output.parent, {output.name: shown})
-
-
-def _check_output(output: Path | None, overwrite: bool) -> None:
-    """Refuse an output that cannot be written before anything is computed."""
-    if output is None:
-        return
-    if output.suffix not in (".md", ".csv"):
-        raise ValueError(f"The output {str(output)!r} is neither a .md nor a .csv file.")
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists already; choose another output or pass --overwrite.")

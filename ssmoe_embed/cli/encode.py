@@ -2,50 +2,53 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from ssmoe_embed.cli import options as opts
-from ssmoe_embed.cli.options import encode_file, on_ray
 from ssmoe_embed.common.files import atomic_file
+from ssmoe_embed.data import BUNDLED
+
+if TYPE_CHECKING:
+    from ssmoe_embed.distributed.engine import Encoding
 
 
 def encode(
     source: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             metavar="[FILE]",
             help="Texts, one per line, or one per record of .jsonl, .csv, .tsv and .parquet; by default standard input.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", callback=opts.in_existing_folder, help="File to write; by default standard output."
-        ),
+        Option("--output", "-o", callback=opts.in_existing_folder, help="File to write; by default standard output."),
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option("--format", help="npy, jsonl or parquet; by default by the output's extension, else npy."),
+        Option("--format", help="npy, jsonl or parquet; by default by the output's extension, else npy."),
     ] = None,
     field: opts.TextField = "text",
     encoding: opts.TextEncoding = "utf-8",
     on_error: opts.OnBroken = "stop",
-    model: opts.Model = opts.DEFAULT_MODEL,
+    model: opts.Model = BUNDLED,
     method: opts.Method = None,
     prompt: opts.Prompt = None,
     alpha: opts.Alpha = None,
     prompt_name: Annotated[
-        str | None, typer.Option(help="A sentence-transformers prompt saved with the model, such as query.")
+        str | None, Option(help="A sentence-transformers prompt saved with the model, such as query.")
     ] = None,
-    normalize: Annotated[bool, typer.Option("--normalize", help="Scale every vector to length 1.")] = False,
-    precision: Annotated[str, typer.Option(help="float32, binary or ubinary.")] = "float32",
-    truncate_dim: Annotated[int | None, typer.Option(min=1, help="Keep the first N dimensions of each vector.")] = None,
+    normalize: Annotated[bool, Option("--normalize", help="Scale every vector to length 1.")] = False,
+    precision: Annotated[str, Option(help="float32, binary or ubinary.")] = "float32",
+    truncate_dim: Annotated[int | None, Option(min=1, help="Keep the first N dimensions of each vector.")] = None,
     engine: opts.Engine = "local",
     workers: opts.Workers = None,
     batch_size: opts.BatchSize = 32,
@@ -59,34 +62,39 @@ def encode(
     Example: ssmoe encode --model ssmoe/tiny < texts.txt > vectors.npy
     """
     texts = _texts(source, field, encoding, on_error)
-    if on_ray(engine, workers):
-        from ssmoe_embed.distributed.engine import Encoding, ModelReference
+    chosen = opts.ChosenModel(model, opts.given(method=method, prompt=prompt, alpha=alpha), device, not quiet)
+    if opts.on_ray(engine, workers):
+        from ssmoe_embed.distributed.engine import Encoding
 
-        reference = ModelReference(model, opts.given(method=method, prompt=prompt, alpha=alpha), device)
+        if source is None or output is None:
+            raise ValueError(
+                "--engine ray reads a FILE and writes to --output, so that it can go on after an interruption."
+            )
         arguments = opts.given(
-            prompt_name=prompt_name, truncate_dim=truncate_dim, normalize_embeddings=normalize or None
+            prompt_name=prompt_name,
+            truncate_dim=truncate_dim,
+            normalize_embeddings=normalize or None,
+            precision=None if precision == "float32" else precision,
         )
-        arguments |= {} if precision == "float32" else {"precision": precision}
-        job = {"kind": kind, "reference": reference, "encoding": Encoding(batch_size, arguments=arguments)}
-        _encode_on_ray(texts if source else None, output, quiet, workers=workers, **job)
+        _encode_on_ray(texts, output, kind, chosen, Encoding(batch_size, arguments=arguments), workers)
         return
     from ssmoe_embed.embedding.streaming import VectorFormat, encode_stream
-    from ssmoe_embed.hub.models import load
 
-    chosen = VectorFormat.parse(kind or _kind_of(output), "format")
+    by_ending = output.suffix[1:] if output is not None else ""
+    form = VectorFormat.parse(kind or by_ending or "npy", "format")
     if output is None and sys.stdout.isatty():
         raise ValueError("The vectors are binary; redirect them (> vectors.npy) or pass --output FILE.")
     if source is None and sys.stdin.isatty():
         raise ValueError("There is no input; name a FILE of texts or redirect one (< texts.txt).")
     total = None if source is None else sum(1 for _ in _texts(source, field, encoding, on_error, quiet=True))
-    encoder = load(model, device=device, progress=not quiet, **opts.given(method=method, prompt=prompt, alpha=alpha))
+    encoder = chosen.load()
     target = nullcontext(sys.stdout.buffer) if output is None else atomic_file(output)
-    with _interruption_told(kept=output is None and chosen is VectorFormat.JSONL), target as stream:
+    with _interruption_told(kept=output is None and form is VectorFormat.JSONL), target as stream:
         count = encode_stream(
             encoder,
             texts,
             stream,
-            chosen,
+            form,
             batch_size=batch_size,
             total=total,
             progress=not quiet,
@@ -112,23 +120,30 @@ def _interruption_told(*, kept: bool) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _encode_on_ray(texts: Iterator[str] | None, output: Path | None, quiet: bool, **job: Any) -> None:
+def _encode_on_ray(
+    texts: Iterator[str],
+    output: Path,
+    kind: str | None,
+    model: opts.ChosenModel,
+    encoding: Encoding,
+    workers: int | None,
+) -> None:
     """Encode on a Ray cluster, into a folder of shards or, by way of one, into one file."""
-    from ssmoe_embed.distributed.shards import TextRow
+    from ssmoe_embed.distributed.engine import encode_on_ray
+    from ssmoe_embed.distributed.shards import TextRow, write_shards
+    from ssmoe_embed.embedding.streaming import VectorFormat
 
-    if texts is None or output is None:
-        raise ValueError(
-            "--engine ray reads a FILE and writes to --output, so that it can go on after an interruption."
-        )
+    whole = None if kind is None and not output.suffix else VectorFormat.parse(kind or output.suffix[1:], "format")
+    folder = output if whole is None else output.with_name(f"{output.name}.shards")
     rows = (TextRow(str(number), text) for number, text in enumerate(texts, start=1))
-    count = encode_file(rows, output, progress=not quiet, **job)
-    if not quiet:
+    shards = encode_on_ray(rows, folder, model.reference(), workers=workers, encoding=encoding, progress=model.progress)
+    count = sum(shard.documents for shard in shards.shards())
+    if whole is not None:
+        with atomic_file(output) as stream:
+            write_shards(shards, stream, whole)
+        shutil.rmtree(folder)
+    if model.progress:
         typer.echo(f"{count} vectors in {output}", err=True)
-
-
-def _kind_of(output: Path | None) -> str:
-    """The format that the output's ending names, else npy."""
-    return output.suffix.lstrip(".") if output is not None and output.suffix else "npy"
 
 
 def _texts(source: Path | None, field: str, encoding: str, on_error: str, *, quiet: bool = False) -> Iterator[str]:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer import Argument, Option
 
 from ssmoe_embed.cli import options as opts
-from ssmoe_embed.cli.options import Device, Dtype, NewFolder, Replace, check_results, given
 
 if TYPE_CHECKING:
-    from ssmoe_embed.evaluation.leaderboard import Submission
     from ssmoe_embed.evaluation.mteb.runner import EvaluationReport, Failure
     from ssmoe_embed.evaluation.results.finished import Finished
 
@@ -24,23 +23,23 @@ if TYPE_CHECKING:
 def evaluate(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MODEL...", help="Folders, hub ids or recipe names; name them before the options."),
+        Argument(metavar="MODEL...", help="Folders, hub ids or recipe names; name them before the options."),
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="paper, offline, paper-vision, offline-vision, a benchmark such as 'MTEB(eng, v2)', or tasks of mteb.  "
             "[default: offline]"
         ),
     ] = None,
-    methods: Annotated[list[str] | None, typer.Option(help=f"{opts.METHODS}; by default the model's own.")] = None,
+    methods: Annotated[list[str] | None, Option(help=f"{opts.METHODS}; by default the model's own.")] = None,
     prompts: Annotated[
-        list[str] | None, typer.Option(help="Templates by name or with {text}; by default the model's own.")
+        list[str] | None, Option(help="Templates by name or with {text}; by default the model's own.")
     ] = None,
     dataset_dir: opts.DatasetDir = None,
     corrupt: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="none, replace@RATE, insert@RATE, or ladder: clean texts and rising rates; for images gaussian@, uniform@ "
             "or salt-pepper@STRENGTH, or image-ladder.  [default: none]"
         ),
@@ -48,41 +47,39 @@ def evaluate(
     output: opts.ResultFolderTo = Path("results"),
     routing: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Routings of docs/routers.md, such as usmoe, for methods that the mix does not route; own: the model's."
         ),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option(help="Further settings, such as hidden_layer=-2 calibration=whiten.")
+        list[str] | None, Option(help="Further settings, such as hidden_layer=-2 calibration=whiten.")
     ] = None,
     baselines: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Baselines to measure too: tfidf-words, tfidf-chars, bm25, minilm, chance, random-weights; of each MODEL "
             "mean, echo, metaeol, token-prepending, embed-filter, aligned-wva, idf-router, codes."
         ),
     ] = None,
     train_corrupt: Annotated[
         bool,
-        typer.Option("--train-corrupt/--no-train-corrupt", help="Corrupt the texts that classifiers learn from too."),
+        Option("--train-corrupt/--no-train-corrupt", help="Corrupt the texts that classifiers learn from too."),
     ] = True,
     predictions: Annotated[
         bool | None,
-        typer.Option("--predictions/--no-predictions", help="Keep predictions; by default those of the offline tasks."),
+        Option("--predictions/--no-predictions", help="Keep predictions; by default those of the offline tasks."),
     ] = None,
     overwrite: opts.MeasureAgain = False,
     batch_size: opts.BatchSize = 32,
     device: opts.Device = None,
     dtype: opts.Dtype = None,
     device_map: opts.DeviceMap = None,
-    load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Load the base model in 4 bits.")] = False,
+    load_in_4bit: Annotated[bool, Option("--load-in-4bit", help="Load the base model in 4 bits.")] = False,
     trust_remote_code: opts.TrustRemoteCode = False,
     feature_memory: Annotated[
-        float, typer.Option(min=0, help="GiB of features kept in memory for methods that share a forward pass.")
+        float, Option(min=0, help="GiB of features kept in memory for methods that share a forward pass.")
     ] = 2.0,
-    feature_disk: Annotated[
-        float, typer.Option(min=0, help="GiB kept on disk beyond that, in the result folder.")
-    ] = 16.0,
+    feature_disk: Annotated[float, Option(min=0, help="GiB kept on disk beyond that, in the result folder.")] = 16.0,
     quiet: opts.Quiet = False,
 ) -> None:
     """Measure models and methods on tasks of mteb.
@@ -135,6 +132,10 @@ def evaluate(
     chosen = find_tasks(tasks or ("offline",))
     if dataset_dir is not None:
         chosen = [use_local(task, LocalData(dataset_dir)) for task in chosen]
+
+    def summarise(report: EvaluationReport) -> None:
+        write_summary(report.folder, plots=False)
+
     report = runner.evaluate(
         models or (),
         chosen,
@@ -149,13 +150,10 @@ def evaluate(
             scratch=int(feature_disk * GIB),
             progress=not quiet,
         ),
-        after_task=_summarise,
-        **opts.given(
-            device=device,
-            model_kwargs=opts.given(dtype=dtype, device_map=device_map) or None,
-            load_in_4bit=load_in_4bit or None,
-            trust_remote_code=trust_remote_code,
-        ),
+        after_task=summarise,
+        trust_remote_code=trust_remote_code,
+        **opts.given(load_in_4bit=load_in_4bit or None),
+        **opts.embedding_loading(device, dtype, device_map),
     )
     nothing = new and not report.done
     if nothing:
@@ -165,13 +163,6 @@ def evaluate(
     if report.failures:
         raise typer.Exit(1)
     note_finished(replace(found, kept=report.kept + report.done), request, models or ())
-
-
-def _summarise(report: EvaluationReport) -> None:
-    """Bring the tables up to date when a task is done."""
-    from ssmoe_embed.evaluation.results.summary import write_summary
-
-    write_summary(report.folder, plots=False)
 
 
 def _show(found: Finished, done: int, failures: Sequence[Failure]) -> None:
@@ -199,20 +190,20 @@ def _show(found: Finished, done: int, failures: Sequence[Failure]) -> None:
 
 
 def submit(
-    results: Annotated[Path, typer.Argument(metavar="DIR", help="Result folder of `ssmoe evaluate`.")],
-    output: NewFolder,
+    results: Annotated[Path, Argument(metavar="DIR", help="Result folder of `ssmoe evaluate`.")],
+    output: opts.NewFolder,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(help="The benchmark, or tasks: all must have been measured.  [default: 'MTEB(eng, v2)']"),
+        Option(help="The benchmark, or tasks: all must have been measured.  [default: 'MTEB(eng, v2)']"),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Which of the measured models.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Which of its revisions.")] = None,
+    model: Annotated[str | None, Option("--model", "-m", help="Which of the measured models.")] = None,
+    revision: Annotated[str | None, Option(help="Which of its revisions.")] = None,
     mock_run: Annotated[
-        bool, typer.Option("--mock-run/--no-mock-run", help="Load the model and run mteb's mock tasks.")
+        bool, Option("--mock-run/--no-mock-run", help="Load the model and run mteb's mock tasks.")
     ] = True,
-    device: Device = None,
-    dtype: Dtype = None,
-    overwrite: Replace = False,
+    device: opts.Device = None,
+    dtype: opts.Dtype = None,
+    overwrite: opts.Replace = False,
 ) -> None:
     """Prepare a submission to mteb's leaderboard.
 
@@ -224,7 +215,7 @@ def submit(
     """
     from ssmoe_embed.common.lazy import require_mteb
 
-    check_results(results)
+    opts.check_results(results)
     require_mteb()
     from ssmoe_embed.evaluation.leaderboard import prepare_submission
     from ssmoe_embed.evaluation.mteb.models import load_encoder
@@ -232,9 +223,9 @@ def submit(
     from ssmoe_embed.evaluation.tasks.finding import find_tasks
 
     def encoder(name: str, commit: str) -> Any:
-        return load_encoder(name, revision=commit, **given(device=device, dtype=dtype))
+        return load_encoder(name, revision=commit, **opts.given(device=device, dtype=dtype))
 
-    submission = prepare_submission(
+    made = prepare_submission(
         ResultFolder(results),
         output,
         find_tasks(tasks or ["MTEB(eng, v2)"]),
@@ -243,20 +234,12 @@ def submit(
         load=encoder if mock_run else None,
         overwrite=overwrite,
     )
-    _show_submission(submission)
-
-
-def _show_submission(submission: Submission) -> None:
-    """Print what was made and what comes next."""
     lines = [
-        f"{submission.folder}: {submission.model} at {submission.revision}, {len(submission.tasks)} tasks, measured with "
-        f"mteb {submission.version}."
+        f"{made.folder}: {made.model} at {made.revision}, {len(made.tasks)} tasks, measured with mteb {made.version}."
     ]
-    if submission.unknown:
-        lines.append(f"Fill in by hand in ssmoe_models.py: {', '.join(submission.unknown)}.")
-    if not submission.mock_run:
+    if made.unknown:
+        lines.append(f"Fill in by hand in ssmoe_models.py: {', '.join(made.unknown)}.")
+    if not made.mock_run:
         lines.append("The mock run was left out; a pull request to mteb needs it.")
-    lines += ["Next: docs/leaderboard.md, and when the model is in mteb:", f"  {submission.command}"]
-    console = Console()
-    for line in lines:
-        console.print(Text(line), soft_wrap=True)
+    lines += ["Next: docs/leaderboard.md, and when the model is in mteb:", f"  {made.command}"]
+    Console().print(Text("\n".join(lines)), soft_wrap=True)

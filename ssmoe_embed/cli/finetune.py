@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from ssmoe_embed.cli import options as opts
 
 
 def finetune(
-    base: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")],
-    data: Annotated[
-        Path, typer.Option(help="JSON lines: prompt and completion, messages, instruction and output, or text.")
-    ],
+    base: opts.LanguageModel,
+    data: Annotated[Path, Option(help="JSON lines: prompt and completion, messages, instruction and output, or text.")],
     output: opts.NewFolder,
     routing: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Routing under which it is trained: original, ssmoe, ev, average-ev, or one of docs/routers.md, such as "
             "usmoe:causal=true."
         ),
@@ -28,25 +27,25 @@ def finetune(
     alpha: opts.Share = None,
     top_c: opts.TopC = None,
     refresh_routers: Annotated[
-        int, typer.Option(min=0, help="Steps between new spectral routers; 0 keeps the first ones.")
+        int, Option(min=0, help="Steps between new spectral routers; 0 keeps the first ones.")
     ] = 0,
-    template: Annotated[str, typer.Option(help="How instructions become prompts: alpaca or none.")] = "alpaca",
-    optimizer: Annotated[str, typer.Option(help="adamw, adamw-8bit, galore or lora.")] = "adamw",
-    rank: Annotated[int | None, typer.Option(min=1, help="Rank of LoRA.  [default: 16]")] = None,
+    template: Annotated[str, Option(help="How instructions become prompts: alpaca or none.")] = "alpaca",
+    optimizer: Annotated[str, Option(help="adamw, adamw-8bit, galore or lora.")] = "adamw",
+    rank: Annotated[int | None, Option(min=1, help="Rank of LoRA.  [default: 16]")] = None,
     galore: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="NAME=VALUE,…",
             help="GaLore: rank (128), update_gap (200), scale (0.25), side (std), basis (svd), carry_moments (false), "
             "bits (32).",
         ),
     ] = None,
     layerwise: Annotated[
-        bool, typer.Option("--layerwise", help="GaLore: update each weight when its gradient is there, to save memory.")
+        bool, Option("--layerwise", help="GaLore: update each weight when its gradient is there, to save memory.")
     ] = False,
     decouple: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="q=N,…",
             help="Train what experts share apart from what is their own (SD-MoE): q (8), refresh_every (16), "
             "common (average), strict (false).",
@@ -54,41 +53,37 @@ def finetune(
     ] = None,
     train_router: Annotated[
         str | None,
-        typer.Option(
-            help="Train the routers alone: hyper, an embedding per layer behind a fixed network (HyperRouter)."
-        ),
+        Option(help="Train the routers alone: hyper, an embedding per layer behind a fixed network (HyperRouter)."),
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-5,
-    balance: Annotated[float, typer.Option(min=0, help="Weight of the load-balancing loss.")] = 0.0,
+    learning_rate: Annotated[float, Option(help="Peak learning rate.")] = 2e-5,
+    balance: Annotated[float, Option(min=0, help="Weight of the load-balancing loss.")] = 0.0,
     similarity: Annotated[
         float,
-        typer.Option(min=0, help="Weight of the loss of experts that answer the tokens they share alike (SimSMoE)."),
+        Option(min=0, help="Weight of the loss of experts that answer the tokens they share alike (SimSMoE)."),
     ] = 0.0,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimizer steps; by default one pass over the data.")
-    ] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the data, where no steps are given.")] = 1.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Batch size: examples per forward pass.")] = 8,
-    accumulation: Annotated[int, typer.Option(min=1, help="Forward passes per step.")] = 1,
-    max_length: Annotated[int, typer.Option(min=8, help="Tokens of an example; longer ones are refused.")] = 512,
-    packing: Annotated[bool, typer.Option("--packing", help="Put several short examples into one row.")] = False,
+    steps: Annotated[int | None, Option(min=1, help="Optimizer steps; by default one pass over the data.")] = None,
+    epochs: Annotated[float, Option(help="Passes over the data, where no steps are given.")] = 1.0,
+    batch_size: Annotated[int, Option(min=1, help="Batch size: examples per forward pass.")] = 8,
+    accumulation: Annotated[int, Option(min=1, help="Forward passes per step.")] = 1,
+    max_length: Annotated[int, Option(min=8, help="Tokens of an example; longer ones are refused.")] = 512,
+    packing: Annotated[bool, Option("--packing", help="Put several short examples into one row.")] = False,
     checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="Compute activations twice, which saves memory.")
+        bool, Option("--checkpointing", help="Compute activations twice, which saves memory.")
     ] = False,
     dtype: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Dtype of the weights that are trained: float32, or bfloat16, in which updates below about 1/256 of a "
             "weight are lost to rounding."
         ),
     ] = "float32",
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
-    eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0 for none.")] = 0,
+    save_every: Annotated[int, Option(min=1, help="Steps between checkpoints.")] = 100,
+    eval_every: Annotated[int, Option(min=0, help="Steps between evaluations; 0 for none.")] = 0,
     eval_tasks: Annotated[
-        list[str] | None, typer.Option(help="paper, offline, or tasks of lm-evaluation-harness.  [default: offline]")
+        list[str] | None, Option(help="paper, offline, or tasks of lm-evaluation-harness.  [default: offline]")
     ] = None,
-    eval_limit: Annotated[int | None, typer.Option(min=1, help="Only the first examples of each task.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    eval_limit: Annotated[int | None, Option(min=1, help="Only the first examples of each task.")] = None,
+    seed: Annotated[int, Option(help="Seed of everything that is drawn.")] = 0,
     device_map: opts.DeviceMap = None,
     revision: opts.Revision = None,
     trust_remote_code: opts.TrustRemoteCode = False,
@@ -146,7 +141,7 @@ def finetune(
         seed=seed,
         **opts.given(lora_rank=rank),
     )
-    loading = opts.given(device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None)
+    loading = opts.hub_loading(device_map, revision, trust_remote_code)
     found = train(base, data, output, settings, overwrite=overwrite, progress=not quiet, **loading)
     losses = [row["loss"] for row in found.log if "loss" in row]
     learned = f", loss {losses[0]:.3f} at first and {losses[-1]:.3f} at last" if losses else ""

@@ -12,29 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer import Argument, Option
 from typer.core import TyperCommand
 
 from ssmoe_embed.cli import options as opts
-from ssmoe_embed.cli.images import images_of
-from ssmoe_embed.cli.options import ClusterJob, on_ray, shards_at
+from ssmoe_embed.data import BUNDLED, BUNDLED_CLIP
 from ssmoe_embed.search.manifest import RECALL, BusyIndexError, Manifest
 from ssmoe_embed.search.reading.passages import WORDS
 from ssmoe_embed.search.reading.records import KINDS
 
 if TYPE_CHECKING:
-    from ssmoe_embed.distributed.engine import ModelReference
     from ssmoe_embed.distributed.shards import ShardFolder
     from ssmoe_embed.search.index import SemanticIndex
     from ssmoe_embed.search.reading.corpus import Corpus
-
-OwnModel = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help=f"Folder, hub id or recipe name; by default the index's own, or {opts.DEFAULT_MODEL} for a new index.",
-    ),
-]
 
 
 class IndexCommand(TyperCommand):
@@ -52,57 +42,57 @@ class IndexCommand(TyperCommand):
 def index(
     corpus: Annotated[
         list[Path] | None,
-        typer.Argument(
+        Argument(
             metavar="[CORPUS]…",
             help=f"Files ({', '.join(KINDS)}) and folders of such files; leave it out to only change an index.",
         ),
     ] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the index; created if it does not exist.")
-    ] = Path("ssmoe-index"),
-    model: OwnModel = None,
+    output: Annotated[Path, Option("--output", "-o", help="Folder of the index; created if it does not exist.")] = Path(
+        "ssmoe-index"
+    ),
+    model: opts.OwnModel = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="auto, flat, hnsw, ivf, ivfpq, sq8 or binary.  [default: auto, by the number of vectors]"),
+        Option(help="auto, flat, hnsw, ivf, ivfpq, sq8 or binary.  [default: auto, by the number of vectors]"),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Dtype of the stored vectors: float32 or float16.  [default: float32]")
+        str | None, Option(help="Dtype of the stored vectors: float32 or float16.  [default: float32]")
     ] = None,
     recall: Annotated[
         float,
-        typer.Option(min=0.5, max=1.0, help="Share of the ten nearest neighbours that an approximate index finds."),
+        Option(min=0.5, max=1.0, help="Share of the ten nearest neighbours that an approximate index finds."),
     ] = RECALL,
     on_error: opts.OnBroken = "stop",
     encoding: opts.TextEncoding = "utf-8",
     field: opts.TextField = "text",
-    words: Annotated[int, typer.Option(min=1, help="Maximum number of words per passage.")] = WORDS,
+    words: Annotated[int, Option(min=1, help="Maximum number of words per passage.")] = WORDS,
     images: Annotated[
-        bool, typer.Option("--images", help="Index images beside texts; a corpus of nothing but images needs it not.")
+        bool, Option("--images", help="Index images beside texts; a corpus of nothing but images needs it not.")
     ] = False,
     list_skipped: Annotated[
-        bool, typer.Option("--list-skipped", help="Name every file of a folder that is skipped, with the reason.")
+        bool, Option("--list-skipped", help="Name every file of a folder that is skipped, with the reason.")
     ] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Remove documents that are not in CORPUS.")] = False,
+    prune: Annotated[bool, Option("--prune", help="Remove documents that are not in CORPUS.")] = False,
     delete: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="[ID]",
             help="Document to remove; without ID, all that match --filter. May be repeated.",
         ),
     ] = None,
-    delete_filtered: Annotated[bool, typer.Option("--delete-filtered", hidden=True)] = False,
+    delete_filtered: Annotated[bool, Option("--delete-filtered", hidden=True)] = False,
     conditions: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--filter",
             metavar="KEY=VALUE",
             help="Documents that --delete removes, as in `ssmoe search`; may be repeated.",
         ),
     ] = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Rebuild the approximate index, also as another --kind.")
+        bool, Option("--rebuild", help="Rebuild the approximate index, also as another --kind.")
     ] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Check every file against its checksum.")] = False,
+    verify: Annotated[bool, Option("--verify", help="Check every file against its checksum.")] = False,
     method: opts.Method = None,
     prompt: opts.Prompt = None,
     alpha: opts.Alpha = None,
@@ -120,27 +110,31 @@ def index(
     Example: ssmoe index notes/ mail.jsonl --output notes-index
     """
     from ssmoe_embed.search.index import SemanticIndex
-    from ssmoe_embed.search.reading.corpus import read_documents
+    from ssmoe_embed.search.reading.corpus import Corpus
 
     if delete_filtered != bool(conditions):
         raise ValueError("--delete without an ID and --filter go together: --delete --filter path=notes/old.md.")
     if not corpus:
         _check_idle(delete or delete_filtered or rebuild or verify, prune, kind is not None and not rebuild)
-    clustered = on_ray(engine, workers)
-    source: Corpus | ShardFolder | None = shards_at(corpus[0]) if corpus and len(corpus) == 1 else None
-    if corpus and source is None:
-        wanted, model = images_of(corpus, images, model, Manifest.exists(output))
-        source = read_documents(*corpus, on_error=on_error, field=field, words=words, encoding=encoding, images=wanted)
-    settings = opts.given(method=method, prompt=prompt, alpha=alpha)
+    clustered = opts.on_ray(engine, workers)
+    reading = {"on_error": on_error, "field": field, "words": words, "encoding": encoding}
+    source, own = _source(corpus, images, reading) if corpus else (None, None)
+    chosen = opts.ChosenModel(
+        model or (None if Manifest.exists(output) else own),
+        opts.given(method=method, prompt=prompt, alpha=alpha),
+        device,
+        not quiet,
+    )
+    options = {"batch_size": batch_size, "recall": recall, "progress": not quiet}
     try:
         with _unless_empty(output):
-            if source is not None:
-                made = _opened(output, source, model, settings, opts.given(kind=kind, dtype=dtype), device, quiet)
-            else:
+            if source is None:
                 made = SemanticIndex.open(output)
-            cluster = ClusterJob(_reference(output, model, settings, device), workers) if clustered else None
-            _change(made, source, cluster, batch_size, recall, prune, quiet)
-        _tell_skipped(source, list_skipped)
+            else:
+                made = _opened(output, source, chosen, opts.given(kind=kind, dtype=dtype))
+                _add(made, source, chosen if clustered else None, workers, prune, options)
+        if isinstance(source, Corpus):
+            _tell_skipped(source, list_skipped)
         if delete or conditions:
             _delete(made, delete or [], conditions or [], recall)
         if rebuild:
@@ -152,6 +146,19 @@ def index(
         _verify(made)
     if not quiet:
         _report(made)
+
+
+def _source(corpus: list[Path], images: bool, reading: dict[str, Any]) -> tuple[Corpus | ShardFolder, str | None]:
+    """What is to be indexed, and the model that a new index of its images needs."""
+    from ssmoe_embed.distributed.shards import ShardFolder
+    from ssmoe_embed.search.reading.corpus import only_images, read_documents
+
+    shards = ShardFolder(corpus[0])
+    if len(corpus) == 1 and shards.is_complete:
+        return shards, None
+    only = only_images(*corpus)
+    source = read_documents(*corpus, images="only" if only else "too" if images else "no", **reading)
+    return source, BUNDLED_CLIP if only or images else None
 
 
 @contextmanager
@@ -174,11 +181,7 @@ def _unless_empty(folder: Path) -> Iterator[None]:
 
 
 def _check_idle(something: object, prune: bool, other_kind: bool) -> None:
-    """Refuse options that do nothing without a corpus.
-
-    Raises:
-        ValueError: There are such.
-    """
+    """Refuse options that do nothing without a corpus."""
     if prune:
         raise ValueError("--prune removes the documents that CORPUS does not have; name it.")
     if not something:
@@ -188,11 +191,7 @@ def _check_idle(something: object, prune: bool, other_kind: bool) -> None:
 
 
 def _delete(index: SemanticIndex, ids: list[str], conditions: list[str], recall: float) -> None:
-    """Remove documents by id and by filters.
-
-    Raises:
-        ValueError: An id is not there, or nothing passes the filters; then nothing is removed.
-    """
+    """Remove documents by id and by filters; nothing is removed if an id is not there, or nothing passes the filters."""
     from ssmoe_embed.search import parse_filters
 
     missing = [name for name in ids if name not in index]
@@ -209,12 +208,8 @@ def _delete(index: SemanticIndex, ids: list[str], conditions: list[str], recall:
     typer.echo(f"{removed} document{'s' * (removed != 1)} removed", err=True)
 
 
-def _tell_skipped(source: Corpus | ShardFolder | None, list_skipped: bool) -> None:
+def _tell_skipped(source: Corpus, list_skipped: bool) -> None:
     """Tell of the lines and files that were left out."""
-    from ssmoe_embed.search.reading.corpus import Corpus
-
-    if not isinstance(source, Corpus):
-        return
     for report in source.reports:
         typer.echo(f"Skipped: {report}", err=True)
     if source.skipped > len(source.reports):
@@ -227,29 +222,21 @@ def _tell_skipped(source: Corpus | ShardFolder | None, list_skipped: bool) -> No
 
 
 def _opened(
-    output: Path,
-    source: Corpus | ShardFolder | None,
-    model: str | None,
-    settings: dict[str, Any],
-    storage: dict[str, str],
-    device: str | None,
-    quiet: bool,
+    output: Path, source: Corpus | ShardFolder, chosen: opts.ChosenModel, storage: dict[str, str]
 ) -> SemanticIndex:
     """The index with its model: the one that is there, or a new one."""
     from ssmoe_embed.distributed.shards import ShardFolder, check_shards
-    from ssmoe_embed.hub.models import load
     from ssmoe_embed.search.fingerprint import model_fingerprint
     from ssmoe_embed.search.index import SemanticIndex
-    from ssmoe_embed.search.reading.corpus import Corpus
 
     if not Manifest.exists(output):
-        if isinstance(source, Corpus):
+        if not isinstance(source, ShardFolder):
             next(iter(source))  # a corpus without a document is told before there is an index without one
-        name = model or opts.DEFAULT_MODEL
-        encoder = load(name, device=device, progress=not quiet, **settings)
+        encoder = chosen.load()
         if isinstance(source, ShardFolder):
             check_shards(source, model_fingerprint(encoder))  # before there is an index of the wrong model
-        return SemanticIndex.create(output, encoder, reference={"name": name, "settings": settings}, **storage)
+        reference = {"name": chosen.name or BUNDLED, "settings": chosen.settings}
+        return SemanticIndex.create(output, encoder, reference=reference, **storage)
     manifest = Manifest.read(output)
     for setting, value in storage.items():
         if getattr(manifest, setting) != value:
@@ -257,67 +244,39 @@ def _opened(
             raise ValueError(
                 f"The index in {output} has {setting}={getattr(manifest, setting)!r}, not {value!r}; {advice}."
             )
-    return open_with_model(output, model, settings, device, quiet)
+    return SemanticIndex.open(output, chosen.of_index(output).load())
 
 
-def _reference(output: Path, model: str | None, settings: dict[str, Any], device: str | None) -> ModelReference:
-    """How the workers of a cluster load the model."""
-    from ssmoe_embed.distributed.engine import ModelReference
-
-    own = Manifest.read(output).reference
-    if model is None:
-        settings = own.get("settings", {}) | settings
-    return ModelReference(model or own.get("name", opts.DEFAULT_MODEL), settings, device)
-
-
-def open_with_model(
-    folder: Path, model: str | None, settings: dict[str, Any], device: str | None, quiet: bool
-) -> SemanticIndex:
-    """An index with the model that was named, or else with the one it was made with."""
-    from ssmoe_embed.hub.models import load
-    from ssmoe_embed.search.index import SemanticIndex
-
-    reference = Manifest.read(folder).reference
-    name = model or reference.get("name", opts.DEFAULT_MODEL)
-    if model is None:
-        settings = reference.get("settings", {}) | settings
-    return SemanticIndex.open(folder, load(name, device=device, progress=not quiet, **settings))
-
-
-def _change(
+def _add(
     index: SemanticIndex,
-    source: Corpus | ShardFolder | None,
-    cluster: ClusterJob | None,
-    batch_size: int,
-    recall: float,
+    source: Corpus | ShardFolder,
+    on_cluster: opts.ChosenModel | None,
+    workers: int | None,
     prune: bool,
-    quiet: bool,
+    options: dict[str, Any],
 ) -> None:
-    """Add the corpus, and say what became of its documents."""
+    """Add the corpus, encoded here or on a cluster, and say what became of its documents."""
     from ssmoe_embed.distributed.shards import ShardFolder, add_shards
-    from ssmoe_embed.search.writing import AddCounts
 
-    if source is None:
-        return
-    made = "vectors taken over" if isinstance(source, ShardFolder) else "texts encoded"
+    made = "texts encoded"
     if isinstance(source, ShardFolder):
-        counts = add_shards(index, source, recall=recall, progress=not quiet, prune=prune)
+        made = "vectors taken over"
+        counts = add_shards(index, source, recall=options["recall"], progress=options["progress"], prune=prune)
+    elif on_cluster is None:
+        counts = index.add(source, prune=prune, **options)
     else:
-        counts = cluster.add(index, source, batch_size, recall, progress=not quiet) if cluster else AddCounts()
-        if cluster is None or prune:  # what a cluster encoded is not encoded again
-            here = index.add(source, batch_size=batch_size, progress=not quiet, recall=recall, prune=prune)
-            counts = replace(counts, removed=here.removed) if cluster else here
-    if not quiet:
+        from ssmoe_embed.distributed.engine import add_on_ray
+
+        counts = add_on_ray(index, source, on_cluster.of_index(index.folder).reference(), workers=workers, **options)
+        if prune:  # what the cluster encoded is not encoded again
+            counts = replace(counts, removed=index.add(source, prune=True, **options).removed)
+    if options["progress"]:
         shown = [f"{value} {name}" for name, value in vars(counts).items() if value and name != "encoded"]
         typer.echo(f"{', '.join(shown) or 'nothing to add'}; {counts.encoded} {made}", err=True)
 
 
 def _verify(index: SemanticIndex) -> None:
-    """Check every file.
-
-    Raises:
-        ValueError: Something is wrong.
-    """
+    """Check every file; what is wrong is refused."""
     wrong = index.verify()
     if wrong:
         raise ValueError("\n".join([f"The index in {index.folder} is damaged:", *wrong]))
@@ -328,11 +287,9 @@ def _report(index: SemanticIndex) -> None:
     """What the index is by now."""
     info = index.info()
     search = info["search"]
-    measured = (
-        "exact"
-        if "width" not in search
-        else (f"recall@10 {search['recall']:.3f} on {search['queries']} of its own vectors")
-    )
+    measured = "exact"
+    if "width" in search:
+        measured = f"recall@10 {search['recall']:.3f} on {search['queries']} of its own vectors"
     line = f"{index.folder}: {len(index):,} documents, {info['live']:,} vectors of {info['dimension']} dimensions, "
     line += f"{search.get('kind', 'flat')} ({measured}), {info['bytes'] / 1e6:.1f} MB"
     Console(stderr=True).print(line, soft_wrap=True, highlight=False)

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+from heapq import nlargest
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer import Option
 
 from ssmoe_embed.cli import options as opts
 from ssmoe_embed.common.files import write_files
 
 
 def drop(
-    base: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")],
+    base: opts.LanguageModel,
     output: opts.NewFolder,
-    keep: Annotated[float, typer.Option(help="Fraction of each layer's experts to keep, rounded up.")] = 0.75,
+    keep: Annotated[float, Option(help="Fraction of each layer's experts to keep, rounded up.")] = 0.75,
     by: Annotated[
         str,
-        typer.Option(
-            help="Scores by which experts are kept: random, router, ssmoe; or a routing, such as steer:table=FILE."
-        ),
+        Option(help="Scores by which experts are kept: random, router, ssmoe; or a routing, such as steer:table=FILE."),
     ] = "ssmoe",
     calibration: opts.ExpertCalibration = None,
-    calibration_tokens: Annotated[int, typer.Option(help="How many tokens of that text are read at most.")] = 32_768,
+    calibration_tokens: Annotated[int, Option(help="How many tokens of that text are read at most.")] = 32_768,
     alpha: opts.Share = None,
     top_c: opts.TopC = None,
-    seed: Annotated[int, typer.Option(help="Seed of --by random.")] = 0,
+    seed: Annotated[int, Option(help="Seed of --by random.")] = 0,
     dtype: opts.Dtype = None,
     device_map: opts.DeviceMap = None,
     revision: opts.Revision = None,
@@ -42,9 +42,6 @@ def drop(
     """
     from ssmoe_embed import language_model
 
-    loading: dict[str, Any] = opts.given(
-        device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None
-    )
     settings = opts.given(alpha=alpha, top_c=top_c)
     dropped = language_model.drop(
         base,
@@ -58,29 +55,29 @@ def drop(
         dtype=dtype,
         overwrite=overwrite,
         progress=not quiet,
-        **loading,
+        **opts.hub_loading(device_map, revision, trust_remote_code),
     )
     typer.echo(f"{output}: {dropped}")
 
 
 def steer(
-    base: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")],
-    texts: Annotated[Path, typer.Option(help="Text file of the domain, one text per line.")],
+    base: opts.LanguageModel,
+    texts: Annotated[Path, Option(help="Text file of the domain, one text per line.")],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", callback=opts.in_existing_folder, help="Table to write, a .safetensors file."),
+        Option("--output", "-o", callback=opts.in_existing_folder, help="Table to write, a .safetensors file."),
     ] = Path("steering.safetensors"),
     by: Annotated[
         str,
-        typer.Option(
+        Option(
             help="What tells the domain's experts: saliency (gradients, as published), or frequency (compared with a "
             "background corpus)."
         ),
     ] = "saliency",
     background: Annotated[
-        Path | None, typer.Option(help="Background texts for frequency; by default a sample in the package.")
+        Path | None, Option(help="Background texts for frequency; by default a sample in the package.")
     ] = None,
-    max_texts: Annotated[int, typer.Option(min=16, help="Texts to read, spread evenly over the file.")] = 100,
+    max_texts: Annotated[int, Option(min=16, help="Texts to read, spread evenly over the file.")] = 100,
     dtype: opts.Dtype = None,
     device_map: opts.DeviceMap = None,
     revision: opts.Revision = None,
@@ -101,54 +98,48 @@ def steer(
     chosen = SteerBy.parse(by, "by")
     domain = file_sample(texts, max_texts).texts
     other = shipped_sample(max_texts) if background is None else file_sample(background, max_texts)
-    loading: dict[str, Any] = opts.given(
-        device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None
-    )
+    loading = opts.hub_loading(device_map, revision, trust_remote_code)
     model = load(base, dtype=dtype, progress=not quiet, **loading)
     tokenizer = load_tokenizer(base, HubOptions.among(loading))
     table = steering_table(model, tokenizer, domain, chosen, background=other.texts, progress=not quiet)
     table.save(output)
-    best = sorted(
-        (
-            (float(value), layer, expert)
-            for layer, values in table.scores.items()
-            for expert, value in enumerate(values)
-        ),
-        reverse=True,
+    scores = (
+        (float(value), layer, expert) for layer, values in table.scores.items() for expert, value in enumerate(values)
     )
-    shown = ", ".join(f"layer {layer} expert {expert} ({value:.3g})" for value, layer, expert in best[:5])
+    best = nlargest(5, scores)
+    shown = ", ".join(f"layer {layer} expert {expert} ({value:.3g})" for value, layer, expert in best)
     typer.echo(f"{output}: {shown}, …")
 
 
 def lm_eval(
-    base: Annotated[str, typer.Argument(help="Folder, hub id or recipe name of the language model.")],
+    base: opts.LanguageModel,
     routing: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="original, ssmoe, ev, average-ev, random, hash; random-drop, router-drop, ssmoe-drop; or a routing with "
             "any dropping, such as ev+router-drop; others of docs/routers.md, such as usmoe:causal=true; or grid: all "
             "that the paper compares.  [default: grid]"
         ),
     ] = None,
-    keep: Annotated[float, typer.Option(help="Fraction of the experts to keep where some are dropped.")] = 0.75,
+    keep: Annotated[float, Option(help="Fraction of the experts to keep where some are dropped.")] = 0.75,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(help="paper, mmlu, offline, or tasks of lm-evaluation-harness.  [default: offline]"),
+        Option(help="paper, mmlu, offline, or tasks of lm-evaluation-harness.  [default: offline]"),
     ] = None,
     dataset_dir: opts.DatasetDir = None,
     num_fewshot: Annotated[
         int | None,
-        typer.Option(min=0, help="Examples in each prompt, 5 or 10 in the paper; by default the task's own."),
+        Option(min=0, help="Examples in each prompt, 5 or 10 in the paper; by default the task's own."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first examples of each task.")] = None,
-    perplexity: Annotated[Path | None, typer.Option(help="Text file to measure the perplexity of, too.")] = None,
+    limit: Annotated[int | None, Option(min=1, help="Only the first examples of each task.")] = None,
+    perplexity: Annotated[Path | None, Option(help="Text file to measure the perplexity of, too.")] = None,
     calibration: opts.ExpertCalibration = None,
     alpha: opts.Share = None,
-    mix: Annotated[str | None, typer.Option(help="probs or logits.  [default: probs]")] = None,
+    mix: Annotated[str | None, Option(help="probs or logits.  [default: probs]")] = None,
     top_c: opts.TopC = None,
-    scale: Annotated[str | None, typer.Option(help="none or router.  [default: none]")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of random routing, hash routing and random dropping.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Batch size: requests per forward pass.")] = 8,
+    scale: Annotated[str | None, Option(help="none or router.  [default: none]")] = None,
+    seed: Annotated[int, Option(help="Seed of random routing, hash routing and random dropping.")] = 0,
+    batch_size: Annotated[int, Option(min=1, help="Batch size: requests per forward pass.")] = 8,
     dtype: opts.Dtype = None,
     device_map: opts.DeviceMap = None,
     revision: opts.Revision = None,
@@ -175,7 +166,6 @@ def lm_eval(
     for name in routing or ["grid"]:
         cells += GRID if name == "grid" else [GridCell.parse(name)]
     settings: dict[str, Any] = opts.given(alpha=alpha, mix=mix, top_c=top_c, scale=scale, seed=seed)
-    loading = opts.given(device_map=device_map, revision=revision, trust_remote_code=trust_remote_code or None)
     options = GridOptions(
         keep=keep,
         num_fewshot=num_fewshot,
@@ -186,7 +176,7 @@ def lm_eval(
         batch_size=batch_size,
         text=perplexity,
         dtype=dtype,
-        loading=loading,
+        loading=opts.hub_loading(device_map, revision, trust_remote_code),
         data=None if dataset_dir is None else LocalData(dataset_dir),
         progress=not quiet,
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -12,23 +14,23 @@ import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
+from typer import Argument, Option
 
 from ssmoe_embed.cli import options as opts
-from ssmoe_embed.cli.images import Images, Like, check_like, means_images, open_images
-from ssmoe_embed.cli.index import OwnModel, open_with_model
 from ssmoe_embed.common.tables import Table
+from ssmoe_embed.data import BUNDLED, BUNDLED_CLIP
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from ssmoe_embed.search import Explanation, Hit, SemanticIndex
-    from ssmoe_embed.search.reading.corpus import Corpus
-
 
 _WIDTH = 100
 _BAR = 12
 _LONGEST = 500
 """Characters shown of a document without snippet."""
+_EMOJI = Path("emoji")
+"""The name of the bundled corpus of images, unless there is a file or folder of that name."""
 
 
 def _json(hit: Hit, explanation: Explanation | None) -> str:
@@ -44,14 +46,18 @@ def _json(hit: Hit, explanation: Explanation | None) -> str:
     return json.dumps(shown, ensure_ascii=False)
 
 
-def show(hits: Sequence[Hit], explanations: Sequence[Explanation | None]) -> None:
-    """Print hits for a person, with their best sentences marked."""
+def _show(hits: Sequence[Hit], explanations: Sequence[Explanation] = (), *, as_json: bool) -> None:
+    """Print what was found: for a program, or for a person, with the best sentences marked."""
+    if as_json:
+        for hit, explanation in zip_longest(hits, explanations):
+            typer.echo(_json(hit, explanation))
+        return
     console = Console(width=min(_WIDTH, Console().width), highlight=False)
     if not hits:
         console.print("Nothing was found.")
     elif hits[0].weak:
         console.print("No document fits well; these are the nearest.\n")
-    for rank, (hit, explanation) in enumerate(zip(hits, explanations, strict=True), start=1):
+    for rank, (hit, explanation) in enumerate(zip_longest(hits, explanations), start=1):
         console.print(_head(rank, hit))
         console.print(Padding(_marked(hit), (0, 0, 0 if explanation else 1, 3)))
         if explanation is not None:
@@ -88,43 +94,36 @@ def _table(explanation: Explanation) -> Table:
     return Table(("block", "", "dimensions", "adds", "share", "own cosine"), (*rows, total), texts=2)
 
 
-_TOP = 5
-
-
 def search(
-    query: Annotated[str | None, typer.Argument(help="What you are looking for, in your own words.")] = None,
+    query: Annotated[str | None, Argument(help="What you are looking for, in your own words.")] = None,
     corpus: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="File or folder to search, of the kinds that `ssmoe index` takes, or emoji; may be repeated."
-        ),
+        Option(help="File or folder to search, of the kinds that `ssmoe index` takes, or emoji; may be repeated."),
     ] = None,
-    index: Annotated[Path | None, typer.Option(help="Index to search, a folder that `ssmoe index` made.")] = None,
-    images: Images = None,
-    like: Like = None,
-    top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many documents to show.")] = _TOP,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    index: Annotated[Path | None, Option(help="Index to search, a folder that `ssmoe index` made.")] = None,
+    images: Annotated[list[Path] | None, Option(help="Image, or folder of images, to search; may be repeated.")] = None,
+    like: Annotated[
+        Path | None, Option(metavar="FILE", help="Find what looks like this image; takes the place of QUERY.")
+    ] = None,
+    top: Annotated[int, Option("--top", "-k", min=1, help="How many documents to show.")] = 5,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object per line.")] = False,
     conditions: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--filter",
             metavar="KEY=VALUE",
             help="Only documents that match: lang=en, 'path=notes/*', 'year>=1999', year=1999..2005; may be repeated.",
         ),
     ] = None,
-    hybrid: Annotated[
-        bool, typer.Option("--hybrid", help="Rank by meaning and by words; this is the default.")
-    ] = False,
-    vectors_only: Annotated[bool, typer.Option("--vectors-only", help="Rank by meaning alone.")] = False,
-    words_only: Annotated[bool, typer.Option("--words-only", help="Rank by words alone (BM25).")] = False,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Show what each block of the vectors contributes.")
-    ] = False,
-    interactive: Annotated[bool, typer.Option("--interactive", help="Read queries until an empty line.")] = False,
+    hybrid: Annotated[bool, Option("--hybrid", help="Rank by meaning and by words; this is the default.")] = False,
+    vectors_only: Annotated[bool, Option("--vectors-only", help="Rank by meaning alone.")] = False,
+    words_only: Annotated[bool, Option("--words-only", help="Rank by words alone (BM25).")] = False,
+    explain: Annotated[bool, Option("--explain", help="Show what each block of the vectors contributes.")] = False,
+    interactive: Annotated[bool, Option("--interactive", help="Read queries until an empty line.")] = False,
     field: opts.TextField = "text",
     encoding: opts.TextEncoding = "utf-8",
     on_error: opts.OnBroken = "stop",
-    model: OwnModel = None,
+    model: opts.OwnModel = None,
     method: opts.Method = None,
     prompt: opts.Prompt = None,
     alpha: opts.Alpha = None,
@@ -137,28 +136,25 @@ def search(
     Without --corpus or --index it searches the how-to answers that come with the package. A corpus is encoded once; its
     vectors stay in the user's cache.
     """
-    from ssmoe_embed.search import SemanticIndex, parse_filters, read_documents
+    from ssmoe_embed.search import SemanticIndex, parse_filters
 
     if bool(corpus) + bool(images) + (index is not None) > 1:
         raise ValueError(
             "--corpus, --images and --index exclude each other; add a corpus or images to an index with `ssmoe index`."
         )
-    mode = _mode(hybrid, vectors_only, words_only)
-    check_like(like, query, interactive, mode, explain)
+    if hybrid + vectors_only + words_only > 1:
+        raise ValueError("--hybrid, --vectors-only and --words-only exclude each other; pass one of them.")
+    mode = "vectors" if vectors_only else "words" if words_only else "hybrid"
+    _check_like(like, query is not None or interactive, mode == "words" or explain)
     filters = parse_filters(conditions or [])
-    settings = opts.given(method=method, prompt=prompt, alpha=alpha)
-    if index is None and means_images(corpus, images, like):
-        opened = open_images(images, like, model, settings, device, batch_size, quiet)
-    elif index is None:
-        source = read_documents(*corpus, field=field, encoding=encoding, on_error=on_error) if corpus else None
-        quick = source is None and _is_bundled(model or opts.DEFAULT_MODEL, settings, device, explain)
-        opened = _read(source, None if quick else model or opts.DEFAULT_MODEL, settings, device, batch_size, quiet)
+    chosen = opts.ChosenModel(model, opts.given(method=method, prompt=prompt, alpha=alpha), device, not quiet)
+    if index is None:
+        reading = {"field": field, "encoding": encoding, "on_error": on_error}
+        opened = _in_cache(corpus, images, like, chosen, reading, batch_size, explain)
     elif mode == "words" and not explain:
         opened = SemanticIndex.open(index)  # words need no model
-    elif _is_bundled(*_made_with(index, model, settings), device, explain):
-        opened = SemanticIndex.open(index, _bundled())
     else:
-        opened = open_with_model(index, model, settings, device, quiet)
+        opened = SemanticIndex.open(index, _load(chosen.of_index(index), explain))
     if not len(opened):
         raise ValueError(
             f"The index in {index} holds no document yet; fill it with `ssmoe index CORPUS --output {index}`."
@@ -166,63 +162,53 @@ def search(
     if like is not None:
         from ssmoe_embed.search.likeness import search_like
 
-        _print(search_like(opened, like, top, filters=filters), as_json=as_json)
+        _show(search_like(opened, like, top, filters=filters), as_json=as_json)
         return
-    options = {"top": top, "filters": filters, "mode": mode, "snippets": opened.model is not None}
-    for text in _queries(query) if interactive else [query or ""]:
-        _search(opened, text, options, as_json=as_json, explain=explain)
+    for text in chain([] if query is None else [query], iter(_typed, "") if interactive else []):
+        hits = opened.search(text, top=top, filters=filters, mode=mode, snippets=opened.model is not None)
+        _show(hits, [opened.explain(text, hit.document.id) for hit in hits] if explain else (), as_json=as_json)
 
 
-def _mode(hybrid: bool, vectors_only: bool, words_only: bool) -> str:
-    """What to compare.
-
-    Raises:
-        ValueError: Several were asked for.
-    """
-    if hybrid + vectors_only + words_only > 1:
-        raise ValueError("--hybrid, --vectors-only and --words-only exclude each other; pass one of them.")
-    return "vectors" if vectors_only else "words" if words_only else "hybrid"
-
-
-def _made_with(index: Path, model: str | None, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name and the settings of the model that an index is searched with."""
-    from ssmoe_embed.search.manifest import Manifest
-
-    reference = Manifest.read(index).reference
-    return model or reference.get("name", ""), settings if model else reference.get("settings", {}) | settings
+def _check_like(like: Path | None, asked: bool, of_words: bool) -> None:
+    """Make sure that there is one thing to look for, and that it can be looked for so."""
+    if like is None and not asked:
+        raise ValueError("There is no query; say what you are looking for, or pass --interactive or --like.")
+    if like is not None and asked:
+        raise ValueError("--like takes the place of a query; pass one of the two.")
+    if like is not None and of_words:
+        raise ValueError("An image has no words; leave out --words-only and --explain beside --like.")
 
 
-def _is_bundled(name: str, settings: dict[str, Any], device: str | None, explain: bool) -> bool:
-    """Whether queries can be encoded without PyTorch: by the bundled model as it is, and nothing is asked of its blocks."""
-    return name == opts.DEFAULT_MODEL and not (Path(name).is_dir() or settings or device or explain)
-
-
-def _bundled() -> SentenceTransformer:
-    """The bundled model, at hand at once; it has of a `SentenceTransformer` what searching needs."""
-    from ssmoe_embed.embedding.bundled import BundledEncoder
-
-    return cast("SentenceTransformer", BundledEncoder())
-
-
-def _read(
-    source: Corpus | None,
-    model: str | None,
-    settings: dict[str, Any],
-    device: str | None,
+def _in_cache(
+    corpus: list[Path] | None,
+    images: list[Path] | None,
+    like: Path | None,
+    chosen: opts.ChosenModel,
+    reading: dict[str, Any],
     batch_size: int,
-    quiet: bool,
+    explain: bool,
 ) -> SemanticIndex:
-    """An index in the cache of what is to be searched: files, or the bundled corpus; no model means the bundled one."""
-    from ssmoe_embed.search.corpora import bundled_index, corpus_index
+    """An index in the cache of files or images, or else of what comes with the package: how-to answers, or emoji.
 
-    if model is None:
-        return bundled_index(_bundled(), progress=not quiet)
-    from ssmoe_embed.hub.models import load
+    For words emoji are found by their names and tags, which says more than their pictures.
+    """
+    from ssmoe_embed.search import read_documents
+    from ssmoe_embed.search.corpora import bundled_index, corpus_index, emoji_index
 
-    encoder = load(model, device=device, progress=not quiet, **settings)
+    emoji = corpus == [_EMOJI] and not _EMOJI.exists()
+    bundled = emoji_index if emoji or like is not None else bundled_index
+    source = None
+    if images:
+        source = read_documents(*images, images="only")
+    elif corpus and not emoji:
+        source = read_documents(*corpus, **reading)
+    by_pixels = images or (like is not None and source is None)
+    chosen = replace(chosen, name=chosen.name or (BUNDLED_CLIP if by_pixels else BUNDLED))
+    answers = source is None and bundled is bundled_index
+    encoder = _load(chosen, explain) if answers else chosen.load()
     if source is None:
-        return bundled_index(encoder, batch_size=batch_size, progress=not quiet)
-    made = corpus_index(encoder, source, batch_size=batch_size, progress=not quiet)
+        return bundled(encoder, batch_size=batch_size, progress=chosen.progress)
+    made = corpus_index(encoder, source, batch_size=batch_size, progress=chosen.progress)
     if source.skipped:
         typer.echo(f"{source.skipped} broken lines left out", err=True)
     if source.skipped_files:
@@ -230,31 +216,17 @@ def _read(
     return made
 
 
-def _search(index: SemanticIndex, query: str, options: dict[str, Any], *, as_json: bool, explain: bool) -> None:
-    """Search an index and print what was found."""
-    hits = index.search(query, **options)
-    explanations = [index.explain(query, hit.document.id) for hit in hits] if explain else None
-    _print(hits, explanations, as_json=as_json)
+def _load(chosen: opts.ChosenModel, explain: bool) -> SentenceTransformer:
+    """The model; the bundled one as it is, where nothing is asked of its blocks, without PyTorch and at hand at once."""
+    if chosen.name != BUNDLED or Path(BUNDLED).is_dir() or chosen.settings or chosen.device or explain:
+        return chosen.load()
+    from ssmoe_embed.embedding.bundled import BundledEncoder
+
+    return cast("SentenceTransformer", BundledEncoder())  # which has of it what searching needs
 
 
-def _print(hits: Sequence[Hit], made: Sequence[Explanation] | None = None, *, as_json: bool) -> None:
-    """Print what was found, for a person or a program."""
-    explanations: Sequence[Explanation | None] = [None] * len(hits) if made is None else made
-    if as_json:
-        for hit, explanation in zip(hits, explanations, strict=True):
-            typer.echo(_json(hit, explanation))
-    else:
-        show(hits, explanations)
-
-
-def _queries(first: str | None) -> Iterator[str]:
-    """The first query, if one was given, and then what is typed until an empty line or the end."""
-    if first is not None:
-        yield first
-    while True:
-        if sys.stdin.isatty():
-            typer.echo("Search: ", nl=False, err=True)
-        line = sys.stdin.readline().strip()
-        if not line:
-            return
-        yield line
+def _typed() -> str:
+    """A query as it is typed; nothing at an empty line or the end."""
+    if sys.stdin.isatty():
+        typer.echo("Search: ", nl=False, err=True)
+    return sys.stdin.readline().strip()

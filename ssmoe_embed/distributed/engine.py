@@ -6,9 +6,11 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from ssmoe_embed.distributed.shards import Shard, ShardFolder, TextRow
+from ssmoe_embed.data import Document
+from ssmoe_embed.distributed.shards import Shard, ShardFolder, TextRow, add_shards
 from ssmoe_embed.embedding.streaming import CHUNK_BATCHES, check_precision
 from ssmoe_embed.hub.models import load
 from ssmoe_embed.search.fingerprint import check_model, model_fingerprint
+from ssmoe_embed.search.index import SemanticIndex
 from ssmoe_embed.search.manifest import WrongModelError
+from ssmoe_embed.search.writing import AddCounts
 
 
 @dataclass(frozen=True)
@@ -66,24 +71,21 @@ class Encoding:
 
     def encode(self, model: SentenceTransformer, texts: Sequence[str]) -> np.ndarray[Any, Any]:
         """Vectors `[B,D]` of texts, chunk by chunk, which is how `encode_stream` and an index do it in one process."""
-        if not self.as_documents:
-            return self._encode(model.encode, texts)
-        distinct = list(dict.fromkeys(texts))  # an index encodes a text once
-        rows = {text: row for row, text in enumerate(distinct)}
-        return self._encode(model.encode_document, distinct)[[rows[text] for text in texts]]
-
-    def _encode(self, encode: Callable[..., Any], texts: Sequence[str]) -> np.ndarray[Any, Any]:
+        # an index encodes a text once
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))} if self.as_documents else {}
+        encode, distinct = (model.encode_document, list(rows)) if self.as_documents else (model.encode, list(texts))
         parts = [
             encode(
-                list(texts[start : start + self.chunk]),
+                distinct[start : start + self.chunk],
                 batch_size=self.batch_size,
                 show_progress_bar=False,
                 convert_to_numpy=True,
                 **self.arguments,
             )
-            for start in range(0, len(texts), self.chunk)
+            for start in range(0, len(distinct), self.chunk)
         ]
-        return np.concatenate(parts)
+        vectors = np.concatenate(parts)
+        return vectors[[rows[text] for text in texts]] if self.as_documents else vectors
 
     def digest(self, fingerprint: Mapping[str, Any]) -> str:
         """A short text that names the model and everything here that changes vectors."""
@@ -173,7 +175,8 @@ def encode_on_ray(
     with _cluster(workers) as ray:
         try:
             # the driver needs no model, so that the machine that starts the job needs no accelerator
-            known = fingerprint or _remote_fingerprint(ray, reference)
+            gpus = min(1.0, ray.cluster_resources().get("GPU", 0))
+            known = fingerprint or dict(ray.get(ray.remote(fingerprint_of).options(num_gpus=gpus).remote(reference)))
             digest = encoding.digest(known)
             shards, waiting = place.plan(rows, shard_size or encoding.chunk, digest)
             if not shards:
@@ -190,6 +193,38 @@ def encode_on_ray(
             ) from error
     place.complete(shards, {"model": known, "encoding": asdict(encoding)})
     return place
+
+
+def add_on_ray(
+    index: SemanticIndex,
+    documents: Iterable[Document],
+    reference: ModelReference,
+    *,
+    workers: int | None,
+    batch_size: int,
+    recall: float,
+    progress: bool,
+) -> AddCounts:
+    """Encode the documents that an index does not have yet on a Ray cluster, and add them with their vectors.
+
+    The shards lie in the index's folder until they are part of it, so that an interrupted job goes on.
+    """
+    new = (one for one in documents if one.id not in index or index[one.id] != one)
+    first = next(new, None)
+    if first is None:
+        return AddCounts()
+    shards = encode_on_ray(
+        (TextRow.of(one) for one in chain([first], new)),
+        index.folder / "shards",
+        reference,
+        workers=workers,
+        encoding=Encoding(batch_size, as_documents=True),
+        fingerprint=index.fingerprint,
+        progress=progress,
+    )
+    counts = add_shards(index, shards, recall=recall)
+    shutil.rmtree(shards.path)
+    return counts
 
 
 def _run(ray: Any, shards: Sequence[Shard], workers: int | None, arguments: tuple[Any, ...]) -> Iterator[int]:
@@ -210,11 +245,6 @@ def _run(ray: Any, shards: Sequence[Shard], workers: int | None, arguments: tupl
     )
     for row in done.iter_rows():
         yield int(row["texts"])
-
-
-def _remote_fingerprint(ray: Any, reference: ModelReference) -> dict[str, Any]:
-    gpus = min(1.0, ray.cluster_resources().get("GPU", 0))
-    return dict(ray.get(ray.remote(fingerprint_of).options(num_gpus=gpus).remote(reference)))
 
 
 @contextmanager

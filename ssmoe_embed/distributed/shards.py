@@ -11,7 +11,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice, tee
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -55,14 +54,8 @@ class TextRow(NamedTuple):
         return f"{self.title}. {self.text}" if self.title else self.text
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Some of the documents.
-
-    Attributes:
-        name: Its file's name, which changes with its content.
-        documents: How many there are.
-    """
+class Shard(NamedTuple):
+    """Some of the documents: the name of their file, which changes with its content, and how many there are."""
 
     name: str
     documents: int
@@ -86,7 +79,8 @@ class ShardFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / _MANIFEST).unlink(missing_ok=True)
         shards, waiting = [], []
-        for number, part in enumerate(_parts(rows, size)):
+        left = iter(rows)
+        for number, part in enumerate(iter(lambda: list(islice(left, size)), [])):
             shard = Shard(f"part-{number:06d}-{_hash(part, digest)}.parquet", len(part))
             shards.append(shard)
             if not (self.path / shard.name).is_file():
@@ -113,7 +107,7 @@ class ShardFolder:
 
     def complete(self, shards: Sequence[Shard], made_by: Mapping[str, Any]) -> None:
         """Say that these shards are all there is, and remove what is left of earlier work."""
-        content = {"made_by": made_by, "shards": [[shard.name, shard.documents] for shard in shards]}
+        content = {"made_by": made_by, "shards": shards}
         with atomic_file(self.path / _MANIFEST) as file:
             file.write(json.dumps(content).encode())
         shutil.rmtree(self.path / _INPUTS, ignore_errors=True)
@@ -168,7 +162,8 @@ class ShardFolder:
 
         for shard in self.shards():
             table = pq.read_table(self.path / shard.name)
-            yield _rows(table), vectors_of(table)
+            column = table["embedding"].combine_chunks()
+            yield _rows(table), column.flatten().to_numpy().reshape(len(table), column.type.list_size)  # [n·D] → [n,D]
 
     @staticmethod
     def _write(path: Path, table: Any) -> None:
@@ -179,21 +174,9 @@ class ShardFolder:
             pq.write_table(table, file)
 
 
-def vectors_of(table: Any) -> np.ndarray[Any, Any]:
-    """The vectors `[n,D]` of a shard's table."""
-    column = table["embedding"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(table), column.type.list_size)
-
-
 def _rows(table: Any) -> list[TextRow]:
     """The rows of a table, without their vectors."""
     return [TextRow(*values) for values in zip(*(table[name].to_pylist() for name in TextRow._fields), strict=True)]
-
-
-def _parts(rows: Iterable[TextRow], size: int) -> Iterator[list[TextRow]]:
-    iterator = iter(rows)
-    while part := list(islice(iterator, size)):
-        yield part
 
 
 def _hash(rows: Sequence[TextRow], digest: str) -> str:
@@ -218,13 +201,9 @@ def add_shards(index: SemanticIndex, folder: ShardFolder, **options: Any) -> Add
     Empty texts, which are no documents, are left out.
 
     Args:
-        index: Made with the model that made the shards.
+        index: Made with the model that made the shards; see `check_shards`, which refuses others.
         folder: The shards.
         **options: For `SemanticIndex.add_vectors`: `recall`, `prune`, `progress`.
-
-    Raises:
-        WrongModelError: The shards were made with another model.
-        ValueError: They were not encoded as documents of an index are.
     """
     check_shards(folder, index.fingerprint)
     rows = ((row, vector) for part in folder.read() for row, vector in zip(*part, strict=True) if row.text.strip())
@@ -247,10 +226,9 @@ def check_shards(folder: ShardFolder, fingerprint: Mapping[str, Any]) -> None:
             f"The vectors in {folder.path} were made with {describe(made_by['model'])}, and the index is for "
             f"{describe(fingerprint)}: {reason}. Index them with the model that made them (--model, --method, …)."
         )
-    arguments = {
-        name: value for name, value in made_by["encoding"]["arguments"].items() if name != "normalize_embeddings"
-    }
-    prompted = not made_by["encoding"]["as_documents"] and made_by["model"]["prompts"]
+    encoding = made_by["encoding"]
+    arguments = {name: value for name, value in encoding["arguments"].items() if name != "normalize_embeddings"}
+    prompted = not encoding["as_documents"] and made_by["model"]["prompts"]
     if arguments or prompted:
         reason = ", ".join(f"{name}={value!r}" for name, value in arguments.items()) or "without the model's prompts"
         raise ValueError(

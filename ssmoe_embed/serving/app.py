@@ -8,14 +8,14 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from sentence_transformers import SentenceTransformer
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 
 from ssmoe_embed.common.version import __version__
 from ssmoe_embed.search.index import SemanticIndex
-from ssmoe_embed.serving.batching import CONTENT_TYPE, Batcher, Metrics, Timed
+from ssmoe_embed.serving.batching import Batcher, Metrics, Timed
 from ssmoe_embed.serving.maps import MapMaker
 from ssmoe_embed.serving.openai_format import answer, models, parse_request
 from ssmoe_embed.serving.refusals import Guard, RequestError, ServerLimits, bad_value, client_gone
@@ -38,14 +38,8 @@ from ssmoe_embed.serving.searching import (
 )
 
 
-@dataclass(frozen=True)
-class Page:
-    """The page as it is sent.
-
-    Attributes:
-        html: The whole of it, style and script inside.
-        policy: Its Content-Security-Policy: this very style and script, and requests to this server only.
-    """
+class Page(NamedTuple):
+    """The page, style and script inside, and its Content-Security-Policy: these very two, and requests to this server."""
 
     html: str
     policy: str
@@ -80,6 +74,7 @@ def _hash(content: str) -> str:
 
 
 ResultT = TypeVar("ResultT")
+Filters = Annotated[Sequence[str], Query(alias="filter")]
 
 
 def create_app(
@@ -99,7 +94,7 @@ def create_app(
         model: Any sentence-transformers model.
         name: What clients call it.
         corpus: What `/api/search` and the page search.
-        limits: What is accepted.
+        limits: See `ServerLimits`.
         normalize: Scale the vectors of `/v1/embeddings` to length 1.
         hosts: Names that a request's Host header may have; None for any.
         api_key: What clients must send to be answered; None for no key.
@@ -121,62 +116,44 @@ def create_app(
 
     # no pages of documentation: those that FastAPI offers load scripts from elsewhere
     app = FastAPI(title="ssmoe", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
+    for kind in (RequestError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _error_answer)
     app.add_middleware(Guard, hosts=hosts, key=api_key)
     app.add_middleware(Timed, metrics=metrics)
-    _add_errors(app)
     dimension = model.get_embedding_dimension() or 0
     _add_embeddings(app, name, dimension, batcher, limits)
     _add_page(app, name, corpus, maps)
+    metrics.watch("ssmoe_texts_waiting", "Texts that wait for the model or are in it.", lambda: batcher.waiting)
     if corpus is not None:
+        metrics.watch("ssmoe_documents", "Documents that can be found.", lambda: len(corpus))
         _add_search(app, corpus, batcher, maps, limits)
-    _add_metrics(app, metrics, batcher, corpus)
-    health = {"status": "ok", "model": name, "dimension": dimension, "version": __version__}
+
+    @app.get("/metrics")
+    async def show_metrics() -> Response:
+        return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @app.get("/health")
     async def show_health() -> dict[str, Any]:
+        served = {"status": "ok", "model": name, "dimension": dimension, "version": __version__}
         documents = None if corpus is None else len(corpus)
-        return health | {"documents": documents, "waiting": batcher.waiting, "map": _map_state(maps)}
+        return served | {"documents": documents, "waiting": batcher.waiting, "map": maps.state if maps else "none"}
 
     app.state.maps = maps
     return app
 
 
-def _add_errors(app: FastAPI) -> None:
+async def _error_answer(request: Request, error: Exception) -> Response:
     """Every error in the one form."""
-
-    @app.exception_handler(RequestError)
-    async def refuse(request: Request, error: RequestError) -> Response:
-        del request
-        return JSONResponse(error.body(), error.status, error.headers)
-
-    @app.exception_handler(HTTPException)
-    async def no_such_thing(request: Request, error: HTTPException) -> Response:
+    if isinstance(error, HTTPException):
         message = f"{request.method} {request.url.path}: {error.detail}."
-        headers = dict(error.headers or {})
-        return JSONResponse(RequestError(error.status_code, message).body(), error.status_code, headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def bad_parameter(request: Request, error: RequestValidationError) -> Response:
-        del request
+        return RequestError(error.status_code, message, headers=dict(error.headers or {})).answer()
+    if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         param = str(first["loc"][-1])
-        return JSONResponse(bad_value(f"{param}: {first['msg']}.", param).body(), 400)
-
-    @app.exception_handler(Exception)
-    async def broken(request: Request, error: Exception) -> Response:
-        del request
-        return JSONResponse(RequestError(500, f"{type(error).__name__}: {error}", code="internal_error").body(), 500)
-
-
-def _add_metrics(app: FastAPI, metrics: Metrics, batcher: Batcher, corpus: SemanticIndex | None) -> None:
-    """What Prometheus reads."""
-    metrics.watch("ssmoe_texts_waiting", "Texts that wait for the model or are in it.", lambda: batcher.waiting)
-    if corpus is not None:
-        metrics.watch("ssmoe_documents", "Documents that can be found.", lambda: len(corpus))
-
-    @app.get("/metrics")
-    async def show_metrics() -> Response:
-        return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        return bad_value(f"{param}: {first['msg']}.", param).answer()
+    if not isinstance(error, RequestError):
+        error = RequestError(500, f"{type(error).__name__}: {error}", code="internal_error")
+    return error.answer()
 
 
 def _add_embeddings(app: FastAPI, name: str, dimension: int, batcher: Batcher, limits: ServerLimits) -> None:
@@ -221,8 +198,9 @@ def _add_page(app: FastAPI, name: str, corpus: SemanticIndex | None, maps: MapMa
 
     @app.get("/api/map")
     def show_map() -> dict[str, Any]:
-        state = {"state": _map_state(maps), "error": maps.error if maps else None}
-        return state | (maps.made.as_dict() if maps and maps.made else {})
+        if maps is None:
+            return {"state": "none", "error": None}
+        return {"state": maps.state, "error": maps.error} | (maps.made.as_dict() if maps.made else {})
 
 
 def _add_search(
@@ -232,11 +210,7 @@ def _add_search(
 
     @app.get("/api/search")
     async def search(
-        q: str,
-        top: int = 10,
-        filters: Annotated[Sequence[str], Query(alias="filter")] = (),
-        mode: str = "hybrid",
-        snippets: bool = True,
+        q: str, top: int = 10, filters: Filters = (), mode: str = "hybrid", snippets: bool = True
     ) -> dict[str, Any]:
         check_query(q, limits)
         if not 1 <= top <= limits.max_top:
@@ -245,9 +219,7 @@ def _add_search(
         return await batcher.run(lambda: search_answer(corpus, made, q, top, filters, mode=mode, snippets=snippets))
 
     @app.post("/api/like")
-    async def like(
-        request: Request, top: int = 10, filters: Annotated[Sequence[str], Query(alias="filter")] = ()
-    ) -> dict[str, Any]:
+    async def like(request: Request, top: int = 10, filters: Filters = ()) -> dict[str, Any]:
         if not 1 <= top <= limits.max_top:
             raise bad_value(f"top={top} is outside 1 to {limits.max_top}.", "top")
         image = await _body(request, limits.max_body)
@@ -267,20 +239,8 @@ def _add_search(
         return document_json(one_document(corpus, id))
 
 
-def _map_state(maps: MapMaker | None) -> str:
-    if maps is None:
-        return "none"
-    if maps.error is not None:
-        return "failed"
-    return "ready" if maps.made is not None else "computing"
-
-
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """The result of work that is given up when the client hangs up, so that nobody waits for what nobody wants.
-
-    Raises:
-        RequestError: The client has gone.
-    """
+    """The result of work that is given up when the client hangs up, so that nobody waits for what nobody wants."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -306,18 +266,16 @@ async def _body(request: Request, most: int) -> bytes:
     announced = request.headers.get("content-length", "0")
     if not announced.isdecimal():
         raise RequestError(400, f"Content-Length is {announced!r}; it must be a number.", code="invalid_header")
+    message = f"The body is longer than {most} bytes; send several smaller requests."
+    too_long = RequestError(413, message, code="body_too_large", headers={"Connection": "close"})
+    if int(announced) > most:
+        raise too_long
     body = bytearray()
-    too_long = int(announced) > most
-    if not too_long:
-        try:
-            async for part in request.stream():
-                body += part
-                too_long = len(body) > most
-                if too_long:
-                    break
-        except ClientDisconnect:
-            raise client_gone() from None
-    if too_long:
-        message = f"The body is longer than {most} bytes; send several smaller requests."
-        raise RequestError(413, message, code="body_too_large", headers={"Connection": "close"})
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                raise too_long
+    except ClientDisconnect:
+        raise client_gone() from None
     return bytes(body)

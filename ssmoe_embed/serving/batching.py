@@ -9,18 +9,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from sentence_transformers import SentenceTransformer
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ssmoe_embed.serving.refusals import RequestError, ServerLimits, too_busy
-
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+from ssmoe_embed.serving.refusals import RequestError, ServerLimits
 
 
 class Metrics:
@@ -89,14 +86,8 @@ class Timed:
 ResultT = TypeVar("ResultT")
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """What became of the texts of one request.
-
-    Attributes:
-        vectors: float32 `[B,D]`, in the order of the texts.
-        tokens: Tokens that the model read, of all texts together.
-    """
+class Encoded(NamedTuple):
+    """Vectors of the texts of one request, float32 `[B,D]` in their order, and how many tokens the model read of all."""
 
     vectors: np.ndarray[Any, Any]
     tokens: int
@@ -153,30 +144,19 @@ class Batcher:
         normalize: bool = False,
         metrics: Metrics | None = None,
     ) -> None:
-        """Bind a model; nothing runs before `start`.
-
-        Args:
-            model: Any sentence-transformers model.
-            limits: Batch size, wait and the bound of the queue.
-            normalize: Scale every vector to length 1.
-            metrics: Where to count texts, tokens and batches.
-        """
+        """Bind any sentence-transformers model; nothing runs before `start`. With `normalize` vectors have length 1."""
         self._model = model
         self._metrics = metrics or Metrics("", "")
         self._limits = limits
         self.normalize = normalize
         self._jobs: deque[_Job] = deque()
         self._open: set[_Job] = set()
-        self._waiting = 0
+        self.waiting = 0
+        """Texts that wait for the model or are in it."""
         self._speed = 100.0  # texts a second, measured as it runs; it only sets Retry-After
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ssmoe-model")
         self._loop: asyncio.Task[None] | None = None
-
-    @property
-    def waiting(self) -> int:
-        """Texts that wait for the model or are in it."""
-        return self._waiting
 
     def start(self) -> None:
         """Begin to work, in the running event loop."""
@@ -208,7 +188,7 @@ class Batcher:
             return await job.done
         finally:
             self._open.discard(job)
-            self._waiting -= len(texts)
+            self.waiting -= len(texts)
 
     async def run(self, function: Callable[[], ResultT]) -> ResultT:
         """The result of a function that uses the model, run in its thread between two batches.
@@ -220,14 +200,20 @@ class Batcher:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, function)
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
 
     def _admit(self, count: int) -> None:
         """Count texts in, or refuse them."""
-        if self._waiting + count > self._limits.max_waiting:
-            seconds = max(1, math.ceil(self._waiting / self._speed))
-            raise too_busy(self._waiting, self._limits.max_waiting, seconds)
-        self._waiting += count
+        if self.waiting + count > self._limits.max_waiting:
+            seconds = max(1, math.ceil(self.waiting / self._speed))
+            raise RequestError(
+                429,
+                f"{self.waiting} texts are waiting for the model and at most {self._limits.max_waiting} may; "
+                f"try again in {seconds} s.",
+                code="queue_full",
+                headers={"Retry-After": str(seconds)},
+            )
+        self.waiting += count
 
     async def _work(self) -> None:
         """Make batches until cancelled."""
@@ -269,9 +255,8 @@ class Batcher:
         """Encode one batch and hand out its vectors."""
         texts = [text for _, part in parts for text in part]
         begin = monotonic()
-        loop = asyncio.get_running_loop()
         try:
-            vectors, tokens = await loop.run_in_executor(self._thread, self._encode, texts)
+            vectors, tokens = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, texts)
         except Exception as error:
             if len(parts) == 1:
                 self._fail(parts[0][0], error)
@@ -317,7 +302,15 @@ def encode_and_count(model: SentenceTransformer, texts: Sequence[str]) -> tuple[
 
     def count(module: torch.nn.Module, inputs: tuple[dict[str, torch.Tensor], ...]) -> None:
         del module
-        inputs[0]["tokens_read"] = _tokens_read(inputs[0], len(texts))
+        features = inputs[0]
+        tokens = torch.zeros(len(texts), dtype=torch.long)
+        if "attention_mask" in features:
+            # an ensemble of P prompts makes P rows a text
+            tokens = features["attention_mask"].sum(dim=1).reshape(len(texts), -1).sum(dim=1)  # [n·P] → [n,P] → [n]
+        elif "offsets" in features:  # bags of tokens, as static embeddings make them: where each text begins
+            ends = features["offsets"].new_tensor([len(features["input_ids"])])
+            tokens = torch.cat([features["offsets"], ends]).diff()
+        features["tokens_read"] = tokens
 
     counting = model.register_forward_pre_hook(count)
     try:
@@ -326,17 +319,6 @@ def encode_and_count(model: SentenceTransformer, texts: Sequence[str]) -> tuple[
         counting.remove()
     vectors = torch.stack([row["sentence_embedding"] for row in rows]).float().cpu().numpy()
     return vectors, [int(row.get("tokens_read", 0)) for row in rows]
-
-
-def _tokens_read(features: dict[str, torch.Tensor], count: int) -> torch.Tensor:
-    """Tokens `[n]` of each of `count` texts."""
-    if "attention_mask" in features:
-        # an ensemble of P prompts makes P rows a text
-        return features["attention_mask"].sum(dim=1).reshape(count, -1).sum(dim=1)
-    if "offsets" in features:  # bags of tokens, as static embeddings make them: where each text begins
-        ends = features["offsets"].new_tensor([len(features["input_ids"])])
-        return torch.cat([features["offsets"], ends]).diff()
-    return torch.zeros(count, dtype=torch.long)
 
 
 def unit(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.common.files import load_tensors, save_tensors
 from ssmoe_embed.data import Document
 from ssmoe_embed.search.index import SemanticIndex
+from ssmoe_embed.serving.batching import unit
 
 _SEED = 0
 _COMPONENTS = 50
@@ -45,17 +47,9 @@ class MapMethod(Choice):
 def project(vectors: np.ndarray[Any, Any], method: MapMethod) -> np.ndarray[Any, Any]:
     """Points on a plane, in `[-1, 1]`, near each other where the vectors point in like directions.
 
-    The same vectors give the same points, by a fixed seed.
-
-    Args:
-        vectors: `[n,D]`.
-        method: How.
-
-    Returns:
-        float32 `[n,2]`.
+    The same vectors `[n,D]` give the same points, float32 `[n,2]`, by a fixed seed.
     """
-    rows = np.asarray(vectors, dtype=np.float32)  # [n,D]
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    rows = _unit(vectors)  # [n,D]
     if len(rows) < 2 or not np.ptp(rows, axis=0).any():  # one text, however often
         return np.zeros((len(rows), 2), dtype=np.float32)
     few = len(rows) < _FEWEST
@@ -84,27 +78,19 @@ def _pca(rows: np.ndarray[Any, Any], components: int) -> np.ndarray[Any, Any]:
     from sklearn.decomposition import PCA
 
     most = min(components, *rows.shape)
-    found = (
-        PCA(most, svd_solver="full" if most <= 2 else "auto", random_state=_SEED).fit_transform(rows) if most else rows
-    )
-    return np.pad(found[:, :most], ((0, 0), (0, max(0, min(components, 2) - most))))
+    found = PCA(most, svd_solver="full" if most <= 2 else "auto", random_state=_SEED).fit_transform(rows)
+    return np.pad(found, ((0, 0), (0, max(0, 2 - most))))
 
 
 def group(vectors: np.ndarray[Any, Any], texts: Sequence[str], most: int = 8) -> tuple[np.ndarray[Any, Any], list[str]]:
-    """Groups of vectors, each named by words that tell its texts from the others'.
-
-    Args:
-        vectors: `[n,D]`.
-        texts: Their texts.
-        most: The most groups to make.
+    """At most so many groups of vectors `[n,D]`, each named by words that tell its texts from the others'.
 
     Returns:
         int64 `[n]`, the group of each vector, and the groups' names.
     """
     from sklearn.cluster import KMeans
 
-    rows = np.asarray(vectors, dtype=np.float32)
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    rows = _unit(vectors)
     count = min(most, len(np.unique(rows, axis=0)), max(1, len(rows) // 4))
     if count < 2:
         return np.zeros(len(rows), dtype=np.int64), ["all documents"]
@@ -182,14 +168,7 @@ class CorpusMap:
         return None if row is None else [float(value) for value in self.points[row]]
 
     def place(self, vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Where documents that are not on the map would be: between the nearest of those that are.
-
-        Args:
-            vectors: `[m,D]`.
-
-        Returns:
-            `[m,2]`.
-        """
+        """Where documents that are not on the map would be, `[m,2]` of `[m,D]`: between the nearest of those that are."""
         likeness = _unit(vectors) @ _unit(self.vectors).T  # [m,n]
         nearest = np.argsort(-likeness, axis=1, kind="stable")[:, :_NEAREST]  # [m,k]
         weights = np.clip(np.take_along_axis(likeness, nearest, axis=1), 1e-6, None) ** 8
@@ -200,20 +179,21 @@ class CorpusMap:
 class MapMaker:
     """Makes the map of a corpus in a thread of its own, which never touches the model."""
 
-    def __init__(self, index: SemanticIndex, *, most: int = 5000, method: MapMethod | None = None) -> None:
-        """Bind an index; nothing runs before `start`.
-
-        Args:
-            index: Whose map.
-            most: The most documents on it.
-            method: How to lay them out; by default UMAP where it is installed, else t-SNE.
-        """
+    def __init__(self, index: SemanticIndex, *, most: int = 5000) -> None:
+        """Bind an index; nothing runs before `start`. At most `most` documents are laid out, by `MapMethod.best`."""
         self._index = index
         self._most = most
-        self._method = method or MapMethod.best()
+        self._method = MapMethod.best()
         self._thread: threading.Thread | None = None
         self.made: CorpusMap | None = None
         self.error: str | None = None
+
+    @property
+    def state(self) -> str:
+        """How far it is: computing, ready or failed."""
+        if self.error is not None:
+            return "failed"
+        return "ready" if self.made is not None else "computing"
 
     def start(self) -> None:
         """Begin to make the map."""
@@ -235,16 +215,15 @@ class MapMaker:
         """The map kept on disk, if it is of these very documents; else a new one, which is kept."""
         documents, vectors, state = sample_of(self._index, self._most)
         key = _digest([_VERSION, str(self._method), str(self._most), state])
-        kept = _read(self._path, key, len(documents))
+        path = self._index.folder / "map.safetensors"
+        kept = _read(path, key, len(documents))
         if kept is None:
             groups, names = group(vectors, [f"{one.title or ''} {one.text}" for one in documents])
             kept = project(vectors, self._method), groups, names
-            _keep(self._path, key, *kept)
+            tensors = {"points": torch.from_numpy(kept[0]), "groups": torch.from_numpy(groups)}
+            with suppress(OSError):  # where it may not be written it is made again the next time
+                save_tensors(path, tensors, {"key": key, "names": names})
         return CorpusMap(documents, vectors, *kept, self._method)
-
-    @property
-    def _path(self) -> Path:
-        return self._index.folder / "map.safetensors"
 
 
 def sample_of(index: SemanticIndex, most: int) -> tuple[list[Document], np.ndarray[Any, Any], str]:
@@ -281,15 +260,6 @@ def _read(path: Path, key: str, count: int) -> tuple[np.ndarray[Any, Any], np.nd
     return tensors["points"].numpy(), tensors["groups"].numpy(), metadata["names"]
 
 
-def _keep(path: Path, key: str, points: np.ndarray[Any, Any], groups: np.ndarray[Any, Any], names: list[str]) -> None:
-    """Write a map; where that is not allowed it is made again the next time."""
-    tensors = {"points": torch.from_numpy(points), "groups": torch.from_numpy(groups)}
-    try:
-        save_tensors(path, tensors, {"key": key, "names": names})
-    except OSError:
-        return
-
-
 def _fields(documents: Sequence[Document], most: int = 12) -> dict[str, Any]:
     """Columns of the metadata with few values: at least two, and at most so many."""
     columns = {"source": [one.source or "" for one in documents]}
@@ -306,5 +276,5 @@ def _column(values: Sequence[str]) -> dict[str, Any]:
 
 
 def _unit(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    rows = np.asarray(vectors, dtype=np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    """Vectors `[n,D]` as float32 of length 1."""
+    return unit(np.asarray(vectors, dtype=np.float32))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +46,7 @@ def parse_request(body: bytes, *, model: str, dimension: int, limits: ServerLimi
         body: The bytes received.
         model: The name of the one model that is served.
         dimension: Numbers of its vectors.
-        limits: What is accepted.
+        limits: See `ServerLimits`.
 
     Raises:
         RequestError: The body is not what it should be (400) or names another model (404).
@@ -59,22 +58,25 @@ def parse_request(body: bytes, *, model: str, dimension: int, limits: ServerLimi
     if not isinstance(fields, dict):
         raise RequestError(400, f"The body is a JSON {_kind(fields)}; send an object.", code="invalid_json")
     _check_model(fields.get("model"), model)
-    return EmbeddingRequest(
-        texts=_texts(fields.get("input"), limits),
-        encoding=_encoding(fields.get("encoding_format")),
-        dimensions=_dimensions(fields.get("dimensions"), dimension),
-    )
+    texts = _texts(fields.get("input"), limits)
+    encoding = EncodingFormat.FLOAT
+    if fields.get("encoding_format") is not None:
+        try:
+            encoding = EncodingFormat.parse(fields["encoding_format"], "encoding_format")
+        except ValueError as error:
+            raise bad_value(str(error), "encoding_format") from None
+    dimensions = fields.get("dimensions")
+    possible = isinstance(dimensions, int) and not isinstance(dimensions, bool) and 1 <= dimensions <= dimension
+    if dimensions is not None and not possible:
+        raise bad_value(
+            f"dimensions={json.dumps(dimensions)} is not possible; choose an integer from 1 to {dimension}.",
+            "dimensions",
+        )
+    return EmbeddingRequest(texts, encoding, dimensions)
 
 
 def answer(request: EmbeddingRequest, encoded: Encoded, model: str, *, normalize: bool) -> bytes:
-    """The JSON of the answer.
-
-    Args:
-        request: What was asked.
-        encoded: Its vectors `[B,D]` and token count.
-        model: The name of the model.
-        normalize: Whether the vectors have length 1; those cut by `dimensions` are then scaled to it again.
-    """
+    """The JSON of the answer; with `normalize`, vectors that are cut by `dimensions` are scaled to length 1 again."""
     vectors = encoded.vectors[:, : request.dimensions]
     if normalize and request.dimensions is not None:
         vectors = unit(vectors)
@@ -89,12 +91,7 @@ def answer(request: EmbeddingRequest, encoded: Encoded, model: str, *, normalize
 
 
 def models(model: str, created: int) -> dict[str, Any]:
-    """The list of models: the one that is served.
-
-    Args:
-        model: Its name.
-        created: When the server began, in seconds since 1970.
-    """
+    """The list of models: the one that is served, since the server began, in seconds since 1970."""
     return {"object": "list", "data": [{"id": model, "object": "model", "created": created, "owned_by": "ssmoe_embed"}]}
 
 
@@ -114,9 +111,9 @@ def _texts(given: object, limits: ServerLimits) -> tuple[str, ...]:
     """The texts of the field `input`."""
     if given is None:
         raise bad_value("input is missing; send a string or an array of strings.", "input", "missing_input")
-    texts: Sequence[object] = [given] if isinstance(given, str) else given if isinstance(given, list) else ()
     if not isinstance(given, str | list):
         raise bad_value(f"input is a JSON {_kind(given)}; send a string or an array of strings.", "input")
+    texts: list[object] = [given] if isinstance(given, str) else given
     if not texts:
         raise bad_value("input is an empty array; send at least one string.", "input", "empty_input")
     if len(texts) > limits.max_inputs:
@@ -147,30 +144,7 @@ def _text(text: object, position: int, alone: bool) -> str:
     return text
 
 
-def _encoding(given: object) -> EncodingFormat:
-    try:
-        return EncodingFormat.FLOAT if given is None else EncodingFormat.parse(given, "encoding_format")
-    except ValueError as error:
-        raise bad_value(str(error), "encoding_format") from None
-
-
-def _dimensions(given: object, dimension: int) -> int | None:
-    if given is None:
-        return None
-    if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= dimension:
-        raise bad_value(
-            f"dimensions={json.dumps(given)} is not possible; choose an integer from 1 to {dimension}.", "dimensions"
-        )
-    return given
-
-
 def _kind(value: object) -> str:
     """JSON's word for a value's type."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    for kind, name in ((str, "string"), (list, "array"), (dict, "object")):
-        if isinstance(value, kind):
-            return name
-    return "number"
+    words = {type(None): "null", bool: "boolean", str: "string", list: "array", dict: "object"}
+    return words.get(type(value), "number")

@@ -6,7 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from hmac import compare_digest
 from ipaddress import ip_address
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -76,26 +75,17 @@ class RequestError(Exception):
         self.code = code
         self.headers = headers or {}
 
-    def body(self) -> dict[str, Any]:
-        """The answer's JSON."""
+    def answer(self) -> JSONResponse:
+        """The answer, with its status and headers."""
         kinds = {404: "not_found_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
         kind = kinds.get(self.status, "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return JSONResponse({"error": error}, self.status, self.headers)
 
 
 def bad_value(message: str, param: str, code: str = "invalid_value") -> RequestError:
     """A field with a value that is not allowed: status 400."""
     return RequestError(400, message, param=param, code=code)
-
-
-def too_busy(waiting: int, most: int, seconds: int) -> RequestError:
-    """More texts than may wait: status 429, with the seconds after which to try again."""
-    return RequestError(
-        429,
-        f"{waiting} texts are waiting for the model and at most {most} may; try again in {seconds} s.",
-        code="queue_full",
-        headers={"Retry-After": str(seconds)},
-    )
 
 
 def client_gone() -> RequestError:
@@ -125,13 +115,7 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None, key: str | None = None) -> None:
-        """Wrap an application.
-
-        Args:
-            app: The ASGI application.
-            hosts: Names that the Host header may have; None for any.
-            key: What `Authorization: Bearer …` must say; None for no key.
-        """
+        """Wrap an application; `hosts` are the names that the Host header may have, `key` is what clients must send."""
         self._app = app
         self._hosts = None if hosts is None else {host.lower() for host in hosts}
         self._key = None if key is None else f"Bearer {key}".encode()
@@ -152,7 +136,7 @@ class Guard:
                 headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
             await send(message)
 
-        answer = self._app if refusal is None else JSONResponse(refusal.body(), refusal.status, refusal.headers)
+        answer = self._app if refusal is None else refusal.answer()
         await answer(scope, receive, send_with_headers)
 
     def _refusal(self, headers: Headers, path: str) -> RequestError | None:

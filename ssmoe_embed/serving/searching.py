@@ -18,11 +18,7 @@ from ssmoe_embed.serving.refusals import RequestError, ServerLimits, bad_value
 
 
 def check_query(query: str, limits: ServerLimits) -> None:
-    """Make sure that there is something to look for.
-
-    Raises:
-        RequestError: The query is blank or too long.
-    """
+    """Refuse a query that is blank or too long."""
     if not query.strip():
         raise bad_value("q is empty; say in words what you are looking for.", "q", "empty_query")
     if len(query) > limits.max_query:
@@ -44,11 +40,7 @@ def document_json(document: Document) -> dict[str, Any]:
 
 
 def one_document(index: SemanticIndex, name: str) -> Document:
-    """The document of an id.
-
-    Raises:
-        RequestError: There is none.
-    """
+    """The document of an id; a `RequestError` where there is none."""
     try:
         return index[name]
     except KeyError:
@@ -87,7 +79,7 @@ def search_answer(
         made: Its map, if it is made, to say where the hits are.
         query: What to look for.
         top: How many documents.
-        conditions: What their metadata must be, as `parse_filters` reads them.
+        conditions: See `parse_filters`.
         mode: A `SearchMode`.
         snippets: Look for the best sentence of each hit, which takes longer than finding the hits.
 

@@ -392,7 +392,7 @@ def test_samples_are_spread_over_what_there_is(tmp_path, texts):
 
 @pytest.mark.parametrize(("package", "hint"), [("matplotlib", r"ssmoe-embed\[plots\]"), ("umap", "umap-learn")])
 def test_a_missing_package_is_named_before_any_model_is_read(package, hint, monkeypatch, tmp_path):
-    from ssmoe_embed.cli import inspect as command
+    from ssmoe_embed.cli import info as command
     from ssmoe_embed.common import lazy as dependencies
 
     found = dependencies.find_spec
