@@ -66,8 +66,6 @@ def compare(
 
     Example: ssmoe compare results --methods ssmoe smoe
     """
-    from ssmoe_embed.evaluation.results.folder import ResultFolder
-
     opts.check_results(results)
     if output is not None and output.suffix not in (".md", ".csv"):
         raise ValueError(f"The output {str(output)!r} is neither a .md nor a .csv file.")
@@ -76,6 +74,11 @@ def compare(
     if (results / _LM_EVAL).is_file():
         _language_models(results, output, with_paper=with_ is not None, stands_for=stands_for)
         return
+    from ssmoe_embed.common.lazy import require_mteb
+
+    require_mteb()
+    from ssmoe_embed.evaluation.results.folder import ResultFolder
+
     folder = ResultFolder(results)
     drawing = {"resamples": resamples, "seed": seed}
     if with_ is not None:
@@ -138,9 +141,6 @@ def _images(
     scores = [one for one in folder.scores() if one.task in images.IMAGE_TASKS]
     if not scores:
         return False
-    from ssmoe_embed.common.lazy import require_mteb
-
-    require_mteb()
     from ssmoe_embed.evaluation.tasks.finding import find_tasks
 
     names = sorted({one.task for one in scores})
@@ -167,10 +167,7 @@ def _two_methods(
     output: Path | None,
     options: dict[str, Any],
 ) -> None:
-    from ssmoe_embed.common.lazy import require_mteb
-
     local = None if dataset_dir is None else _local_tasks(folder, tasks, dataset_dir)
-    require_mteb()
     from ssmoe_embed.evaluation.significance.comparison import compare_methods, differences_csv, report
     from ssmoe_embed.evaluation.tasks.finding import find_tasks
 

@@ -91,6 +91,8 @@ def evaluate(
     Example: ssmoe evaluate ssmoe/tiny --tasks offline --methods router smoe moee ev ssmoe --corrupt none replace@0.1 -o out
     """
     from ssmoe_embed.common.lazy import require_mteb
+
+    require_mteb()
     from ssmoe_embed.evaluation.results.finished import Finished, data_state, find_finished, note_finished
     from ssmoe_embed.evaluation.results.folder import ResultFolder
 
@@ -111,7 +113,6 @@ def evaluate(
     if known is not None:
         _show(known, 0, ())
         return
-    require_mteb()
     from ssmoe_embed.evaluation.mteb import runner
     from ssmoe_embed.evaluation.mteb.passes import GIB
     from ssmoe_embed.evaluation.mteb.runner import EvaluationOptions

@@ -96,10 +96,10 @@ def inspect(
     from ssmoe_embed.evaluation.inspection.report import check_output, write_report
     from ssmoe_embed.evaluation.texts import file_sample, shipped_sample
     from ssmoe_embed.evaluation.vision import inspection as vision
-    from ssmoe_embed.evaluation.vision.encoder import is_vision_model
     from ssmoe_embed.hub.models import load
     from ssmoe_embed.routing.mixing import checked_alpha
     from ssmoe_embed.routing.named import canonical
+    from ssmoe_embed.vision.module import is_vision_model
 
     for package in ("jinja2", "matplotlib"):
         require_package(package, "ssmoe-embed[plots]")

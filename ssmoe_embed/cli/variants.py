@@ -138,8 +138,10 @@ def ablate(
     Example: ssmoe ablate ssmoe/tiny --seeds 5 --output ablation
     """
     from ssmoe_embed.common.lazy import require_mteb, require_package
+
+    require_mteb()
     from ssmoe_embed.evaluation.ablation.variants import find_variants
-    from ssmoe_embed.evaluation.vision.encoder import is_vision_model
+    from ssmoe_embed.vision.module import is_vision_model
 
     loading = opts.embedding_loading(device, dtype)
     if is_vision_model(model):
@@ -152,7 +154,6 @@ def ablate(
         _towers(model, variant, output, corrupt, sizes | {"alpha": (alpha or [0.5])[0]}, loading)
         return
     variants = find_variants(variant)
-    require_mteb()
     require_package("matplotlib", "ssmoe-embed[plots]")
     from ssmoe_embed.evaluation.ablation.report import write_report
     from ssmoe_embed.evaluation.ablation.running import AblationOptions

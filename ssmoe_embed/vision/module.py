@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from ssmoe_embed.common.loading import HubOptions, check_backend, check_device_map, warn_of_half_precision
 from ssmoe_embed.common.version import __version__
+from ssmoe_embed.data import bundled_folder
 from ssmoe_embed.embedding.persistence import GENERATED, require_this_package, write_json
 from ssmoe_embed.routing import RoutingPolicy
 from ssmoe_embed.routing.sites import install_sites, routed
@@ -80,6 +81,13 @@ vectors inherit what the model knows, and its biases. Vectors of another routing
 
 Spectral routing is that of [SSMoE](https://arxiv.org/abs/2605.30992).
 """
+
+
+def is_vision_model(name: str | Path) -> bool:
+    """Whether a name is that of a saved model of images and texts: the bundled one, or a folder."""
+    folder = Path(name).expanduser()
+    folder = folder if folder.is_dir() else bundled_folder(str(name)) or folder
+    return (folder / CONFIG).is_file()
 
 
 class SSMoEVision(InputModule):

@@ -31,9 +31,10 @@ from ssmoe_embed.evaluation.mteb.runs import Run
 from ssmoe_embed.evaluation.results.folder import ResultFolder, TaskScore
 from ssmoe_embed.evaluation.tasks.corruption import Corruption
 from ssmoe_embed.evaluation.tasks.finding import expanded, find_tasks
-from ssmoe_embed.evaluation.vision.encoder import VisionEncoder, is_vision_model, routed_view
+from ssmoe_embed.evaluation.vision.encoder import VisionEncoder, routed_view
 from ssmoe_embed.evaluation.vision.tasks import OFFLINE_NAMES
 from ssmoe_embed.spectral.settings import SpectralSettings
+from ssmoe_embed.vision.module import is_vision_model
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,9 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 from ssmoe_embed.common.choices import Choice, unknown
-from ssmoe_embed.data import bundled_folder
 from ssmoe_embed.embedding.model import EmbeddingModel
 from ssmoe_embed.vision.inputs import read_image
-from ssmoe_embed.vision.module import CONFIG, SSMoEVision
+from ssmoe_embed.vision.module import SSMoEVision
 from ssmoe_embed.vision.routing import PAPER, VisionRouting, chosen_routing, method_of
 
 LADDER = "image-ladder"
@@ -151,13 +150,6 @@ def routed_view(model: EmbeddingModel, method: str | None, changes: Mapping[str,
     if routing == module.routing:
         return model
     return EmbeddingModel(modules=[module.using(routing)], device=str(model.device))
-
-
-def is_vision_model(name: str | Path) -> bool:
-    """Whether a name is that of a saved model of images and texts: the bundled one, or a folder."""
-    folder = Path(name).expanduser()
-    folder = folder if folder.is_dir() else bundled_folder(str(name)) or folder
-    return (folder / CONFIG).is_file()
 
 
 def vision_meta(model: SentenceTransformer, name: str, corruption: ImageCorruption | None) -> ModelMeta:
