@@ -18,8 +18,7 @@ from ssmoe_embed.cli import options as opts
 from ssmoe_embed.cli.images import images_of
 from ssmoe_embed.cli.options import ClusterJob, on_ray, shards_at
 from ssmoe_embed.search.manifest import RECALL, BusyIndexError, Manifest
-from ssmoe_embed.search.reading.passages import WORDS
-from ssmoe_embed.search.reading.records import KINDS
+from ssmoe_embed.search.reading.records import KINDS, WORDS
 
 if TYPE_CHECKING:
     from ssmoe_embed.distributed.engine import ModelReference
