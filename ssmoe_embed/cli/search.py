@@ -164,9 +164,7 @@ def search(
             f"The index in {index} holds no document yet; fill it with `ssmoe index CORPUS --output {index}`."
         )
     if like is not None:
-        from ssmoe_embed.search.likeness import search_like
-
-        _print(search_like(opened, like, top, filters=filters), as_json=as_json)
+        _print(opened.search_like(like, top, filters=filters), as_json=as_json)
         return
     options = {"top": top, "filters": filters, "mode": mode, "snippets": opened.model is not None}
     for text in _queries(query) if interactive else [query or ""]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,19 +139,6 @@ _GROWN = 4
 """An index that has grown so many times is trained again."""
 
 
-@dataclass(frozen=True)
-class Built:
-    """What the manifest says of an approximate index.
-
-    Attributes:
-        file: Its file; None for an exact search.
-        search: Its kind, search width and measured recall.
-    """
-
-    file: StoredFile | None
-    search: dict[str, Any]
-
-
 def open_approximate(folder: Path, manifest: Manifest, *, mapped: bool = True) -> Approximate | None:
     """The approximate index of a generation, if it has one.
 
@@ -167,9 +154,9 @@ def open_approximate(folder: Path, manifest: Manifest, *, mapped: bool = True) -
     return index
 
 
-def up_to_date(manifest: Manifest, rows: int, live: int, kind: IndexKind) -> bool:
+def up_to_date(manifest: Manifest, rows: int, live: int) -> bool:
     """Whether the approximate index of the last generation still serves `rows` vectors, of which `live` are used."""
-    wanted = kind.resolved(live)
+    wanted = IndexKind.parse(manifest.kind, "kind").resolved(live)
     if manifest.approximate is None or wanted is IndexKind.FLAT or str(wanted) != manifest.search.get("kind"):
         return wanted is IndexKind.FLAT and manifest.approximate is None
     covered = manifest.approximate.rows
@@ -178,8 +165,8 @@ def up_to_date(manifest: Manifest, rows: int, live: int, kind: IndexKind) -> boo
 
 def build(
     folder: Path, manifest: Manifest, vectors: Array, live: Array, *, name: str, recall: float, progress: bool
-) -> Built:
-    """Make or extend the approximate index of all vectors and measure it.
+) -> Manifest:
+    """Make or extend the approximate index of all vectors and measure it; returns the manifest with what is known of it.
 
     Args:
         folder: The index's folder.
@@ -195,8 +182,12 @@ def build(
     """
     kind = IndexKind.parse(manifest.kind, "kind").resolved(len(live))
     if kind is IndexKind.FLAT or not len(live):
-        return Built(None, {"kind": str(IndexKind.FLAT), "recall": 1.0})
-    index = _extendable(folder, manifest, kind, len(vectors))
+        return replace(manifest, approximate=None, search={"kind": str(IndexKind.FLAT), "recall": 1.0})
+    extendable = manifest.approximate is not None and manifest.search.get("kind") == str(kind)
+    if extendable and len(vectors) <= _GROWN * int(manifest.search["trained_rows"]):
+        index = open_approximate(folder, manifest, mapped=False)
+    else:
+        index = None
     if index is None:
         index = APPROXIMATE[kind](manifest.dimension)
         index.train(_sample(vectors, live, index.sample_rows), len(vectors))
@@ -212,7 +203,7 @@ def build(
     index.load(folder / name, mapped=True)  # measured as it will be searched
     measured = tune(index, vectors, live, recall)
     search = {"kind": str(kind), "state": index.state, "trained_rows": trained, **measured}
-    return Built(StoredFile.of(folder / name, len(vectors)), search)
+    return replace(manifest, approximate=StoredFile.of(folder / name, len(vectors)), search=search)
 
 
 def tune(index: Approximate, vectors: Array, live: Array, goal: float) -> dict[str, Any]:
@@ -261,15 +252,6 @@ def _without(rows: Array, own: Array) -> Array:
     for number, (row, mine) in enumerate(zip(rows, own, strict=True)):
         kept[number] = row[row != mine][: rows.shape[1] - 1]
     return kept
-
-
-def _extendable(folder: Path, manifest: Manifest, kind: IndexKind, rows: int) -> Approximate | None:
-    """The last generation's index, in memory, if more vectors can be added to it."""
-    if manifest.approximate is None or manifest.search.get("kind") != str(kind):
-        return None
-    if rows > _GROWN * int(manifest.search["trained_rows"]):
-        return None
-    return open_approximate(folder, manifest, mapped=False)
 
 
 def _sample(vectors: Array, live: Array, size: int) -> Array:
