@@ -19,7 +19,7 @@ from ssmoe_embed.search.hybrid import SearchMode
 from ssmoe_embed.search.kinds import IndexKind
 from ssmoe_embed.search.manifest import RECALL, DamagedIndexError, Manifest
 from ssmoe_embed.search.nearest import dot
-from ssmoe_embed.search.vectors import Array, Given, VectorType, chunks, encoder, paired, unit
+from ssmoe_embed.search.vectors import Array, VectorType, chunks, encoder, given, paired, unit
 from ssmoe_embed.search.writing import AddCounts, Writer, create_files, open_writer
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class SemanticIndex:
         pairs = paired(documents, vectors)
         with self._writer(recall, progress) as writer:
             while chunk := list(islice(pairs, 1024)):
-                writer.add([document for document, _ in chunk], Given(chunk))
+                writer.add([document for document, _ in chunk], given(chunk))
             if prune:
                 writer.prune()
         return writer.counts

@@ -34,7 +34,6 @@ NAME = "manifest.json"
 FORMAT = 2
 RECALL = 0.97
 """Of the ten nearest documents, the share that an approximate search should find."""
-_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
+        while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
 

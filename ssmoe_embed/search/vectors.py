@@ -125,15 +125,10 @@ def encoder(model: SentenceTransformer, batch_size: int) -> Callable[[Sequence[D
     return encode
 
 
-class Given:
-    """Vectors that were made elsewhere, in place of an encoder."""
-
-    def __init__(self, pairs: Sequence[tuple[Document, Any]]) -> None:
-        self._vectors = {document.content: vector for document, vector in reversed(pairs)}
-
-    def __call__(self, documents: Sequence[Document]) -> Array:
-        """The vectors `[n,D]` of some of the documents."""
-        return np.stack([np.asarray(self._vectors[document.content]) for document in documents])
+def given(pairs: Sequence[tuple[Document, Any]]) -> Callable[[Sequence[Document]], Array]:
+    """Vectors that were made elsewhere, in place of an encoder; of documents alike the first one's counts."""
+    vectors = {document.content: vector for document, vector in reversed(pairs)}
+    return lambda documents: np.stack([np.asarray(vectors[document.content]) for document in documents])
 
 
 def chunks(documents: Iterable[Document], size: int, progress: bool) -> Iterator[list[Document]]:

@@ -203,14 +203,10 @@ def _cut(
         if passage.text.strip():
             where = {"page": page} if page else {"first_line": passage.first, "last_line": passage.last}
             place = f"p{page}:{passage.place}" if page else passage.place
-            yield Record(place, passage.text, {"title": _under(above, passage.heading)}, known | where)
-
-
-def _under(above: str | None, heading: str | None) -> str | None:
-    """A heading below the title of its file, once."""
-    if above is None or heading is None or f"{heading}{BREADCRUMB}".startswith(f"{above}{BREADCRUMB}"):
-        return heading or above
-    return f"{above}{BREADCRUMB}{heading}"
+            title = passage.heading or above
+            if above and passage.heading and not f"{title}{BREADCRUMB}".startswith(f"{above}{BREADCRUMB}"):
+                title = f"{above}{BREADCRUMB}{title}"
+            yield Record(place, passage.text, {"title": title}, known | where)
 
 
 def read_html(path: Path, options: ReadOptions, moved: Moved) -> Iterator[Record]:

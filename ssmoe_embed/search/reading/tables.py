@@ -97,7 +97,11 @@ def read_table(path: Path, options: ReadOptions, moved: Moved) -> Iterator[Recor
                 yield Record(place, fault=f"is not valid CSV: {error}")
                 continue
             moved(position(text))
-            fault = _row_fault(found, len(rows.fieldnames or ()))
+            if None in found or None in found.values():
+                names = len(rows.fieldnames or ())
+                yield Record(place, fault=f"has another number of fields than the {names} of the first line")
+                continue
+            fault = next(filter(None, map(fault_of, found.values())), None)
             plain = {name: value for name, value in found.items() if value != ""}
             yield Record(place, fault=fault) if fault else _record(str(rows.line_num), plain, options)
 
@@ -112,13 +116,6 @@ def _names(path: Path, rows: csv.DictReader[str]) -> list[str]:
     if fault:
         raise ValueError(f"{path}:1 {fault}.")
     return names
-
-
-def _row_fault(found: Mapping[Any, Any], names: int) -> str | None:
-    """What is wrong with a row of a table, if anything is."""
-    if None in found or None in found.values():
-        return f"has another number of fields than the {names} of the first line"
-    return next(filter(None, map(fault_of, found.values())), None)
 
 
 def read_parquet(path: Path, options: ReadOptions, moved: Moved) -> Iterator[Record]:
