@@ -102,13 +102,13 @@ def describe(fingerprint: Mapping[str, Any]) -> str:
 
 def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """In what a fingerprint that was found differs from the one that is wanted, in words; nothing if it does not."""
-    from ssmoe_embed.embedding.settings import EmbeddingSettings
-
     if wanted["dimension"] != found["dimension"]:
         return f"its vectors have {found['dimension']} dimensions instead of {wanted['dimension']}"
     if wanted["revision"] and found["revision"] and wanted["revision"] != found["revision"]:
         return f"its revision is {found['revision']} instead of {wanted['revision']}"
     if wanted["settings"] != found["settings"]:
+        from ssmoe_embed.embedding.settings import EmbeddingSettings
+
         usual = EmbeddingSettings().as_dict()  # of settings that did not exist when the index was made
         old, new = usual | dict(wanted["settings"]), usual | dict(found["settings"])
         names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]

@@ -59,13 +59,7 @@ class Usual:
 
     @classmethod
     def of(cls, query: Array, sample: Array, documents: int) -> Usual:
-        """From a sample of the corpus.
-
-        Args:
-            query: Unit vector `[D]`.
-            sample: Unit vectors `[n,D]`.
-            documents: How many documents there are.
-        """
+        """Of a unit vector `[D]`, by a sample `[n,D]` of the corpus of so many documents."""
         if not len(sample):
             return cls(0.0, 0.0, documents)
         similarities = sample @ query  # [n]
@@ -94,13 +88,6 @@ def word_shares(
 
     The share is the BM25 score over the most that a document could get, so 1 means every word, often. A word of more than
     half of the documents is left out: it says nothing, and finding all of them takes long.
-
-    Args:
-        store: The database.
-        manifest: Says how many documents its generation has.
-        text: The query.
-        limit: How many documents at most.
-        filters: What the documents must be.
     """
     words = list(dict.fromkeys(word.casefold() for word in _WORD.findall(text)))
     words = [word for word in words if len(word) > 1] or words

@@ -160,16 +160,19 @@ def up_to_date(manifest: Manifest, rows: int, live: int) -> bool:
 def build(
     folder: Path, manifest: Manifest, vectors: Array, live: Array, *, name: str, recall: float, progress: bool
 ) -> Manifest:
-    """Make or extend the approximate index of all vectors and measure it; returns the manifest with what is known of it.
+    """Make or extend the approximate index of all vectors `[R,D]` and measure it.
 
     Args:
         folder: The index's folder.
         manifest: The last generation, with the kind that is wanted.
-        vectors: All stored vectors `[R,D]`.
+        vectors: All stored vectors.
         live: Rows that belong to a document, ascending.
         name: File to write.
         recall: Of the ten nearest, the share to find: the search is made as thorough as that takes.
         progress: Show a progress bar.
+
+    Returns:
+        The manifest with the file and what was measured.
 
     Raises:
         ValueError: FAISS is not installed.
@@ -178,10 +181,8 @@ def build(
     if kind is IndexKind.FLAT or not len(live):
         return replace(manifest, approximate=None, search={"kind": str(IndexKind.FLAT), "recall": 1.0})
     extendable = manifest.approximate is not None and manifest.search.get("kind") == str(kind)
-    if extendable and len(vectors) <= _GROWN * int(manifest.search["trained_rows"]):
-        index = open_approximate(folder, manifest, mapped=False)
-    else:
-        index = None
+    grown = extendable and len(vectors) > _GROWN * int(manifest.search["trained_rows"])
+    index = open_approximate(folder, manifest, mapped=False) if extendable and not grown else None
     if index is None:
         index = APPROXIMATE[kind](manifest.dimension)
         index.train(_sample(vectors, live, index.sample_rows), len(vectors))

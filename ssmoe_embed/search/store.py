@@ -231,12 +231,7 @@ class Store:
     ) -> list[tuple[int, float]]:
         """Sequence numbers and BM25 scores of the documents that match an FTS5 query, best first.
 
-        Args:
-            words: The query.
-            limit: How many at most.
-            title: How often a word of the title counts.
-            unseen: How many documents on disk do not belong to the generation.
-            filters: What the documents must be.
+        A word of the title counts `title` times; `unseen` documents on disk do not belong to the generation.
         """
         score = f"-bm25(words, {title}, 1.0) AS score"
         condition, values = conditions_sql(filters)

@@ -78,12 +78,7 @@ class Writer:
         self.changed = False
 
     def add(self, documents: Sequence[Document], encode: Encode) -> None:
-        """Add or replace documents; on return they are on disk, but not published.
-
-        Args:
-            documents: Some documents; of several of one id the last counts.
-            encode: Makes the vectors of those whose texts have none yet.
-        """
+        """Add or replace documents, of several of one id the last; on return they are on disk, but not published."""
         latest = {document.id: document for document in documents}
         there = {name: document for name, (_, document) in self.store.by_ids(list(latest)).items()}
         changed = [document for document in latest.values() if there.get(document.id) != document]
@@ -133,10 +128,7 @@ class Writer:
     def publish(self, *, recall: float, progress: bool, rebuild: bool = False) -> None:
         """Make everything that was added and deleted the current generation; the writer's last act.
 
-        Args:
-            recall: What the approximate index is to reach.
-            progress: Show a progress bar where it is built.
-            rebuild: Build it from nothing.
+        The approximate index, built from nothing if `rebuild` says so, is to reach a `recall`.
         """
         live = self.store.rows()
         rows, documents = self.store.next_row(), self.store.count()

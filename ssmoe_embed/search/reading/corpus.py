@@ -138,8 +138,12 @@ class Corpus:
                 made = maker.document(record)
                 if isinstance(made, Document):
                     yield made
-                else:
-                    self._broken(made)
+                    continue
+                if self.on_error is OnError.STOP:
+                    raise ValueError(f"{made} Correct it, or leave such lines out with --on-error skip.")
+                self.skipped += 1
+                if len(self.reports) < _REPORTED:
+                    self.reports.append(made)
         except (ValueError, OSError) as error:
             if not file.in_folder or found:
                 raise
@@ -147,14 +151,6 @@ class Corpus:
             return
         if file.in_folder and not found:
             self.skipped_files.append((file.path, "empty"))
-
-    def _broken(self, message: str) -> None:
-        """Stop at a broken line, or count it."""
-        if self.on_error is OnError.STOP:
-            raise ValueError(f"{message} Correct it, or leave such lines out with --on-error skip.")
-        self.skipped += 1
-        if len(self.reports) < _REPORTED:
-            self.reports.append(message)
 
 
 class _Maker:
@@ -165,8 +161,7 @@ class _Maker:
         self._field = options.field
         self._name = file.path.resolve().as_posix()  # not as it was given: the same name may be another file elsewhere
         self._above = file.path.stem if many and file.kind in {FileKind.MARKDOWN, FileKind.TEXT} else None
-        self._passages = file.kind not in {FileKind.LINES, FileKind.JSON_LINES, FileKind.TABLE, FileKind.PARQUET}
-        self._passages &= file.kind is not FileKind.IMAGE
+        self._passages = file.kind in {FileKind.TEXT, FileKind.MARKDOWN, FileKind.HTML, FileKind.WORD, FileKind.PDF}
         self._numbers = self._digits = False
 
     def document(self, record: Record) -> Document | str:

@@ -114,11 +114,9 @@ class FileKind(Choice):
 
     @classmethod
     def of(cls, path: Path, *, in_folder: bool = False) -> FileKind | None:
-        """The kind that a file's name says; None if it says none.
+        """The kind that a file's name says, if it says one.
 
-        Args:
-            path: The file.
-            in_folder: A text file that was found in a folder is passages; one that was named itself, a text a line.
+        A text file that was found in a folder is passages; one that was named itself, a text a line.
         """
         if path.suffix.lower() in PICTURES:
             return cls.IMAGE
@@ -128,7 +126,7 @@ class FileKind(Choice):
     @property
     def is_text(self) -> bool:
         """Whether it is characters, whose encoding matters."""
-        return self not in {FileKind.PARQUET, FileKind.HTML, FileKind.WORD, FileKind.PDF, FileKind.IMAGE}
+        return self in {FileKind.LINES, FileKind.JSON_LINES, FileKind.TABLE, FileKind.TEXT, FileKind.MARKDOWN}
 
     @property
     def missing(self) -> str | None:
@@ -215,13 +213,7 @@ def known_encoding(name: str) -> str:
 
 @contextmanager
 def open_text(path: Path, encoding: str, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
-    """A file as text; a mark at its beginning (BOM) is taken off, and says the encoding if there is one.
-
-    Args:
-        path: The file.
-        encoding: That of a file without a mark.
-        newline: As `open` takes it; by default every kind of line end is a line feed.
-    """
+    """A file as text, as `open` does; a mark at its beginning (BOM) is taken off and goes before the encoding."""
     with path.open("rb") as raw, decoded(raw, encoding, newline) as text:
         yield text
 
