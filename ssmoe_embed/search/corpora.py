@@ -22,7 +22,7 @@ from ssmoe_embed.common.files import atomic_file, save_tensors
 from ssmoe_embed.data import Document, emoji_concepts, emoji_pictures, search_corpus, search_folder
 from ssmoe_embed.search.fingerprint import model_identity
 from ssmoe_embed.search.index import SemanticIndex
-from ssmoe_embed.search.manifest import DamagedIndexError, Manifest, WrongModelError
+from ssmoe_embed.search.manifest import DamagedIndexError, WrongModelError
 from ssmoe_embed.search.reading.corpus import Corpus
 from ssmoe_embed.search.vectors import Array
 
@@ -161,22 +161,15 @@ def _kept(
         fill(index)
         return index
     try:
-        index = _opened(folder, model, called)
+        try:
+            index = SemanticIndex.open(folder, model)
+        except (FileNotFoundError, DamagedIndexError, WrongModelError):
+            shutil.rmtree(folder, ignore_errors=True)
+            index = SemanticIndex.create(folder, model, reference={"corpus": called})
         fill(index)
         return index
     finally:
         lock.release()
-
-
-def _opened(folder: Path, model: SentenceTransformer, called: str) -> SemanticIndex:
-    """The index of a folder, or a new one in place of none, a damaged one or another model's."""
-    if Manifest.exists(folder):
-        try:
-            return SemanticIndex.open(folder, model)
-        except (DamagedIndexError, WrongModelError):
-            pass
-    shutil.rmtree(folder, ignore_errors=True)
-    return SemanticIndex.create(folder, model, reference={"corpus": called})
 
 
 def _bundled_vectors(model: SentenceTransformer, documents: Iterable[Document]) -> Array | None:

@@ -80,12 +80,9 @@ class Approximate(ABC):
             ) from error
 
     def candidates(self, queries: Array, k: int, allowed: Array | None) -> Array:
-        """Rows that may be among the `k` nearest, int64 `[Q,n]` with -1 for none.
+        """Rows that may be among the `k` nearest to unit vectors `[Q,D]`, int64 `[Q,n]` with -1 for none.
 
-        Args:
-            queries: Unit vectors `[Q,D]`.
-            k: How many results are wanted.
-            allowed: bool `[R]`, which rows may be named; None for all.
+        Of `allowed`, bool `[R]`, those are true that may be named; None allows all.
         """
         width, oversample = self.rung
         count = min(k * oversample, self.covered)

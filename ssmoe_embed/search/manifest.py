@@ -52,11 +52,6 @@ class StoredFile:
     sha256: str
     rows: int
 
-    @classmethod
-    def of(cls, path: Path, rows: int) -> StoredFile:
-        """Describe a file that is complete."""
-        return cls(path.name, path.stat().st_size, file_hash(path), rows)
-
     def check(self, folder: Path) -> Path:
         """Its path, if it is there in full.
 

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ssmoe_embed.search.kinds import APPROXIMATE, Approximate, IndexKind
-from ssmoe_embed.search.manifest import Manifest, StoredFile
+from ssmoe_embed.search.manifest import Manifest, StoredFile, file_hash
 from ssmoe_embed.search.vectors import Array, row_blocks
 
 _FEW = 0.05
@@ -194,11 +194,12 @@ def build(
     index.save(partial)
     with partial.open("rb") as file:
         os.fsync(file.fileno())
-    partial.replace(folder / name)
-    index.load(folder / name, mapped=True)  # measured as it will be searched
+    path = partial.replace(folder / name)
+    index.load(path, mapped=True)  # measured as it will be searched
     measured = tune(index, vectors, live, recall)
     search = {"kind": str(kind), "state": index.state, "trained_rows": trained, **measured}
-    return replace(manifest, approximate=StoredFile.of(folder / name, len(vectors)), search=search)
+    stored = StoredFile(name, path.stat().st_size, file_hash(path), len(vectors))
+    return replace(manifest, approximate=stored, search=search)
 
 
 def tune(index: Approximate, vectors: Array, live: Array, goal: float) -> dict[str, Any]:

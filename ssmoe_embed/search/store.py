@@ -79,8 +79,7 @@ def parse_filters(conditions: Iterable[str]) -> dict[str, list[Criterion]]:
 def conditions_sql(filters: Mapping[str, Any] | None) -> tuple[str, list[Any]]:
     """SQL that rows of the documents must meet, which begins with AND or is empty, with its parameters.
 
-    Args:
-        filters: For each key a value, which is compared exactly, a `Criterion`, or a list of them.
+    For each key there is a value, which is compared exactly, a `Criterion`, or a list of them.
     """
     sql, values = "", []
     for key, wanted in (filters or {}).items():
