@@ -79,7 +79,7 @@ def build(folder: Path, kind: str) -> dict[str, float]:
     before, start, used = peak_mib(), time.perf_counter(), time.process_time()
     live = np.arange(len(vectors))
     built = build_approximate(folder, manifest, vectors, live, name=f"{chosen}.faiss", recall=RECALL, progress=False)
-    stored = asdict(built.file) if built.file else None
+    stored = asdict(built.approximate) if built.approximate else None
     made = {
         "build": time.perf_counter() - start,
         "build_cpu": time.process_time() - used,
@@ -177,23 +177,23 @@ def run_words(options: argparse.Namespace) -> None:
 
 def by_fts5(folder: Path, documents: list[Document], asked: list[dict[str, Any]]) -> list[str]:
     """The table `words` of an index, in a database that holds nothing else but the documents."""
-    store = WritableStore(folder / "store.sqlite")
+    store = WritableStore(folder / "store.sqlite", 1)
     numbered = [(document, row) for row, document in enumerate(documents)]
     with store.transaction():  # once without the words, to know what they take
         store.db.execute("DROP TABLE words")
         store.db.execute("CREATE TEMP TABLE words (rowid, title, text)")
-        store.insert(1, numbered)
+        store.insert(numbered)
     store.db.execute("DROP TABLE words")
     store.close()
     bare = (folder / "store.sqlite").stat().st_size
-    store, start = WritableStore(folder / "store.sqlite"), time.process_time()
+    store, start = WritableStore(folder / "store.sqlite", 1), time.process_time()
     with store.transaction():
         store.db.execute("INSERT INTO words (words) VALUES ('rebuild')")
     store.close()
     spent = time.process_time() - start
     size = (folder / "store.sqlite").stat().st_size - bare
     start = time.process_time()
-    reader = Store(folder / "store.sqlite")
+    reader = Store(folder / "store.sqlite", 1)
     manifest = Manifest(1, len(documents), 0, 0, 0, "float32", "", "", "flat")
     word_shares(reader, manifest, asked[0]["query"], TOP)
     first = time.process_time() - start

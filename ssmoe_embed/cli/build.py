@@ -62,7 +62,7 @@ def build(
     """
     from ssmoe_embed.hub import models
     from ssmoe_embed.search.reading.records import ReadOptions
-    from ssmoe_embed.search.reading.texts import read_texts
+    from ssmoe_embed.search.reading.tables import read_texts
 
     settings = opts.given(
         method=method,

@@ -148,10 +148,8 @@ def _encode_on_ray(
 
 def _texts(source: Path | None, field: str, encoding: str, on_error: str, *, quiet: bool = False) -> Iterator[str]:
     """The texts to encode; lines that are left out are told of, unless `quiet`."""
-    from ssmoe_embed.search.reading.corpus import OnError
-    from ssmoe_embed.search.reading.decoding import known_encoding
-    from ssmoe_embed.search.reading.records import ReadOptions
-    from ssmoe_embed.search.reading.texts import read_texts
+    from ssmoe_embed.search.reading.records import OnError, ReadOptions, known_encoding
+    from ssmoe_embed.search.reading.tables import read_texts
 
     if source is not None and not source.is_file():
         raise FileNotFoundError(f"There is no input file {source}.")

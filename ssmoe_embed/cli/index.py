@@ -18,8 +18,7 @@ from typer.core import TyperCommand
 from ssmoe_embed.cli import options as opts
 from ssmoe_embed.data import BUNDLED, BUNDLED_CLIP
 from ssmoe_embed.search.manifest import RECALL, BusyIndexError, Manifest
-from ssmoe_embed.search.reading.passages import WORDS
-from ssmoe_embed.search.reading.records import KINDS
+from ssmoe_embed.search.reading.records import KINDS, WORDS
 
 if TYPE_CHECKING:
     from ssmoe_embed.distributed.shards import ShardFolder

@@ -160,9 +160,7 @@ def search(
             f"The index in {index} holds no document yet; fill it with `ssmoe index CORPUS --output {index}`."
         )
     if like is not None:
-        from ssmoe_embed.search.likeness import search_like
-
-        _show(search_like(opened, like, top, filters=filters), as_json=as_json)
+        _show(opened.search_like(like, top, filters=filters), as_json=as_json)
         return
     for text in chain([] if query is None else [query], iter(_typed, "") if interactive else []):
         hits = opened.search(text, top=top, filters=filters, mode=mode, snippets=opened.model is not None)

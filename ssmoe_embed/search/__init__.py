@@ -6,13 +6,13 @@ from ssmoe_embed.common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from ssmoe_embed.data import Document
-    from ssmoe_embed.search.filters import Criterion, parse_filters
     from ssmoe_embed.search.hits import Contribution, Explanation, Hit, Snippet
     from ssmoe_embed.search.hybrid import SearchMode
     from ssmoe_embed.search.index import SemanticIndex
     from ssmoe_embed.search.kinds import IndexKind
     from ssmoe_embed.search.manifest import BusyIndexError, DamagedIndexError, WrongModelError
     from ssmoe_embed.search.reading.corpus import read_documents
+    from ssmoe_embed.search.store import Criterion, parse_filters
     from ssmoe_embed.search.writing import AddCounts
 else:
     __getattr__, __dir__ = lazy_names(
@@ -20,7 +20,7 @@ else:
         {
             "ssmoe_embed.data": ("Document",),
             "ssmoe_embed.search.manifest": ("BusyIndexError", "DamagedIndexError", "WrongModelError"),
-            "ssmoe_embed.search.filters": ("Criterion", "parse_filters"),
+            "ssmoe_embed.search.store": ("Criterion", "parse_filters"),
             "ssmoe_embed.search.hits": ("Contribution", "Explanation", "Hit", "Snippet"),
             "ssmoe_embed.search.hybrid": ("SearchMode",),
             "ssmoe_embed.search.index": ("SemanticIndex",),

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from platformdirs import user_cache_path
@@ -22,7 +22,7 @@ from ssmoe_embed.common.files import atomic_file, save_tensors
 from ssmoe_embed.data import Document, emoji_concepts, emoji_pictures, search_corpus, search_folder
 from ssmoe_embed.search.fingerprint import model_identity
 from ssmoe_embed.search.index import SemanticIndex
-from ssmoe_embed.search.manifest import DamagedIndexError, Manifest, WrongModelError
+from ssmoe_embed.search.manifest import DamagedIndexError, WrongModelError
 from ssmoe_embed.search.reading.corpus import Corpus
 from ssmoe_embed.search.vectors import Array
 
@@ -66,30 +66,25 @@ def emoji_index(
 ) -> SemanticIndex:
     """The index of the bundled emoji: pictures with tags for a model that reads pictures, or else names and tags.
 
-    Args:
-        model: Any sentence-transformers model.
-        cache: Folder for indexes and pictures; by default in the user's cache.
-        batch_size: Batch size.
-        progress: Show a progress bar.
+    The arguments are as for `bundled_index`; the pictures lie in the cache too.
     """
     pictures = _unpacked_emoji(cache) if "image" in model.modalities else {}
     known = [one for one in emoji_concepts() if not pictures or one["key"] in pictures]
-    documents = [_emoji_document(one, pictures.get(one["key"])) for one in known]
+    documents = []
+    for one in known:
+        metadata = {name: one[name] for name in ("emoji", "group", "subgroup")}
+        if one["key"] in pictures:
+            path, digest = pictures[one["key"]]
+            metadata["image"] = {"path": str(path), "sha256": digest, "named": True}
+        title = f"{one['emoji']} {one['label']}"
+        text = ", ".join(one["tags"]) or one["label"]
+        documents.append(Document(one["key"], text, metadata, title, "Noto Emoji"))
 
     def fill(index: SemanticIndex) -> None:
         if len(index) != len(documents):
             index.add(documents, batch_size=batch_size, progress=progress)
 
     return _kept(EMOJI, f"{_digest(documents)} named {len(pictures)}", model, fill, cache)
-
-
-def _emoji_document(concept: dict[str, Any], picture: tuple[Path, str] | None) -> Document:
-    """An emoji as a document."""
-    metadata = {name: concept[name] for name in ("emoji", "group", "subgroup")}
-    if picture is not None:
-        metadata["image"] = {"path": str(picture[0]), "sha256": picture[1], "named": True}
-    title = f"{concept['emoji']} {concept['label']}"
-    return Document(concept["key"], ", ".join(concept["tags"]) or concept["label"], metadata, title, "Noto Emoji")
 
 
 def _unpacked_emoji(cache: Path | None) -> dict[str, tuple[Path, str]]:
@@ -121,14 +116,7 @@ def corpus_index(
     batch_size: int = 32,
     progress: bool = True,
 ) -> SemanticIndex:
-    """The index of a corpus of files as they are now.
-
-    Args:
-        model: Any sentence-transformers model.
-        corpus: As `read_documents` gives it.
-        cache: Folder for indexes; by default in the user's cache.
-        batch_size: Batch size.
-        progress: Show a progress bar.
+    """The index of a corpus of files, as `read_documents` gives it, as they are now; the rest is as for `bundled_index`.
 
     Raises:
         ValueError: A line of a file is broken, or there is no document.
@@ -173,22 +161,15 @@ def _kept(
         fill(index)
         return index
     try:
-        index = _opened(folder, model, called)
+        try:
+            index = SemanticIndex.open(folder, model)
+        except (FileNotFoundError, DamagedIndexError, WrongModelError):
+            shutil.rmtree(folder, ignore_errors=True)
+            index = SemanticIndex.create(folder, model, reference={"corpus": called})
         fill(index)
         return index
     finally:
         lock.release()
-
-
-def _opened(folder: Path, model: SentenceTransformer, called: str) -> SemanticIndex:
-    """The index of a folder, or a new one in place of none, a damaged one or another model's."""
-    if Manifest.exists(folder):
-        try:
-            return SemanticIndex.open(folder, model)
-        except (DamagedIndexError, WrongModelError):
-            pass
-    shutil.rmtree(folder, ignore_errors=True)
-    return SemanticIndex.create(folder, model, reference={"corpus": called})
 
 
 def _bundled_vectors(model: SentenceTransformer, documents: Iterable[Document]) -> Array | None:

@@ -38,9 +38,11 @@ def model_identity(model: SentenceTransformer | BundledEncoder) -> Fingerprint:
         return model.identity
     module = own_module(model)
     own = {} if module is None else _own(module)
+    inner = getattr(model[0], "auto_model", None)
+    named = getattr(inner, "name_or_path", None) or getattr(model.model_card_data, "base_model", None)
     return {
-        "name": own.get("base") or _name(model),
-        "revision": own.get("revision") or _revision(model),
+        "name": own.get("base") or (_short(str(named)) if named else type(model[0]).__name__),
+        "revision": own.get("revision") or getattr(getattr(inner, "config", None), "_commit_hash", None),
         "prompts": {key: value for key, value in sorted(model.prompts.items()) if value},
         "settings": own.get("settings", {}),
     }
@@ -105,10 +107,13 @@ def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     if wanted["revision"] and found["revision"] and wanted["revision"] != found["revision"]:
         return f"its revision is {found['revision']} instead of {wanted['revision']}"
     if wanted["settings"] != found["settings"]:
-        both = _complete(wanted["settings"]), _complete(found["settings"])
-        names = [name for name in sorted({*both[0], *both[1]}) if both[0].get(name) != both[1].get(name)]
+        from ssmoe_embed.embedding.settings import EmbeddingSettings
+
+        usual = EmbeddingSettings().as_dict()  # of settings that did not exist when the index was made
+        old, new = usual | dict(wanted["settings"]), usual | dict(found["settings"])
+        names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
         if names:
-            return "; ".join(f"{name} is {both[1].get(name)!r} instead of {both[0].get(name)!r}" for name in names)
+            return "; ".join(f"{name} is {new.get(name)!r} instead of {old.get(name)!r}" for name in names)
     apart = [
         name
         for name in sorted({*wanted["sketch"], *found["sketch"]})
@@ -123,13 +128,6 @@ def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
             "or replaced since"
         )
     return ""
-
-
-def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of an index with the defaults of those that did not exist when it was made."""
-    from ssmoe_embed.embedding.settings import EmbeddingSettings
-
-    return EmbeddingSettings().as_dict() | dict(settings)
 
 
 def _alike(name: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
@@ -182,20 +180,6 @@ def _sketch(tensors: list[torch.Tensor]) -> list[float]:
     return numbers
 
 
-def _name(model: SentenceTransformer) -> str | None:
-    """What a model calls itself: its base model's hub id, or where its first module came from."""
-    named = getattr(getattr(model[0], "auto_model", None), "name_or_path", None) or getattr(
-        model.model_card_data, "base_model", None
-    )
-    return _short(str(named)) if named else type(model[0]).__name__
-
-
 def _short(name: str) -> str:
     """A hub id as it is; of a folder, which lies elsewhere on another machine, its last two parts."""
     return "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name
-
-
-def _revision(model: SentenceTransformer) -> str | None:
-    """The hub revision of a model, where it has one."""
-    config = getattr(getattr(model[0], "auto_model", None), "config", None)
-    return getattr(config, "_commit_hash", None)

@@ -40,8 +40,8 @@ class Generation:
         """
         self.folder = folder
         self.manifest = manifest
-        self.store = Store(folder / manifest.store)
-        published = self.store.published(manifest.generation)
+        self.store = Store(folder / manifest.store, manifest.generation)
+        published = self.store.published()
         if published != (manifest.documents, manifest.rows):
             raise DamagedIndexError(
                 f"{folder}: the manifest says {manifest.documents} documents with {manifest.rows} vectors in generation "
@@ -68,19 +68,8 @@ class Generation:
                 manifest = newer
         return cls(folder, manifest)
 
-    # --- documents ------------------------------------------------------------------------------------------------------
-
-    def documents(self, offset: int = 0, limit: int | None = None) -> list[Document]:
-        """Documents in the order in which they were added."""
-        return self.store.documents(self.manifest.generation, offset, limit)
-
-    def document_rows(self) -> Array:
-        """The row of each document's vector, in that order, int64 `[N]`."""
-        return self.store.document_rows(self.manifest.generation)
-
-    def by_ids(self, ids: Sequence[str]) -> dict[str, tuple[int, Document]]:
-        """Row and document of each id that is there."""
-        return self.store.by_ids(self.manifest.generation, ids)
+    def __len__(self) -> int:
+        return self.manifest.documents
 
     def one(self, id: str) -> tuple[int, Document]:  # noqa: A002 (a document's own word)
         """Row and document of an id.
@@ -88,24 +77,17 @@ class Generation:
         Raises:
             KeyError: It is not there.
         """
-        found = self.by_ids([id])
+        found = self.store.by_ids([id])
         if id not in found:
             raise KeyError(f"{id!r} is not in the index of {len(self)} documents.")
         return found[id]
 
-    def __len__(self) -> int:
-        return self.manifest.documents
-
     def vectors_of(self, which: Sequence[str] | slice | None) -> Array:
-        """Unit vectors `[n,D]`, float32, of documents by id, or of a slice of them in order; None for all.
-
-        Raises:
-            KeyError: An id is not there.
-        """
+        """See `SemanticIndex.vectors`."""
         if which is None or isinstance(which, slice):
-            rows = self.document_rows()[which if which is not None else slice(None)]
+            rows = self.store.document_rows()[which or slice(None)]
         else:
-            found = self.by_ids(list(which))
+            found = self.store.by_ids(list(which))
             missing = [name for name in which if name not in found]
             if missing:
                 raise KeyError(f"{missing[0]!r} is not in the index ({len(missing)} of {len(which)} ids are not).")
@@ -113,18 +95,18 @@ class Generation:
         return np.asarray(self.vectors[rows], dtype=np.float32)
 
     def info(self) -> dict[str, Any]:
-        """What the manifest says, with what the files take."""
-        files = [path for path in self.folder.iterdir() if path.is_file()]
-        shown = {key: value for key, value in asdict(self.manifest).items() if key not in ("model", "search")}
-        search = {key: value for key, value in self.manifest.search.items() if key != "state"}
-        model = {key: value for key, value in self.manifest.model.items() if key not in ("probes", "sketch")}
-        return shown | {"search": search, "model": model, "bytes": sum(path.stat().st_size for path in files)}
+        """See `SemanticIndex.info`."""
+        shown = asdict(self.manifest)
+        shown["search"].pop("state", None)
+        for long in ("probes", "sketch"):
+            shown["model"].pop(long, None)
+        return shown | {"bytes": sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())}
 
     def verify(self) -> list[str]:
         """What is wrong with the files, read from end to end, in words; nothing if all is well."""
         manifest, store = self.manifest, self.store
         wrong = [f"{store.path.name}: {problem}" for problem in store.problems()]
-        count = store.count(manifest.generation)
+        count = store.count()
         if count != manifest.documents:
             wrong.append(f"{store.path.name} has {count} documents and the manifest says {manifest.documents}.")
         covered = 0
@@ -143,16 +125,24 @@ class Generation:
 
     # --- search ---------------------------------------------------------------------------------------------------------
 
-    def search(self, queries: Array, top: int, filters: Mapping[str, Any] | None = None) -> list[list[Hit]]:
-        """The documents nearest to each query, best first; of equal scores the document added first.
-
-        Args:
-            queries: Unit vectors `[Q,D]`.
-            top: How many documents.
-            filters: What the documents must be.
+    def check(self, top: int, filters: Mapping[str, Any] | None) -> None:
+        """Make sure that a search makes sense.
 
         Raises:
-            ValueError: `top` is less than 1, the vectors are of another dimension, or a filter's key is not known.
+            ValueError: `top` is less than 1, or a filter's key is not known.
+        """
+        if top < 1:
+            raise ValueError(f"top={top} asks for no document; choose at least 1.")
+        keys = self.store.facet_keys() if filters else []
+        for key in filters or ():
+            if key not in keys:
+                raise ValueError(unknown("filter", key, keys))
+
+    def search(self, queries: Array, top: int, filters: Mapping[str, Any] | None = None) -> list[list[Hit]]:
+        """The documents nearest to each of the unit vectors `[Q,D]`, best first; of equal scores the document added first.
+
+        Raises:
+            ValueError: The vectors are of another dimension.
         """
         found = []
         for query, ranked in zip(queries, self._ranked(queries, top, filters), strict=True):
@@ -161,12 +151,7 @@ class Generation:
         return found
 
     def search_words(self, text: str, top: int, filters: Mapping[str, Any] | None = None) -> list[Hit]:
-        """The documents that have most of the words of a query, best first.
-
-        Raises:
-            ValueError: `top` is less than 1, or a filter's key is not known.
-        """
-        self._check(top, filters)
+        """The documents that have most of the words of a query, best first."""
         shares = word_shares(self.store, self.manifest, text, top, filters)
         found = self.store.by_seqs([seq for seq, _ in shares])
         usual = Usual(0, 0, len(self))
@@ -175,52 +160,30 @@ class Generation:
     def search_hybrid(
         self, queries: Array, texts: Sequence[str], top: int, filters: Mapping[str, Any] | None = None
     ) -> list[list[Hit]]:
-        """The documents with the best fused scores for each query, best first.
+        """The documents with the best fused scores for each query, a unit vector of `[Q,D]` and a text, best first.
 
-        Args:
-            queries: Unit vectors `[Q,D]`.
-            texts: The same queries in words.
-            top: How many documents.
-            filters: What the documents must be.
-
-        Raises:
-            ValueError: As for `search`.
+        They are the best of a query's nearest documents and of those with most of its words, all scored by both.
         """
-        self._check(top, filters)
-        ranked = self._ranked(queries, max(top, _FUSED), filters)
-        return [self._fused(*each, top, filters) for each in zip(queries, texts, ranked, strict=True)]
-
-    def _fused(
-        self,
-        query: Array,
-        text: str,
-        nearest: list[tuple[int, Document, float]],
-        top: int,
-        filters: Mapping[str, Any] | None,
-    ) -> list[Hit]:
-        """The best of a query's nearest documents and of those with most of its words, all scored by both."""
-        depth = max(top, _FUSED)
-        shares = dict(word_shares(self.store, self.manifest, text, max(depth, _SHARES), filters))
-        candidates = {seq: (document, similarity) for seq, document, similarity in nearest}
-        others = self.store.by_seqs([seq for seq in list(shares)[:depth] if seq not in candidates])
-        similar = dot(self.vectors[[row for row, _ in others.values()]], query)
-        candidates |= {
-            seq: (document, float(similarity))
-            for (seq, (_, document)), similarity in zip(others.items(), similar, strict=True)
-        }
-        usual = self._usual(query)
-        hits = []
-        for seq, (document, similarity) in sorted(candidates.items()):
-            words = shares.get(seq, 0.0)
-            weak = usual.is_weak(similarity, words)
-            hits.append(Hit(document, usual.fused(similarity, words), similarity, words, weak))
-        return sorted(hits, key=lambda hit: -hit.score)[:top]
+        depth, found = max(top, _FUSED), []
+        for query, text, nearest in zip(queries, texts, self._ranked(queries, depth, filters), strict=True):
+            shares = dict(word_shares(self.store, self.manifest, text, max(depth, _SHARES), filters))
+            candidates = {seq: (document, similarity) for seq, document, similarity in nearest}
+            others = self.store.by_seqs([seq for seq in list(shares)[:depth] if seq not in candidates])
+            similar = dot(self.vectors[[row for row, _ in others.values()]], query)
+            for (seq, (_, document)), similarity in zip(others.items(), similar, strict=True):
+                candidates[seq] = (document, float(similarity))
+            usual, hits = self._usual(query), []
+            for seq, (document, similarity) in sorted(candidates.items()):
+                words = shares.get(seq, 0.0)
+                weak = usual.is_weak(similarity, words)
+                hits.append(Hit(document, usual.fused(similarity, words), similarity, words, weak))
+            found.append(sorted(hits, key=lambda hit: -hit.score)[:top])
+        return found
 
     def _ranked(
         self, queries: Array, top: int, filters: Mapping[str, Any] | None
     ) -> list[list[tuple[int, Document, float]]]:
         """For each query the nearest documents, `(seq, document, similarity)`, best first."""
-        self._check(top, filters)
         if queries.shape[1] != self.manifest.dimension:
             raise ValueError(
                 f"The query vectors have {queries.shape[1]} dimensions and those of the index {self.manifest.dimension}; "
@@ -230,39 +193,26 @@ class Generation:
         if not len(self) or (allowed is not None and not len(allowed.rows)):
             return [[] for _ in queries]
         rows, scores = self.nearest.top(queries, top, allowed)
-        groups = self.store.of_rows(
-            self.manifest.generation, [int(row) for row in np.unique(rows) if row != NOTHING], filters
-        )
-        return [_ranked(row, score, groups)[:top] for row, score in zip(rows, scores, strict=True)]
-
-    def _check(self, top: int, filters: Mapping[str, Any] | None) -> None:
-        if top < 1:
-            raise ValueError(f"top={top} asks for no document; choose at least 1.")
-        if filters:
-            keys = self.store.facet_keys()
-            for key in filters:
-                if key not in keys:
-                    raise ValueError(unknown("filter", key, keys))
-
-    def ids(self, filters: Mapping[str, Any]) -> list[str]:
-        """Ids of the documents that pass filters.
-
-        Raises:
-            ValueError: A filter's key is not known.
-        """
-        self._check(1, filters)
-        return self.store.ids(self.manifest.generation, filters)
+        groups = self.store.of_rows([int(row) for row in np.unique(rows) if row != NOTHING], filters)
+        ranked = []
+        for places, similarities in zip(rows, scores, strict=True):
+            hits = [
+                (seq, document, float(similarity))
+                for row, similarity in zip(places, similarities, strict=True)
+                for seq, document in groups.get(int(row), [])
+            ]
+            ranked.append(sorted(hits, key=lambda hit: (-hit[2], hit[0]))[:top])
+        return ranked
 
     def _allowed(self, filters: Mapping[str, Any] | None) -> Allowed | None:
         """Which rows may be found; None for all."""
         if filters:
-            rows = self.store.passing(self.manifest.generation, filters)
-            return Allowed.of(rows, self.manifest.rows)
+            return Allowed.of(self.store.rows(filters), self.manifest.rows)
         if self.manifest.live == self.manifest.rows:
             return None
         with self._lock:
             if self._live is None:
-                self._live = Allowed.of(self.store.live_rows(self.manifest.generation), self.manifest.rows)
+                self._live = Allowed.of(self.store.rows(), self.manifest.rows)
             return self._live
 
     def _usual(self, query: Array) -> Usual:
@@ -274,15 +224,3 @@ class Generation:
                 rows = rows[np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(np.int64)]
                 self._sample = np.asarray(self.vectors[rows], dtype=np.float32)
         return Usual.of(query, self._sample, len(self))
-
-
-def _ranked(
-    rows: Array, scores: Array, groups: Mapping[int, list[tuple[int, Document]]]
-) -> list[tuple[int, Document, float]]:
-    """`(seq, document, score)` of the documents behind rows, best first."""
-    hits = [
-        (seq, document, float(score))
-        for row, score in zip(rows, scores, strict=True)
-        for seq, document in groups.get(int(row), [])
-    ]
-    return sorted(hits, key=lambda hit: (-hit[2], hit[0]))

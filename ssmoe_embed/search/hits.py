@@ -114,30 +114,21 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 
 
 def with_snippets(model: SentenceTransformer, query: Array, hits: Sequence[Hit]) -> list[Hit]:
-    """The hits with their best sentences.
-
-    Args:
-        model: The model; it encodes up to 40 sentences of each hit.
-        query: The query's unit vector `[D]`.
-        hits: What was found.
-    """
+    """The hits for a query's unit vector `[D]` with their best sentences, of up to 40 of each that the model encodes."""
     spans = [sentence_spans(hit.document.text)[:_MOST_SENTENCES] for hit in hits]
     texts = [hit.document.text[a:b] for hit, own in zip(hits, spans, strict=True) for a, b in own if len(own) > 1]
-    scores = iter(_similarities(model, query, texts))
+    vectors = (
+        model.encode_document(texts, show_progress_bar=False, convert_to_numpy=True)
+        if texts
+        else np.empty((0, len(query)))
+    )
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1), np.finfo(np.float32).tiny)
+    scores = iter(vectors @ query / lengths)
     marked = []
     for hit, own in zip(hits, spans, strict=True):
         ratings = [next(scores) for _ in own] if len(own) > 1 else [1.0]
         marked.append(replace(hit, snippet=_snippet(hit.document.text, own, int(np.argmax(ratings)))))
     return marked
-
-
-def _similarities(model: SentenceTransformer, query: Array, texts: list[str]) -> list[float]:
-    """Cosine of the query with each text."""
-    if not texts:
-        return []
-    vectors = model.encode_document(texts, show_progress_bar=False, convert_to_numpy=True)
-    lengths = np.maximum(np.linalg.norm(vectors, axis=1), np.finfo(np.float32).tiny)
-    return [float(score) for score in vectors @ query / lengths]
 
 
 def _snippet(text: str, spans: Sequence[tuple[int, int]], best: int) -> Snippet:
@@ -209,18 +200,17 @@ def vector_blocks(model: SentenceTransformer) -> list[tuple[str, int]]:
         family = family_of(module.model)
         layers = family.layers(module.model)
         blocks += [(f"routing of layer {layer.index}", family.expert_count(layer)) for layer in layers]
-    return _cut(blocks, model.get_embedding_dimension())
+    dimension = model.get_embedding_dimension()
+    kept, left = [], sum(size for _, size in blocks) if dimension is None else dimension
+    for name, size in blocks:
+        if left > 0:  # a model may keep only the first numbers
+            kept.append((name, min(size, left)))
+        left -= size
+    return kept
 
 
 def explain(model: SentenceTransformer, query: Array, document: Array, id: str, score: float) -> Explanation:  # noqa: A002
-    """Take a score apart.
-
-    Args:
-        model: What made both vectors.
-        query: Unit vector `[D]`.
-        document: The stored unit vector `[D]`.
-        id: The document's.
-        score: The score that a search gives it.
+    """Take the score that a search gives a document apart, from the unit vectors `[D]` of the query and of the document.
 
     Raises:
         ValueError: The model's vectors have no blocks.
@@ -234,13 +224,3 @@ def explain(model: SentenceTransformer, query: Array, document: Array, id: str, 
         contributions.append(Contribution(name, size, part, part / lengths if lengths else 0.0))
         start += size
     return Explanation(id, score, tuple(contributions))
-
-
-def _cut(blocks: list[tuple[str, int]], dimension: int | None) -> list[tuple[str, int]]:
-    """The blocks within the first numbers of a vector, where a model keeps only those."""
-    kept, left = [], sum(size for _, size in blocks) if dimension is None else dimension
-    for name, size in blocks:
-        if left > 0:
-            kept.append((name, min(size, left)))
-        left -= size
-    return kept

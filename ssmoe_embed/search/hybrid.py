@@ -59,13 +59,7 @@ class Usual:
 
     @classmethod
     def of(cls, query: Array, sample: Array, documents: int) -> Usual:
-        """From a sample of the corpus.
-
-        Args:
-            query: Unit vector `[D]`.
-            sample: Unit vectors `[n,D]`.
-            documents: How many documents there are.
-        """
+        """Of a unit vector `[D]`, by a sample `[n,D]` of the corpus of so many documents."""
         if not len(sample):
             return cls(0.0, 0.0, documents)
         similarities = sample @ query  # [n]
@@ -92,50 +86,21 @@ def word_shares(
 ) -> list[tuple[int, float]]:
     """Documents that have words of a text: `(seq, share)`, best first.
 
-    The share is the BM25 score over the most that a document could get, so 1 means every word, often.
-
-    Args:
-        store: The database.
-        manifest: As of which generation.
-        text: The query.
-        limit: How many documents at most.
-        filters: What the documents must be.
-    """
-    weights = _weights(store, text)
-    known = [word for word, weight in weights.items() if weight is not None]
-    if not known:
-        return []
-    held = store.held()
-    most = (_K1 + 1) * sum(_rarity(0, held) if weight is None else weight for weight in weights.values())
-    found = store.matching(
-        manifest.generation,
-        " OR ".join(map(_quoted, known)),
-        limit,
-        title=_TITLE_WEIGHT,
-        unseen=held - manifest.documents,
-        filters=filters,
-    )
-    return [(seq, min(1.0, score / most)) for seq, score in found]
-
-
-def _weights(store: Store, text: str) -> dict[str, float | None]:
-    """The rarest words of a query, each with its weight in BM25; None for a word that no document has.
-
-    A word of more than half of the documents says nothing, and finding all of them takes long.
+    The share is the BM25 score over the most that a document could get, so 1 means every word, often. A word of more than
+    half of the documents is left out: it says nothing, and finding all of them takes long.
     """
     words = list(dict.fromkeys(word.casefold() for word in _WORD.findall(text)))
     words = [word for word in words if len(word) > 1] or words
     held = store.held()
-    counts = {word: store.count_word(_quoted(word)) for word in words[: 4 * _MOST_WORDS]}
-    telling = {word: count for word, count in counts.items() if held < _FEW_DOCUMENTS or 2 * count < held}
-    rarest = sorted(telling, key=lambda word: telling[word])[:_MOST_WORDS]
-    return {word: _rarity(telling[word], held) if telling[word] else None for word in rarest}
-
-
-def _rarity(count: int, documents: int) -> float:
-    """The weight of a word that so many of the documents have, as FTS5 computes it."""
-    return max(1e-6, math.log((documents - count + 0.5) / (count + 0.5)))
-
-
-def _quoted(word: str) -> str:
-    return f'"{word}"'
+    counts = {word: store.count_word(f'"{word}"') for word in words[: 4 * _MOST_WORDS]}
+    telling = [word for word, count in counts.items() if held < _FEW_DOCUMENTS or 2 * count < held]
+    rarest = sorted(telling, key=counts.__getitem__)[:_MOST_WORDS]
+    known = [f'"{word}"' for word in rarest if counts[word]]
+    if not known:
+        return []
+    # the weight of a word as FTS5 computes it
+    weights = [max(1e-6, math.log((held - counts[word] + 0.5) / (counts[word] + 0.5))) for word in rarest]
+    most = (_K1 + 1) * sum(weights)
+    unseen = held - manifest.documents
+    found = store.matching(" OR ".join(known), limit, title=_TITLE_WEIGHT, unseen=unseen, filters=filters)
+    return [(seq, min(1.0, score / most)) for seq, score in found]

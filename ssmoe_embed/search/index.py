@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from ssmoe_embed.search.hybrid import SearchMode
 from ssmoe_embed.search.kinds import IndexKind
 from ssmoe_embed.search.manifest import RECALL, DamagedIndexError, Manifest
 from ssmoe_embed.search.nearest import dot
-from ssmoe_embed.search.vectors import Array, Given, VectorType, chunks, encoded, paired, unit
+from ssmoe_embed.search.vectors import Array, VectorType, chunks, encoder, given, paired, unit
 from ssmoe_embed.search.writing import AddCounts, Writer, create_files, open_writer
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class SemanticIndex:
         )
 
     def __contains__(self, id: str) -> bool:  # noqa: A002 (a document's own word)
-        return bool(self._now.by_ids([id]))
+        return bool(self._now.store.by_ids([id]))
 
     def __getitem__(self, id: str) -> Document:  # noqa: A002
         return self._now.one(id)[1]
@@ -123,7 +123,7 @@ class SemanticIndex:
 
     def documents(self, offset: int = 0, limit: int | None = None) -> list[Document]:
         """Documents in the order in which they were added."""
-        return self._now.documents(offset, limit)
+        return self._now.store.documents(offset, limit)
 
     def vectors(self, which: Sequence[str] | slice | None = None) -> Array:
         """Unit vectors of documents `[n,D]`, float32.
@@ -146,7 +146,8 @@ class SemanticIndex:
 
     def ids(self, filters: Mapping[str, Any]) -> list[str]:
         """Ids of the documents that pass filters, as `search` takes them."""
-        return self._now.ids(filters)
+        self._now.check(1, filters)
+        return self._now.store.ids(filters)
 
     def verify(self) -> list[str]:
         """Read everything on disk and compare it with its checksums; returns what is wrong, in words."""
@@ -178,15 +179,13 @@ class SemanticIndex:
             TypeError: One of them is no `Document`.
             ValueError: The index was opened without a model.
         """
-        encode = self._encoder(batch_size)
-
-        def added(writer: Writer) -> AddCounts:
-            counts = AddCounts()
+        encode = encoder(self._model(), batch_size)
+        with self._writer(recall, progress) as writer:
             for chunk in chunks(documents, batch_size * _CHUNK_BATCHES, progress):
-                counts += writer.add(chunk, encode)
-            return replace(counts, removed=writer.prune()) if prune else counts
-
-        return self._written(added, recall, progress)
+                writer.add(chunk, encode)
+            if prune:
+                writer.prune()
+        return writer.counts
 
     def add_vectors(
         self,
@@ -197,66 +196,46 @@ class SemanticIndex:
         recall: float = RECALL,
         prune: bool = False,
     ) -> AddCounts:
-        """Add documents whose vectors were made elsewhere, by the same model.
+        """Add documents with vectors that the same model made elsewhere, one for each in their order, of any length but 0.
 
-        Args:
-            documents: The documents.
-            vectors: A vector for each, in their order, of any length but 0.
-            progress: Show progress bars.
-            recall: What an approximate index is to reach.
-            prune: Remove all documents that are not among these.
+        The rest is as in `add`.
 
         Raises:
             TypeError: A document is no `Document`.
             ValueError: There are fewer vectors than documents or more, or they are not of the index's dimension.
         """
         pairs = paired(documents, vectors)
-
-        def added(writer: Writer) -> AddCounts:
-            counts = AddCounts()
+        with self._writer(recall, progress) as writer:
             while chunk := list(islice(pairs, 1024)):
-                counts += writer.add([document for document, _ in chunk], Given(chunk))
-            return replace(counts, removed=writer.prune()) if prune else counts
-
-        return self._written(added, recall, progress)
+                writer.add([document for document, _ in chunk], given(chunk))
+            if prune:
+                writer.prune()
+        return writer.counts
 
     def delete(self, ids: Iterable[str], *, progress: bool = False, recall: float = RECALL) -> int:
         """Remove documents; ids that are not there are passed over. Returns how many there were."""
-        return self._written(lambda writer: writer.delete(list(ids)), recall, progress)
+        with self._writer(recall, progress) as writer:
+            writer.delete(list(ids))
+        return writer.counts.removed
 
     def rebuild(self, *, kind: str | None = None, progress: bool = True, recall: float = RECALL) -> None:
-        """Throw out what no document uses and rebuild the approximate index.
-
-        Args:
-            kind: Another `IndexKind` from now on.
-            progress: Show a progress bar.
-            recall: What it is to reach.
-        """
+        """Throw out what no document uses and rebuild the approximate index, as another `IndexKind` if `kind` names one."""
         wanted = None if kind is None else IndexKind.parse(kind, "kind")
         with open_writer(self.folder) as writer:
             writer.compact(kind=wanted)
             writer.publish(recall=recall, progress=progress, rebuild=True)
         self.refresh()
 
-    def _written(self, change: Callable[[Writer], Any], recall: float, progress: bool) -> Any:
-        """Make a change and publish it."""
+    @contextmanager
+    def _writer(self, recall: float, progress: bool) -> Iterator[Writer]:
+        """A writer whose changes are published after the block."""
         with open_writer(self.folder) as writer:
             if writer.manifest.model != self._now.manifest.model:
                 raise DamagedIndexError(f"{self.folder} holds another index by now; open it again.")
-            result = change(writer)
+            yield writer
             if writer.changed:
                 writer.publish(recall=recall, progress=progress)
         self.refresh()
-        return result
-
-    def _encoder(self, batch_size: int) -> Callable[[Sequence[Document]], Array]:
-        model = self._model()
-
-        def encode(documents: Sequence[Document]) -> Array:
-            inputs = encoded(model, documents)
-            return model.encode_document(inputs, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
-
-        return encode
 
     def _model(self) -> SentenceTransformer:
         if self.model is None:
@@ -307,13 +286,15 @@ class SemanticIndex:
             raise ValueError("The query is empty; say in words what you are looking for.")
         if not queries:
             return []
+        now = self._now
+        now.check(top, filters)
         vectors = self.encode_queries(queries) if snippets or chosen is not SearchMode.WORDS else None
         if vectors is None or chosen is SearchMode.WORDS:
-            found = [self._now.search_words(text, top, filters) for text in queries]
+            found = [now.search_words(text, top, filters) for text in queries]
         elif chosen is SearchMode.HYBRID:
-            found = self._now.search_hybrid(vectors, queries, top, filters)
+            found = now.search_hybrid(vectors, queries, top, filters)
         else:
-            found = self._now.search(vectors, top, filters)
+            found = now.search(vectors, top, filters)
         if vectors is not None and snippets:
             found = [with_snippets(self._model(), vector, hits) for vector, hits in zip(vectors, found, strict=True)]
         return found
@@ -322,7 +303,26 @@ class SemanticIndex:
         self, vectors: Any, top: int = 10, *, filters: Mapping[str, Any] | None = None
     ) -> list[list[Hit]]:
         """The nearest documents to each of the vectors `[Q,D]`, which need not be of unit length."""
-        return self._now.search(unit(np.atleast_2d(vectors)), top, filters)
+        now = self._now
+        now.check(top, filters)
+        return now.search(unit(np.atleast_2d(vectors)), top, filters)
+
+    def search_like(self, image: Any, top: int = 10, *, filters: Mapping[str, Any] | None = None) -> list[Hit]:
+        """The documents, pictures or texts, that are most like a picture: a path, a PIL image, or an array; best first.
+
+        The rest is as in `search`.
+
+        Raises:
+            ImageError: The picture cannot be read.
+            ValueError: The model reads texts only, or the index was opened without one.
+        """
+        if self.model is None or "image" not in getattr(self.model, "modalities", ()):
+            raise ValueError(
+                f"The index in {self.folder} cannot be searched by an image: its model reads texts only. Make it with one "
+                "that reads images, such as ssmoe/tiny-clip."
+            )
+        vectors = self.model.encode_query([{"image": image}], show_progress_bar=False, convert_to_numpy=True)
+        return self.search_vectors(vectors, top, filters=filters)[0]
 
     def encode_queries(self, queries: Sequence[str]) -> Array:
         """Unit vectors of queries, float32 `[Q,D]`.

@@ -21,9 +21,10 @@ Rungs = tuple[tuple[int, int], ...]
 
 
 class Approximate(ABC):
-    """An approximate index of unit vectors.
+    """An approximate index of unit vectors; `train` or `load` fills it.
 
-    A kind says how it is trained, what it makes of vectors and how it is searched; here is what follows from that.
+    A kind says what FAISS's index is, and what differs from what is usual: here FAISS learns its codes of floats by itself,
+    and all of the index is looked at.
 
     Attributes:
         rungs: `(width, oversample)` from fast to thorough: how much of the index is looked at, and how many candidates are
@@ -37,13 +38,7 @@ class Approximate(ABC):
     def __init__(
         self, dimension: int, rung: tuple[int, int] | None = None, state: Mapping[str, Any] | None = None
     ) -> None:
-        """Prepare an index; `train` or `load` fills it.
-
-        Args:
-            dimension: Numbers a vector.
-            rung: One of `rungs`; by default the first.
-            state: What `state` gave when it was saved.
-        """
+        """Prepare an index of vectors of `dimension` numbers, with its first rung and no `state` if none was saved."""
         self.dimension = dimension
         self.rung = rung or self.rungs[0]
         self.state: dict[str, Any] = dict(state or {})
@@ -54,9 +49,12 @@ class Approximate(ABC):
         """How many rows it holds, from the first."""
         return int(self.index.ntotal)
 
-    @abstractmethod
     def train(self, sample: Array, rows: int) -> None:
         """Learn codes from sample vectors `[n,D]` for an index of about so many rows."""
+        if len(sample) == 1:  # FAISS asks for two to learn anything
+            sample = np.repeat(sample, 2, axis=0)
+        self.index = self._new(faiss_library(), rows, len(sample))
+        self.index.train(self._coded(sample))
 
     def extend(self, blocks: Iterable[Array]) -> None:
         """Add vectors, block by block."""
@@ -82,12 +80,9 @@ class Approximate(ABC):
             ) from error
 
     def candidates(self, queries: Array, k: int, allowed: Array | None) -> Array:
-        """Rows that may be among the `k` nearest, int64 `[Q,n]` with -1 for none.
+        """Rows that may be among the `k` nearest to unit vectors `[Q,D]`, int64 `[Q,n]` with -1 for none.
 
-        Args:
-            queries: Unit vectors `[Q,D]`.
-            k: How many results are wanted.
-            allowed: bool `[R]`, which rows may be named; None for all.
+        Of `allowed`, bool `[R]`, those are true that may be named; None allows all.
         """
         width, oversample = self.rung
         count = min(k * oversample, self.covered)
@@ -101,33 +96,19 @@ class Approximate(ABC):
         return rows
 
     @abstractmethod
-    def _coded(self, vectors: Array) -> Array:
-        """Vectors as FAISS takes them."""
-
-    @abstractmethod
-    def _parameters(self, faiss: Any, width: int, count: int, chosen: Any) -> Any:
-        """FAISS's search parameters."""
-
-    def _read(self, faiss: Any, path: str, flags: int) -> Any:
-        return faiss.read_index(path, flags)
-
-
-class FloatApproximate(Approximate):
-    """An index that takes float vectors and learns its codes by itself."""
-
-    def train(self, sample: Array, rows: int) -> None:
-        """See `Approximate.train`."""
-        if len(sample) == 1:  # FAISS asks for two to learn anything
-            sample = np.repeat(sample, 2, axis=0)
-        self.index = self._new(faiss_library(), rows, len(sample))
-        self.index.train(self._coded(sample))
-
-    @abstractmethod
     def _new(self, faiss: Any, rows: int, sample: int) -> Any:
         """An untrained index for so many rows, to be trained on so many vectors."""
 
     def _coded(self, vectors: Array) -> Array:
+        """Vectors `[n,D]` as FAISS takes them."""
         return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def _parameters(self, faiss: Any, width: int, count: int, chosen: Any) -> Any:
+        """FAISS's search parameters."""
+        return faiss.SearchParameters(sel=chosen)
+
+    def _read(self, faiss: Any, path: str, flags: int) -> Any:
+        return faiss.read_index(path, flags)
 
 
 def faiss_library() -> Any:
@@ -182,7 +163,7 @@ def _rungs(widths: dict[int, tuple[int, ...]]) -> Rungs:
     return tuple((width, candidates) for candidates, found in widths.items() for width in found)
 
 
-class HNSW(FloatApproximate):
+class HNSW(Approximate):
     """Hierarchical navigable small world graph over 8-bit codes; the width is `efSearch`."""
 
     rungs: ClassVar[Rungs] = _rungs({3: (24, 32, 48), 4: (64, 96, 128, 192, 256), 8: (512,), 16: (1024,)})
@@ -190,7 +171,6 @@ class HNSW(FloatApproximate):
     _CONSTRUCTION = 60
 
     def _new(self, faiss: Any, rows: int, sample: int) -> Any:
-        del rows, sample
         index = faiss.IndexHNSWSQ(
             self.dimension, faiss.ScalarQuantizer.QT_8bit, self._LINKS, faiss.METRIC_INNER_PRODUCT
         )
@@ -201,7 +181,7 @@ class HNSW(FloatApproximate):
         return faiss.SearchParametersHNSW(efSearch=max(width, count), sel=chosen)
 
 
-class IVF(FloatApproximate):
+class IVF(Approximate):
     """Inverted lists of 8-bit codes; the width is `nprobe`."""
 
     rungs: ClassVar[Rungs] = _rungs({3: (4, 8, 12, 16, 24, 32, 48), 4: (64, 128, 256, 512)})
@@ -209,12 +189,14 @@ class IVF(FloatApproximate):
     _POINTS_A_LIST = 40
 
     def _new(self, faiss: Any, rows: int, sample: int) -> Any:
-        lists = self._lists(rows, sample)
-        quantizer = faiss.IndexFlatIP(self.dimension)
-        index = faiss.IndexIVFScalarQuantizer(
-            quantizer, self.dimension, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        quantizer, lists, codes = (
+            faiss.IndexFlatIP(self.dimension),
+            self._lists(rows, sample),
+            faiss.ScalarQuantizer.QT_8bit,
         )
-        return self._prepared(index)
+        return self._prepared(
+            faiss.IndexIVFScalarQuantizer(quantizer, self.dimension, lists, codes, faiss.METRIC_INNER_PRODUCT)
+        )
 
     def _lists(self, rows: int, sample: int) -> int:
         """Number of clusters: about 2√R, and no more than the sample can tell apart."""
@@ -231,7 +213,6 @@ class IVF(FloatApproximate):
         return index
 
     def _parameters(self, faiss: Any, width: int, count: int, chosen: Any) -> Any:
-        del count
         return faiss.SearchParametersIVF(nprobe=min(width, self.index.nlist), sel=chosen)
 
 
@@ -269,19 +250,13 @@ class IVFPQ(IVF):
         return filled
 
 
-class SQ8(FloatApproximate):
+class SQ8(Approximate):
     """8-bit codes, all of which are looked at; the width means nothing."""
 
     rungs: ClassVar[Rungs] = ((1, 2), (1, 4), (1, 8))
 
     def _new(self, faiss: Any, rows: int, sample: int) -> Any:
-        del rows, sample
-        quantizer = faiss.ScalarQuantizer.QT_8bit
-        return faiss.IndexScalarQuantizer(self.dimension, quantizer, faiss.METRIC_INNER_PRODUCT)
-
-    def _parameters(self, faiss: Any, width: int, count: int, chosen: Any) -> Any:
-        del width, count
-        return faiss.SearchParameters(sel=chosen)
+        return faiss.IndexScalarQuantizer(self.dimension, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
 
 
 class Binary(Approximate):
@@ -291,17 +266,15 @@ class Binary(Approximate):
 
     def train(self, sample: Array, rows: int) -> None:
         """Take the mean of sample vectors `[n,D]` as the threshold of each number."""
-        del rows
         self.state["threshold"] = [float(number) for number in sample.mean(axis=0, dtype=np.float64)]
-        self.index = faiss_library().IndexBinaryFlat(-(-self.dimension // 8) * 8)
+        self.index = self._new(faiss_library(), rows, len(sample))
+
+    def _new(self, faiss: Any, rows: int, sample: int) -> Any:
+        return faiss.IndexBinaryFlat(-(-self.dimension // 8) * 8)
 
     def save(self, path: Path) -> None:
         """Write the index."""
         faiss_library().write_index_binary(self.index, str(path))
-
-    def _parameters(self, faiss: Any, width: int, count: int, chosen: Any) -> Any:
-        del width, count
-        return faiss.SearchParameters(sel=chosen)
 
     def _coded(self, vectors: Array) -> Array:
         return np.packbits(vectors > np.array(self.state["threshold"], dtype=np.float32), axis=1)

@@ -34,7 +34,6 @@ NAME = "manifest.json"
 FORMAT = 2
 RECALL = 0.97
 """Of the ten nearest documents, the share that an approximate search should find."""
-_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,6 @@ class StoredFile:
     size: int
     sha256: str
     rows: int
-
-    @classmethod
-    def of(cls, path: Path, rows: int) -> StoredFile:
-        """Describe a file that is complete."""
-        return cls(path.name, path.stat().st_size, file_hash(path), rows)
 
     def check(self, folder: Path) -> Path:
         """Its path, if it is there in full.
@@ -153,7 +147,7 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
+        while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ssmoe_embed.search.kinds import APPROXIMATE, Approximate, IndexKind
-from ssmoe_embed.search.manifest import Manifest, StoredFile
+from ssmoe_embed.search.manifest import Manifest, StoredFile, file_hash
 from ssmoe_embed.search.vectors import Array, row_blocks
 
 _FEW = 0.05
@@ -97,13 +97,7 @@ class Nearest:
         self.approximate = approximate
 
     def top(self, queries: Array, k: int, allowed: Allowed | None = None) -> tuple[Array, Array]:
-        """The `k` nearest rows, as `exact_top` gives them, with float64 scores.
-
-        Args:
-            queries: Unit vectors `[Q,D]`.
-            k: How many.
-            allowed: Which rows may be found; None for all.
-        """
+        """The `k` nearest rows to unit vectors `[Q,D]`, as `exact_top` gives them, with float64 scores."""
         few = allowed is not None and len(allowed.rows) <= max(k, _FEW * len(self.vectors))
         if self.approximate is None or few:
             rows, _ = exact_top(self.vectors, queries, k, allowed)
@@ -139,19 +133,6 @@ _GROWN = 4
 """An index that has grown so many times is trained again."""
 
 
-@dataclass(frozen=True)
-class Built:
-    """What the manifest says of an approximate index.
-
-    Attributes:
-        file: Its file; None for an exact search.
-        search: Its kind, search width and measured recall.
-    """
-
-    file: StoredFile | None
-    search: dict[str, Any]
-
-
 def open_approximate(folder: Path, manifest: Manifest, *, mapped: bool = True) -> Approximate | None:
     """The approximate index of a generation, if it has one.
 
@@ -167,9 +148,9 @@ def open_approximate(folder: Path, manifest: Manifest, *, mapped: bool = True) -
     return index
 
 
-def up_to_date(manifest: Manifest, rows: int, live: int, kind: IndexKind) -> bool:
+def up_to_date(manifest: Manifest, rows: int, live: int) -> bool:
     """Whether the approximate index of the last generation still serves `rows` vectors, of which `live` are used."""
-    wanted = kind.resolved(live)
+    wanted = IndexKind.parse(manifest.kind, "kind").resolved(live)
     if manifest.approximate is None or wanted is IndexKind.FLAT or str(wanted) != manifest.search.get("kind"):
         return wanted is IndexKind.FLAT and manifest.approximate is None
     covered = manifest.approximate.rows
@@ -178,25 +159,30 @@ def up_to_date(manifest: Manifest, rows: int, live: int, kind: IndexKind) -> boo
 
 def build(
     folder: Path, manifest: Manifest, vectors: Array, live: Array, *, name: str, recall: float, progress: bool
-) -> Built:
-    """Make or extend the approximate index of all vectors and measure it.
+) -> Manifest:
+    """Make or extend the approximate index of all vectors `[R,D]` and measure it.
 
     Args:
         folder: The index's folder.
         manifest: The last generation, with the kind that is wanted.
-        vectors: All stored vectors `[R,D]`.
+        vectors: All stored vectors.
         live: Rows that belong to a document, ascending.
         name: File to write.
         recall: Of the ten nearest, the share to find: the search is made as thorough as that takes.
         progress: Show a progress bar.
+
+    Returns:
+        The manifest with the file and what was measured.
 
     Raises:
         ValueError: FAISS is not installed.
     """
     kind = IndexKind.parse(manifest.kind, "kind").resolved(len(live))
     if kind is IndexKind.FLAT or not len(live):
-        return Built(None, {"kind": str(IndexKind.FLAT), "recall": 1.0})
-    index = _extendable(folder, manifest, kind, len(vectors))
+        return replace(manifest, approximate=None, search={"kind": str(IndexKind.FLAT), "recall": 1.0})
+    extendable = manifest.approximate is not None and manifest.search.get("kind") == str(kind)
+    grown = extendable and len(vectors) > _GROWN * int(manifest.search["trained_rows"])
+    index = open_approximate(folder, manifest, mapped=False) if extendable and not grown else None
     if index is None:
         index = APPROXIMATE[kind](manifest.dimension)
         index.train(_sample(vectors, live, index.sample_rows), len(vectors))
@@ -208,11 +194,12 @@ def build(
     index.save(partial)
     with partial.open("rb") as file:
         os.fsync(file.fileno())
-    partial.replace(folder / name)
-    index.load(folder / name, mapped=True)  # measured as it will be searched
+    path = partial.replace(folder / name)
+    index.load(path, mapped=True)  # measured as it will be searched
     measured = tune(index, vectors, live, recall)
     search = {"kind": str(kind), "state": index.state, "trained_rows": trained, **measured}
-    return Built(StoredFile.of(folder / name, len(vectors)), search)
+    stored = StoredFile(name, path.stat().st_size, file_hash(path), len(vectors))
+    return replace(manifest, approximate=stored, search=search)
 
 
 def tune(index: Approximate, vectors: Array, live: Array, goal: float) -> dict[str, Any]:
@@ -261,15 +248,6 @@ def _without(rows: Array, own: Array) -> Array:
     for number, (row, mine) in enumerate(zip(rows, own, strict=True)):
         kept[number] = row[row != mine][: rows.shape[1] - 1]
     return kept
-
-
-def _extendable(folder: Path, manifest: Manifest, kind: IndexKind, rows: int) -> Approximate | None:
-    """The last generation's index, in memory, if more vectors can be added to it."""
-    if manifest.approximate is None or manifest.search.get("kind") != str(kind):
-        return None
-    if rows > _GROWN * int(manifest.search["trained_rows"]):
-        return None
-    return open_approximate(folder, manifest, mapped=False)
 
 
 def _sample(vectors: Array, live: Array, size: int) -> Array:

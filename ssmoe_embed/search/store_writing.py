@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ssmoe_embed.data import Document
-from ssmoe_embed.search.filters import facet_of
-from ssmoe_embed.search.store import FIELDS, NEVER, Store, document_of, parts
+from ssmoe_embed.search.store import FIELDS, NEVER, Store, document_of, facet_of, parts
 
-_FILTERED = ("source",)
-"""Fields of a document that can be filtered by like metadata."""
 _ERASED_AT_ONCE = 1_000
 
 _SCHEMA = f"""
@@ -36,10 +33,10 @@ CREATE TABLE IF NOT EXISTS generations (generation INTEGER PRIMARY KEY, document
 
 
 class WritableStore(Store):
-    """The writer's connection; it makes the database if it is not there."""
+    """The writer's connection, which works on its generation; it makes the database if it is not there."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, writable=True)
+    def __init__(self, path: Path, generation: int) -> None:
+        super().__init__(path, generation, writable=True)
         with self.errors():
             self.db.execute("PRAGMA journal_mode = WAL")
             self.db.execute("PRAGMA synchronous = FULL")
@@ -67,22 +64,22 @@ class WritableStore(Store):
                 raise
             self.db.execute("COMMIT")
 
-    def take_back(self, generation: int) -> None:
+    def take_back(self) -> None:
         """Undo what an interrupted writer did after the published generation; its vectors stay."""
+        now = self.generation
         with self.transaction():
             # what was both added and removed since then is gone already
-            self._erase(f"WHERE removed = {NEVER} AND added > ?", (generation,))
-            query = f"UPDATE documents SET removed = {NEVER} WHERE removed > ? AND removed < {NEVER}"
-            self.db.execute(query, (generation,))
-            self.db.execute("DELETE FROM generations WHERE generation > ?", (generation,))
+            self._erase(f"WHERE removed = {NEVER} AND added >= {now}")
+            self.db.execute(f"UPDATE documents SET removed = {NEVER} WHERE removed >= {now} AND removed < {NEVER}")
+            self.db.execute(f"DELETE FROM generations WHERE generation >= {now}")
 
     def next_row(self) -> int:
         """Where the next vector goes."""
-        return int(self._one("SELECT coalesce(max(first + rows), 0) FROM chunks", ())[0])
+        return int(self._numbers("SELECT coalesce(max(first + rows), 0) FROM chunks")[0])
 
     def known(self, contents: Sequence[bytes]) -> dict[bytes, int]:
         """Rows of the texts that have a vector."""
-        return dict(self._many("SELECT content, row FROM vectors WHERE content IN (%s)", (), contents))
+        return dict(self._many("SELECT content, row FROM vectors WHERE content IN (%s)", contents))
 
     def add_vectors(self, contents: Sequence[bytes], first: int, crc: int) -> None:
         """Note which rows hold the vectors of new texts; within a transaction."""
@@ -90,33 +87,33 @@ class WritableStore(Store):
         self.db.executemany("INSERT INTO vectors (content, row) VALUES (?, ?)", rows)
         self.db.execute("INSERT INTO chunks (first, rows, crc) VALUES (?, ?, ?)", (first, len(contents), crc))
 
-    def insert(self, generation: int, documents: Iterable[tuple[Document, int]]) -> None:
+    def insert(self, documents: Iterable[tuple[Document, int]]) -> None:
         """Add documents with their rows; within a transaction, after those of the same id were removed."""
-        query = f"INSERT INTO documents (row, added, removed, {FIELDS}) VALUES (?, ?, {NEVER}, ?, ?, ?, ?, ?)"
+        query = f"""INSERT INTO documents (row, added, removed, {FIELDS})
+            VALUES (?, {self.generation}, {NEVER}, ?, ?, ?, ?, ?)"""
         facets: list[tuple[str, str, float | None, int]] = []
         words: list[tuple[int, str | None, str]] = []
         for document, row in documents:
             metadata = json.dumps(dict(document.metadata), ensure_ascii=False, sort_keys=True)
             fields = (document.id, document.text, metadata, document.title, document.source)
-            seq = self.db.execute(query, (row, generation, *fields)).lastrowid or 0
+            seq = self.db.execute(query, (row, *fields)).lastrowid or 0
             facets += [(*facet, seq) for facet in _facets(document)]
             words.append((seq, document.title, document.text))
         self.db.executemany("INSERT OR IGNORE INTO facets (key, value, number, seq) VALUES (?, ?, ?, ?)", facets)
         self.db.executemany("INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)", words)
 
-    def remove(self, generation: int, ids: Sequence[str]) -> int:
+    def remove(self, ids: Sequence[str]) -> int:
         """Remove documents; within a transaction. Returns how many there were."""
         count = 0
         for part in parts(ids):
-            marks = ",".join("?" * len(part))
-            wanted = f"removed = {NEVER} AND id IN ({marks})"
+            wanted = f"removed = {NEVER} AND id IN ({','.join('?' * len(part))})"
             # left to itself SQLite would look through all documents; those of this very generation nobody has seen
-            count += self._erase(f"INDEXED BY current WHERE {wanted} AND added = {generation}", part)
-            query = f"UPDATE documents INDEXED BY current SET removed = {generation} WHERE {wanted}"
+            count += self._erase(f"INDEXED BY current WHERE {wanted} AND added = {self.generation}", part)
+            query = f"UPDATE documents INDEXED BY current SET removed = {self.generation} WHERE {wanted}"
             count += self.db.execute(query, part).rowcount
         return count
 
-    def _erase(self, which: str, values: Sequence[Any]) -> int:
+    def _erase(self, which: str, values: Sequence[Any] = ()) -> int:
         """Delete documents with their facets and words; returns how many there were.
 
         Facets are deleted by their whole key: they have no index by document, and looking through all of them would make
@@ -139,25 +136,23 @@ class WritableStore(Store):
         self.db.execute("CREATE TEMP TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
         self.db.executemany("INSERT OR IGNORE INTO seen (id) VALUES (?)", ((name,) for name in ids))
 
-    def remove_unseen(self, generation: int) -> int:
+    def remove_unseen(self) -> int:
         """Remove all documents whose ids were not seen; within a transaction. Returns how many there were."""
         self.see(())
-        query = (
-            f"UPDATE documents SET removed = {generation} WHERE removed = {NEVER} AND id NOT IN (SELECT id FROM seen)"
-        )
+        query = f"""UPDATE documents SET removed = {self.generation}
+            WHERE removed = {NEVER} AND id NOT IN (SELECT id FROM seen)"""
         return self.db.execute(query).rowcount
 
-    def publish(self, generation: int, documents: int, rows: int) -> None:
+    def publish(self, documents: int, rows: int) -> None:
         """Note what the generation consists of, for readers to compare with the manifest."""
         with self.transaction():
             query = "INSERT OR REPLACE INTO generations (generation, documents, rows) VALUES (?, ?, ?)"
-            self.db.execute(query, (generation, documents, rows))
+            self.db.execute(query, (self.generation, documents, rows))
 
 
 def _facets(document: Document) -> Iterator[tuple[str, str, float | None]]:
     """Keys and values that the document can be filtered by, and the numbers among them; each element of a list is one."""
-    fields = {name: getattr(document, name) for name in _FILTERED}
-    for key, value in {**fields, **document.metadata}.items():
+    for key, value in {"source": document.source, **document.metadata}.items():
         for single in value if isinstance(value, list | tuple) else [value]:
             if isinstance(single, str | int | float):
                 yield key, *facet_of(single)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,38 +100,35 @@ def paired(documents: Iterable[Document], vectors: Iterable[Any]) -> Iterator[tu
         yield _checked(document), vector
 
 
-def encoded(model: SentenceTransformer, documents: Sequence[Document]) -> list[Any]:
-    """What a model reads of documents: their texts, or the paths of their pictures.
+def encoder(model: SentenceTransformer, batch_size: int) -> Callable[[Sequence[Document]], Array]:
+    """What makes the vectors `[n,D]` of documents: of their texts, their pictures, or both where their metadata ask for it.
 
     Raises:
-        ValueError: There is a picture, and the model reads texts only.
+        ValueError: When it is called: there is a picture, and the model reads texts only.
     """
-    pictures = [document for document in documents if document.image is not None]
-    if pictures and "image" not in getattr(model, "modalities", ()):
-        raise ValueError(
-            f"{pictures[0].image} is an image, and this model reads texts only; take one that reads images, such as "
-            "ssmoe/tiny-clip."
-        )
-    return [_input(document) for document in documents]
+
+    def encode(documents: Sequence[Document]) -> Array:
+        inputs: list[Any] = []
+        for document in documents:
+            if document.image is None:
+                inputs.append(document.full_text)
+                continue
+            if "image" not in getattr(model, "modalities", ()):
+                raise ValueError(
+                    f"{document.image} is an image, and this model reads texts only; take one that reads images, such as "
+                    "ssmoe/tiny-clip."
+                )
+            named = document.metadata["image"].get("named", False)
+            inputs.append({"image": document.image, "text": document.text} if named else document.image)
+        return model.encode_document(inputs, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
+
+    return encode
 
 
-def _input(document: Document) -> Any:
-    """What a model reads of one document: its text, its picture, or both where its metadata ask for it."""
-    if document.image is None:
-        return document.full_text
-    named = document.metadata["image"].get("named", False)
-    return {"image": document.image, "text": document.text} if named else document.image
-
-
-class Given:
-    """Vectors that were made elsewhere, in place of an encoder."""
-
-    def __init__(self, pairs: Sequence[tuple[Document, Any]]) -> None:
-        self._vectors = {document.content: vector for document, vector in reversed(pairs)}
-
-    def __call__(self, documents: Sequence[Document]) -> Array:
-        """The vectors `[n,D]` of some of the documents."""
-        return np.stack([np.asarray(self._vectors[document.content]) for document in documents])
+def given(pairs: Sequence[tuple[Document, Any]]) -> Callable[[Sequence[Document]], Array]:
+    """Vectors that were made elsewhere, in place of an encoder; of documents alike the first one's counts."""
+    vectors = {document.content: vector for document, vector in reversed(pairs)}
+    return lambda documents: np.stack([np.asarray(vectors[document.content]) for document in documents])
 
 
 def chunks(documents: Iterable[Document], size: int, progress: bool) -> Iterator[list[Document]]:

@@ -10,8 +10,9 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import datetime, timezone
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,7 @@ from ssmoe_embed.search.vectors import Array, VectorType, append_rows, map_rows,
 
 _LOCK = "writer.lock"
 _HOLDER = "writer.json"
-_OWN_FILES = (
-    "store-*",
-    "vectors-*",
-    "approximate-*",
-    ".approximate-*",
-    ".manifest.json.*",
-    ".writer.json.*",
-)
+_OWN_FILES = ("store-*", "vectors-*", "approximate-*", ".approximate-*", ".manifest.json.*", ".writer.json.*")
 _WASTE = 0.5
 """Vectors of removed texts are thrown out when they are more than this share of all, …"""
 _WASTED = 1_000
@@ -68,13 +62,7 @@ class AddCounts:
         return self.added + self.updated + self.unchanged
 
     def __add__(self, other: AddCounts) -> AddCounts:
-        return AddCounts(
-            self.added + other.added,
-            self.updated + other.updated,
-            self.unchanged + other.unchanged,
-            self.encoded + other.encoded,
-            self.removed + other.removed,
-        )
+        return AddCounts(*map(add, astuple(self), astuple(other)))
 
 
 class Writer:
@@ -84,131 +72,109 @@ class Writer:
         self.folder = folder
         self.manifest = manifest
         self.next = manifest.generation + 1
-        self.store = WritableStore(folder / manifest.store)
-        self.store.take_back(manifest.generation)
+        self.store = WritableStore(folder / manifest.store, self.next)
+        self.store.take_back()
+        self.counts = AddCounts()
         self.changed = False
 
-    def add(self, documents: Sequence[Document], encode: Encode) -> AddCounts:
-        """Add or replace documents; on return they are on disk, but not published.
-
-        Args:
-            documents: Some documents; of several of one id the last counts.
-            encode: Makes the vectors of those whose texts have none yet.
-        """
+    def add(self, documents: Sequence[Document], encode: Encode) -> None:
+        """Add or replace documents, of several of one id the last; on return they are on disk, but not published."""
         latest = {document.id: document for document in documents}
-        there = {name: document for name, (_, document) in self.store.by_ids(self.next, list(latest)).items()}
+        there = {name: document for name, (_, document) in self.store.by_ids(list(latest)).items()}
         changed = [document for document in latest.values() if there.get(document.id) != document]
         firsts: dict[bytes, Document] = {}
         for document in changed:
             firsts.setdefault(document.content, document)
         known = self.store.known(list(firsts))
-        new = [document for content, document in firsts.items() if content not in known]
-        with self._appended(encode(new) if new else None, [document.content for document in new]) as first:
-            rows = known | {document.content: first + offset for offset, document in enumerate(new)}
-            self.store.remove(self.next, [document.id for document in changed])
-            self.store.insert(self.next, [(document, rows[document.content]) for document in changed])
-            self.store.see(latest)
-        self.changed |= bool(changed)
-        return replace(_counted(documents, there), encoded=len(new))
-
-    def delete(self, ids: Sequence[str]) -> int:
-        """Remove documents; returns how many there were."""
-        with self.store.transaction():
-            return self._counted(self.store.remove(self.next, ids))
-
-    def prune(self) -> int:
-        """Remove the documents that this writer was not given; returns how many there were."""
-        with self.store.transaction():
-            return self._counted(self.store.remove_unseen(self.next))
-
-    def _counted(self, removed: int) -> int:
-        self.changed |= removed > 0
-        return removed
-
-    @contextmanager
-    def _appended(self, vectors: Array | None, contents: Sequence[bytes]) -> Iterator[int]:
-        """New vectors put on disk, then a transaction that takes them in; gives their first row."""
+        new = {content: document for content, document in firsts.items() if content not in known}
+        vectors = self._rows(encode(list(new.values())), len(new)) if new else None
         first = self.store.next_row()
         if vectors is not None:
-            rows = unit(vectors).astype(self.manifest.dtype)
-            self._check(rows, len(contents))
-            append_rows(self.folder / self.manifest.vectors, first, rows)
+            append_rows(self.folder / self.manifest.vectors, first, vectors)
         with self.store.transaction():
             if vectors is not None:
-                self.store.add_vectors(contents, first, zlib.crc32(rows.tobytes()))
-            yield first
+                self.store.add_vectors(list(new), first, zlib.crc32(vectors.tobytes()))
+            rows = known | {content: first + offset for offset, content in enumerate(new)}
+            self.store.remove([document.id for document in changed])
+            self.store.insert([(document, rows[document.content]) for document in changed])
+            self.store.see(latest)
+        self.changed |= bool(changed)
+        self.counts += replace(_counted(documents, there), encoded=len(new))
 
-    def _check(self, rows: Array, count: int) -> None:
+    def _rows(self, vectors: Array, count: int) -> Array:
+        """Vectors as they are stored, if there are so many of the index's dimension."""
+        rows = unit(vectors).astype(self.manifest.dtype)
         if rows.shape != (count, self.manifest.dimension):
             raise ValueError(
                 f"The vectors have shape {rows.shape} and the index takes {(count, self.manifest.dimension)}; "
                 "give one vector of the index's dimension for each document."
             )
+        return rows
 
-    def publish(self, *, recall: float, progress: bool, rebuild: bool = False) -> Manifest:
-        """Make everything that was added and deleted the current generation.
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove documents; ids that are not there are passed over."""
+        with self.store.transaction():
+            self._removed(self.store.remove(ids))
 
-        Args:
-            recall: What the approximate index is to reach.
-            progress: Show a progress bar where it is built.
-            rebuild: Build it from nothing.
+    def prune(self) -> None:
+        """Remove the documents that this writer was not given."""
+        with self.store.transaction():
+            self._removed(self.store.remove_unseen())
+
+    def _removed(self, count: int) -> None:
+        self.counts += AddCounts(removed=count)
+        self.changed |= count > 0
+
+    def publish(self, *, recall: float, progress: bool, rebuild: bool = False) -> None:
+        """Make everything that was added and deleted the current generation; the writer's last act.
+
+        The approximate index, built from nothing if `rebuild` says so, is to reach a `recall`.
         """
-        live = self.store.live_rows(self.next)
-        rows, documents = self.store.next_row(), self.store.count(self.next)
-        manifest = self.manifest
+        live = self.store.rows()
+        rows, documents = self.store.next_row(), self.store.count()
         if _wasteful(len(live), rows) or _wasteful(documents, self.store.held()):
-            manifest, live = self._compacted(live)
+            live = self._compacted(live)
             rows = len(live)
-        vectors = map_rows(self.folder / manifest.vectors, rows, manifest.dimension, manifest.dtype)
-        kind = IndexKind.parse(manifest.kind, "kind")
+        manifest = self.manifest
         if rebuild:
             manifest = replace(manifest, approximate=None, search={})
-        if rebuild or not manifest.search or not up_to_date(manifest, rows, len(live), kind):
+        if rebuild or not manifest.search or not up_to_date(manifest, rows, len(live)):
+            vectors = map_rows(self.folder / manifest.vectors, rows, manifest.dimension, manifest.dtype)
             name = f"approximate-{self.next}.faiss"
-            built = build(self.folder, manifest, vectors, live, name=name, recall=recall, progress=progress)
-            manifest = replace(manifest, approximate=built.file, search=built.search)
-        self.store.publish(self.next, documents, rows)
-        published = replace(manifest, generation=self.next, documents=documents, rows=rows, live=len(live))
-        published.write(self.folder)
-        self.manifest = published
-        self.next += 1
-        return published
+            manifest = build(self.folder, manifest, vectors, live, name=name, recall=recall, progress=progress)
+        self.store.publish(documents, rows)
+        self.manifest = replace(manifest, generation=self.next, documents=documents, rows=rows, live=len(live))
+        self.manifest.write(self.folder)
 
-    def _compacted(self, live: Array) -> tuple[Manifest, Array]:
-        """Copy what is still used into new files, whose rows are numbered from 0."""
-        old = map_rows(
-            self.folder / self.manifest.vectors, self.store.next_row(), self.manifest.dimension, self.manifest.dtype
-        )
-        manifest = replace(
-            self.manifest,
-            store=f"store-{self.next}.sqlite",
-            vectors=f"vectors-{self.next}.bin",
-            approximate=None,
-            search={},
-        )
-        for name in (manifest.store, manifest.vectors):
+    def _compacted(self, live: Array) -> Array:
+        """Copy what is still used into new files; its rows are numbered from 0."""
+        stored = self.manifest
+        old = map_rows(self.folder / stored.vectors, self.store.next_row(), stored.dimension, stored.dtype)
+        fresh_store, fresh_vectors = f"store-{self.next}.sqlite", f"vectors-{self.next}.bin"
+        for name in (fresh_store, fresh_vectors):
             (self.folder / name).unlink(missing_ok=True)
-        store = WritableStore(self.folder / manifest.store)
+        self.manifest = replace(stored, store=fresh_store, vectors=fresh_vectors, approximate=None, search={})
+        store = WritableStore(self.folder / self.manifest.store, self.next)
         placed: dict[int, int] = {}
-        for part in self.store.stream(self.next):
-            fresh: dict[int, bytes] = {row: document.content for _, row, document in part if row not in placed}
+        for part in self.store.stream():
+            fresh: dict[int, bytes] = {row: document.content for row, document in part if row not in placed}
             first = len(placed)
             vectors = np.asarray(old[list(fresh)])
             with store.transaction():
                 if fresh:
-                    append_rows(self.folder / manifest.vectors, first, vectors)
+                    append_rows(self.folder / self.manifest.vectors, first, vectors)
                     store.add_vectors(list(fresh.values()), first, zlib.crc32(vectors.tobytes()))
                     placed |= {row: first + offset for offset, row in enumerate(fresh)}
-                store.insert(self.next, [(document, placed[row]) for _, row, document in part])
+                store.insert([(document, placed[row]) for row, document in part])
         self.store.close()
         self.store = store
-        return manifest, np.arange(len(live), dtype=np.int64)
+        return np.arange(len(live), dtype=np.int64)
 
     def compact(self, kind: IndexKind | None = None) -> None:
         """Throw out what no document uses any more, and change the kind, when the next generation is published."""
-        live = self.store.live_rows(self.next)
+        live = self.store.rows()
         if len(live) < self.store.next_row():
-            self.manifest, _ = self._compacted(live)
+            self._compacted(live)
         if kind is not None:
             self.manifest = replace(self.manifest, kind=str(kind))
 
@@ -220,21 +186,21 @@ class Writer:
             kept.add(manifest.approximate.name)
         for pattern in _OWN_FILES:
             for path in self.folder.glob(pattern):
-                if path.name not in kept:
-                    _remove(path)
+                if path.name in kept:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                    continue
+                with suppress(
+                    OSError
+                ):  # open in another process on a system that forbids it; the next writer tries again
+                    path.unlink(missing_ok=True)
 
 
 def create_files(
     folder: Path, kind: IndexKind, dtype: VectorType, fingerprint: Mapping[str, Any], reference: Mapping[str, Any]
 ) -> None:
-    """Make the first generation, which has no documents.
-
-    Args:
-        folder: Where; it may exist if there is no index in it.
-        kind: How the nearest vectors will be looked for.
-        dtype: How a number of a vector will be stored.
-        fingerprint: The model's.
-        reference: How the model was loaded.
+    """Make the first generation, which has no documents; the arguments are those of `SemanticIndex.create`.
 
     Raises:
         BusyIndexError: Somebody else is making one.
@@ -257,8 +223,8 @@ def create_files(
             model=dict(fingerprint),
             reference=dict(reference),
         )
-        store = WritableStore(folder / manifest.store)
-        store.publish(1, 0, 0)
+        store = WritableStore(folder / manifest.store, 1)
+        store.publish(0, 0)
         store.close()
         manifest.write(folder)
 
@@ -294,8 +260,13 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
+        try:
+            found = json.loads((folder / _HOLDER).read_text(encoding="utf-8"))
+            holder = f"Process {found['pid']} on {found['host']} (since {found['since']})"
+        except (OSError, ValueError, KeyError):
+            holder = "Another process"
         raise BusyIndexError(
-            f"{_holder(folder)} is writing to the index in {folder}; wait until it has finished, or stop it."
+            f"{holder} is writing to the index in {folder}; wait until it has finished, or stop it."
         ) from None
     try:
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -305,15 +276,6 @@ def writing(folder: Path) -> Iterator[None]:
     finally:
         (folder / _HOLDER).unlink(missing_ok=True)
         lock.release()
-
-
-def _holder(folder: Path) -> str:
-    """Who holds the lock."""
-    try:
-        found = json.loads((folder / _HOLDER).read_text(encoding="utf-8"))
-        return f"Process {found['pid']} on {found['host']} (since {found['since']})"
-    except (OSError, ValueError, KeyError):
-        return "Another process"
 
 
 def _counted(documents: Sequence[Document], there: Mapping[str, Document]) -> AddCounts:
@@ -328,12 +290,3 @@ def _counted(documents: Sequence[Document], there: Mapping[str, Document]) -> Ad
 
 def _wasteful(used: int, held: int) -> bool:
     return held - used > max(_WASTED, _WASTE * held)
-
-
-def _remove(path: Path) -> None:
-    """Delete a file or a folder, if that is possible now."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-        return
-    with suppress(OSError):  # open in another process on a system that forbids it; the next writer tries again
-        path.unlink(missing_ok=True)

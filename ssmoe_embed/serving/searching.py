@@ -9,10 +9,9 @@ from time import perf_counter
 from typing import Any
 
 from ssmoe_embed.data import Document
-from ssmoe_embed.search.filters import parse_filters
 from ssmoe_embed.search.hits import Hit
 from ssmoe_embed.search.index import SemanticIndex
-from ssmoe_embed.search.likeness import search_like
+from ssmoe_embed.search.store import parse_filters
 from ssmoe_embed.serving.maps import CorpusMap
 from ssmoe_embed.serving.refusals import RequestError, ServerLimits, bad_value
 
@@ -155,7 +154,7 @@ def like_answer(index: SemanticIndex, image: bytes, top: int, conditions: Sequen
     try:
         filters = parse_filters(conditions)
         begin = perf_counter()
-        found = search_like(index, image, top, filters=filters or None)
+        found = index.search_like(image, top, filters=filters or None)
     except ValueError as error:
         raise bad_value(str(error), "body", "search_refused") from error
     milliseconds = round((perf_counter() - begin) * 1000, 1)

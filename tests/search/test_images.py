@@ -12,7 +12,6 @@ from transformers import CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
 from ssmoe_embed import EmbeddingModel, SSMoEVision
 from ssmoe_embed.search import Document, SemanticIndex, read_documents
 from ssmoe_embed.search.corpora import corpus_index, emoji_index
-from ssmoe_embed.search.likeness import search_like
 from ssmoe_embed.serving.app import create_app
 from ssmoe_embed.vision import ImageError
 from ssmoe_embed.vision.checkpoint import from_published
@@ -76,11 +75,11 @@ def test_words_of_a_name_and_filters_find_an_image(index):
 
 def test_an_image_finds_itself_first(index, folder):
     for given in (folder / "blueSky.png", Image.open(folder / "blueSky.png"), (folder / "blueSky.png").read_bytes()):
-        hits = search_like(index, given, 2)
+        hits = index.search_like(given, 2)
         assert hits[0].document.title == "blueSky.png"
         assert hits[0].similarity == pytest.approx(1, abs=1e-5)
     with pytest.raises(ImageError):
-        search_like(index, folder / "none.png")
+        index.search_like(folder / "none.png")
 
 
 def test_only_a_changed_image_is_encoded_again(index, model, folder):
@@ -98,7 +97,7 @@ def test_a_model_of_texts_refuses_images(built, folder, tmp_path):
         texts.add(read_documents(folder, images="only"), progress=False)
     texts.add([Document("a", "a text")], progress=False)
     with pytest.raises(ValueError, match="cannot be searched by an image"):
-        search_like(texts, folder / "IMG_7.jpg")
+        texts.search_like(folder / "IMG_7.jpg")
 
 
 @pytest.mark.slow

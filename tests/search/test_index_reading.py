@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssmoe_embed.search.reading.corpus import read_documents
-from ssmoe_embed.search.reading.passages import split_passages
+from ssmoe_embed.search.reading.prose import split_passages
 from ssmoe_embed.search.reading.records import ReadOptions
-from ssmoe_embed.search.reading.texts import read_texts
+from ssmoe_embed.search.reading.tables import read_texts
 
 RECORDS = [
     {"id": "a", "text": "one text", "title": "One", "year": 1999, "lang": "en"},

@@ -204,8 +204,8 @@ def test_a_second_writer_is_told_who_the_first_is_and_readers_go_on(folder):
 
 
 def test_a_generation_that_is_replaced_while_it_is_opened_gives_way_to_the_new_one(folder, monkeypatch):
-    def slow(path):
-        store = Store(path)
+    def slow(path, generation):
+        store = Store(path, generation)
         monkeypatch.undo()
         delete(other)
         other.rebuild(progress=False)  # into new files

@@ -12,7 +12,7 @@ from ssmoe_embed.search.store_writing import WritableStore
 
 @pytest.fixture
 def store(tmp_path):
-    made = WritableStore(tmp_path / "store.sqlite")
+    made = WritableStore(tmp_path / "store.sqlite", 1)
     yield made
     made.close()
 
@@ -23,9 +23,16 @@ def documents(first, count):
 
 def put(store, generation, given):
     """Add or replace documents, as a writer does."""
+    store.generation = generation
     with store.transaction():
-        store.remove(generation, [document.id for document in given])
-        store.insert(generation, [(document, int(document.id[1:])) for document in given])
+        store.remove([document.id for document in given])
+        store.insert([(document, int(document.id[1:])) for document in given])
+
+
+def take_back(store, generation):
+    """Undo a generation and those after it, as the next writer does."""
+    store.generation = generation
+    store.take_back()
 
 
 def steps(store, action):
@@ -50,7 +57,7 @@ def test_a_change_costs_the_same_in_a_small_and_in_a_large_index(store):
         "new": lambda: put(store, 2, documents(9_000, 500)),
         "the same again": lambda: put(store, 2, documents(9_000, 500)),
         "older": lambda: put(store, 2, documents(0, 500)),
-        "taken back": lambda: store.take_back(1),
+        "taken back": lambda: take_back(store, 2),
         "keys": store.facet_keys,
     }
     small = {name: steps(store, change) for name, change in changes.items()}
@@ -63,14 +70,15 @@ def test_a_change_costs_the_same_in_a_small_and_in_a_large_index(store):
 
 def test_taking_back_leaves_what_was_published_and_no_facet_of_the_rest(store):
     put(store, 1, documents(0, 30))
-    before = store.documents(1), store.facet_keys()
+    before = store.documents(), store.facet_keys()
     put(store, 2, [*documents(20, 2_500), Document("d3", "changed", {"color": "red"})])
     put(store, 2, [Document("d3", "changed again", {"shape": "round"})])
     assert set(store.facet_keys()) - set(before[1]) == {"shape"}
-    store.take_back(1)
-    assert (store.documents(1), store.facet_keys()) == before
-    assert store.ids(1, {"path": ["0.md"]}) == [f"d{i}" for i in range(9)]
-    assert [seq for seq, _ in store.matching(1, '"3"', 9)] == [4], "words of the rest are gone too"
+    take_back(store, 2)
+    store.generation = 1
+    assert (store.documents(), store.facet_keys()) == before
+    assert store.ids({"path": ["0.md"]}) == [f"d{i}" for i in range(9)]
+    assert [seq for seq, _ in store.matching('"3"', 9)] == [4], "words of the rest are gone too"
     [count] = store.db.execute("SELECT count(*) FROM facets").fetchone()
     assert count == 2 * 30
 
@@ -104,4 +112,4 @@ def test_what_a_killed_writer_left_in_the_log_is_read_too(tmp_path, store, monke
     for path in tmp_path.glob("store.sqlite*"):
         shutil.copy(path, tmp_path / "copy")
     monkeypatch.setattr("ssmoe_embed.search.store.os.access", lambda *_: False)
-    assert Store(tmp_path / "copy" / "store.sqlite").documents(1) == documents(0, 20)
+    assert Store(tmp_path / "copy" / "store.sqlite", 1).documents() == documents(0, 20)

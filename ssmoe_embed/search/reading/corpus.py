@@ -10,12 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ssmoe_embed.common.choices import Choice
 from ssmoe_embed.data import Document
-from ssmoe_embed.search.reading.decoding import fault_of, is_binary, known_encoding, numbered, open_text
-from ssmoe_embed.search.reading.passages import BREADCRUMB, WORDS
-from ssmoe_embed.search.reading.prose import read_html, read_markdown, read_pdf, read_plain_text, read_word
-from ssmoe_embed.search.reading.records import KINDS, FileKind, Images, Moved, ReadOptions, Record, read_picture
+from ssmoe_embed.search.reading.prose import BREADCRUMB, read_html, read_markdown, read_pdf, read_plain_text, read_word
+from ssmoe_embed.search.reading.records import (
+    KINDS,
+    WORDS,
+    FileKind,
+    Images,
+    Moved,
+    OnError,
+    ReadOptions,
+    Record,
+    fault_of,
+    is_binary,
+    known_encoding,
+    numbered,
+    open_text,
+    read_picture,
+)
 from ssmoe_embed.search.reading.tables import read_json_lines, read_lines, read_parquet, read_table
 
 _REPORTED = 20
@@ -32,15 +44,6 @@ _READERS: dict[FileKind, Callable[[Path, ReadOptions, Moved], Iterator[Record]]]
     FileKind.PDF: read_pdf,
     FileKind.IMAGE: read_picture,
 }
-
-
-class OnError(Choice):
-    """What to do about a broken line."""
-
-    STOP = "stop"
-    """End with an error that names it."""
-    SKIP = "skip"
-    """Leave it out and count it."""
 
 
 class SourceFile(NamedTuple):
@@ -99,7 +102,9 @@ class Corpus:
         if empty:
             named = " and ".join(map(str, self.paths))
             why = f" ({self.skipped_summary()})" if self.skipped_files else ""
-            raise ValueError(f"{named} holds no document{why}; {_hint(self.paths)}.")
+            folder = any(path.is_dir() for path in self.paths)
+            hint = "put .txt or .md files into it" if folder else "put one on each line"
+            raise ValueError(f"{named} holds no document{why}; {hint}.")
 
     @property
     def identity(self) -> str:
@@ -127,13 +132,18 @@ class Corpus:
         maker = _Maker(file, self.options, len(self.files) > 1)
         found = False
         try:
-            for record in record_reader(file.kind)(file.path, self.options, moved):
+            file.kind.check()
+            for record in _READERS[file.kind](file.path, self.options, moved):
                 found = True
                 made = maker.document(record)
                 if isinstance(made, Document):
                     yield made
-                else:
-                    self._broken(made)
+                    continue
+                if self.on_error is OnError.STOP:
+                    raise ValueError(f"{made} Correct it, or leave such lines out with --on-error skip.")
+                self.skipped += 1
+                if len(self.reports) < _REPORTED:
+                    self.reports.append(made)
         except (ValueError, OSError) as error:
             if not file.in_folder or found:
                 raise
@@ -141,14 +151,6 @@ class Corpus:
             return
         if file.in_folder and not found:
             self.skipped_files.append((file.path, "empty"))
-
-    def _broken(self, message: str) -> None:
-        """Stop at a broken line, or count it."""
-        if self.on_error is OnError.STOP:
-            raise ValueError(f"{message} Correct it, or leave such lines out with --on-error skip.")
-        self.skipped += 1
-        if len(self.reports) < _REPORTED:
-            self.reports.append(message)
 
 
 class _Maker:
@@ -159,8 +161,7 @@ class _Maker:
         self._field = options.field
         self._name = file.path.resolve().as_posix()  # not as it was given: the same name may be another file elsewhere
         self._above = file.path.stem if many and file.kind in {FileKind.MARKDOWN, FileKind.TEXT} else None
-        self._passages = file.kind not in {FileKind.LINES, FileKind.JSON_LINES, FileKind.TABLE, FileKind.PARQUET}
-        self._passages &= file.kind is not FileKind.IMAGE
+        self._passages = file.kind in {FileKind.TEXT, FileKind.MARKDOWN, FileKind.HTML, FileKind.WORD, FileKind.PDF}
         self._numbers = self._digits = False
 
     def document(self, record: Record) -> Document | str:
@@ -203,17 +204,6 @@ class _Maker:
         if self._numbers and self._digits:
             return "while other ids of the file are written as numbers, or as texts of digits; write all of them alike"
         return None
-
-
-def record_reader(kind: FileKind) -> Callable[[Path, ReadOptions, Moved], Iterator[Record]]:
-    """What reads files of a kind.
-
-    Raises:
-        ValueError: A package that it needs is not installed.
-    """
-    if kind.missing:
-        raise ValueError(f"Reading {kind} files {kind.missing}.")
-    return _READERS[kind]
 
 
 def read_documents(
@@ -328,7 +318,3 @@ def _unreadable(file: SourceFile, options: ReadOptions) -> str | None:
     except OSError as error:
         return f"unreadable: {error}"
     return f"not in {options.encoding}" if broken else None
-
-
-def _hint(paths: tuple[Path, ...]) -> str:
-    return "put .txt or .md files into it" if any(path.is_dir() for path in paths) else "put one on each line"

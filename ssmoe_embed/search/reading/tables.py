@@ -1,4 +1,4 @@
-"""Lines, JSON lines, CSV and Parquet as records."""
+"""Lines, JSON lines, CSV and Parquet as records, and as plain texts for what needs no documents."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ssmoe_embed.search.reading.decoding import fault_of, numbered, open_text, position
-from ssmoe_embed.search.reading.records import Moved, ReadOptions, Record
+from ssmoe_embed.search.reading.records import (
+    FileKind,
+    Moved,
+    OnError,
+    ReadOptions,
+    Record,
+    decoded,
+    fault_of,
+    numbered,
+    open_text,
+    position,
+)
 
 _BATCH = 1024
 _VECTORS = "embedding"
@@ -54,8 +64,7 @@ def read_lines(path: Path, options: ReadOptions, moved: Moved) -> Iterator[Recor
     with open_text(path, options.encoding) as text:
         for number, line in numbered(text, moved):
             if line.strip():
-                fault = fault_of(line)
-                yield Record(str(number), fault=fault) if fault else Record(str(number), line.strip())
+                yield Record(str(number), line.strip(), fault=fault_of(line))
 
 
 def read_json_lines(path: Path, options: ReadOptions, moved: Moved) -> Iterator[Record]:
@@ -88,7 +97,11 @@ def read_table(path: Path, options: ReadOptions, moved: Moved) -> Iterator[Recor
                 yield Record(place, fault=f"is not valid CSV: {error}")
                 continue
             moved(position(text))
-            fault = _row_fault(found, len(rows.fieldnames or ()))
+            if None in found or None in found.values():
+                names = len(rows.fieldnames or ())
+                yield Record(place, fault=f"has another number of fields than the {names} of the first line")
+                continue
+            fault = next(filter(None, map(fault_of, found.values())), None)
             plain = {name: value for name, value in found.items() if value != ""}
             yield Record(place, fault=fault) if fault else _record(str(rows.line_num), plain, options)
 
@@ -103,13 +116,6 @@ def _names(path: Path, rows: csv.DictReader[str]) -> list[str]:
     if fault:
         raise ValueError(f"{path}:1 {fault}.")
     return names
-
-
-def _row_fault(found: Mapping[Any, Any], names: int) -> str | None:
-    """What is wrong with a row of a table, if anything is."""
-    if None in found or None in found.values():
-        return f"has another number of fields than the {names} of the first line"
-    return next(filter(None, map(fault_of, found.values())), None)
 
 
 def read_parquet(path: Path, options: ReadOptions, moved: Moved) -> Iterator[Record]:
@@ -142,10 +148,61 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool | list | dict) else str(value)
 
 
-def _check_field(path: Path, field: str, names: Iterable[str]) -> None:
-    names = list(names)
+def _check_field(path: Path, field: str, names: Sequence[str]) -> None:
     if field not in names:
         raise ValueError(
             f"{path} has no column {field!r} with the text, but {', '.join(map(repr, names)) or 'none at all'}; "
             "name one with --field."
         )
+
+
+def read_texts(
+    source: Path | IO[bytes],
+    options: ReadOptions,
+    on_error: OnError = OnError.STOP,
+    report: Callable[[str], None] = lambda _: None,
+) -> Iterator[str]:
+    """The texts of JSON lines, CSV or Parquet, one a record; of any other file, and of a stream, one a line.
+
+    An empty line or field is an empty text, so that texts stay in step with lines.
+
+    Args:
+        source: A file, or a stream such as standard input.
+        options: Where a record holds its text, and the encoding.
+        on_error: What to do about a broken line.
+        report: Is told of each line that is left out.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line is broken, or a record has no text.
+    """
+    if isinstance(source, Path) and not source.is_file():
+        raise FileNotFoundError(f"There is no input file {source}.")
+    name = source if isinstance(source, Path) else "standard input"
+    for record in _records(source, options):
+        text, fault = record.text, record.fault
+        if fault is None and not isinstance(text, str):
+            fault = f"has no text under {options.field!r}; name another field with --field"
+        if fault is None:
+            yield text
+        elif on_error is OnError.STOP:
+            raise ValueError(
+                f"{name}:{record.place} {fault}. Correct it, or leave such lines out with --on-error skip."
+            )
+        else:
+            report(f"{name}:{record.place} {fault}.")
+
+
+def _records(source: Path | IO[bytes], options: ReadOptions) -> Iterator[Record]:
+    """The records of a file that has such; of anything else the lines."""
+    kind = FileKind.of(source) if isinstance(source, Path) else None
+    readers = {FileKind.JSON_LINES: read_json_lines, FileKind.TABLE: read_table, FileKind.PARQUET: read_parquet}
+    if isinstance(source, Path) and kind in readers:
+        kind.check()
+        for record in readers[kind](source, options, lambda _: None):
+            empty = kind is FileKind.TABLE and record.fault is None and record.text is None
+            yield Record(record.place, "") if empty else record
+        return
+    with open_text(source, options.encoding) if isinstance(source, Path) else decoded(source, options.encoding) as text:
+        for number, line in numbered(text):
+            yield Record(str(number), line, fault=fault_of(line))
