@@ -60,7 +60,7 @@ def expand_lists(args: Sequence[str], flags: Collection[str]) -> list[str]:
                 expanded.append(arg)
             elif equals:
                 expanded += [name, value]
-            elif _is_flag(next(iter(args[position + 1 :]), "-")):
+            elif position + 1 == len(args) or _is_flag(args[position + 1]):
                 expanded.append(arg)  # left for the parser to say that a value is missing
         else:
             expanded += [flag, arg] if flag else [arg]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -162,7 +162,7 @@ def search(
     if like is not None:
         _show(opened.search_like(like, top, filters=filters), as_json=as_json)
         return
-    for text in chain([] if query is None else [query], iter(_typed, "") if interactive else []):
+    for text in _queries(query, interactive):
         hits = opened.search(text, top=top, filters=filters, mode=mode, snippets=opened.model is not None)
         _show(hits, [opened.explain(text, hit.document.id) for hit in hits] if explain else (), as_json=as_json)
 
@@ -188,7 +188,8 @@ def _in_cache(
 ) -> SemanticIndex:
     """An index in the cache of files or images, or else of what comes with the package: how-to answers, or emoji.
 
-    For words emoji are found by their names and tags, which says more than their pictures.
+    Images, and emoji that look like one, are searched by the bundled CLIP-MoE; for words emoji are found by their names and
+    tags, which says more than their pictures. Only the how-to answers may be searched by the quick encoder.
     """
     from ssmoe_embed.search import read_documents
     from ssmoe_embed.search.corpora import bundled_index, corpus_index, emoji_index
@@ -200,7 +201,7 @@ def _in_cache(
         source = read_documents(*images, images="only")
     elif corpus and not emoji:
         source = read_documents(*corpus, **reading)
-    by_pixels = images or (like is not None and source is None)
+    by_pixels = bool(images) or (like is not None and source is None)
     chosen = replace(chosen, name=chosen.name or (BUNDLED_CLIP if by_pixels else BUNDLED))
     answers = source is None and bundled is bundled_index
     encoder = _load(chosen, explain) if answers else chosen.load()
@@ -223,8 +224,14 @@ def _load(chosen: opts.ChosenModel, explain: bool) -> SentenceTransformer:
     return cast("SentenceTransformer", BundledEncoder())  # which has of it what searching needs
 
 
-def _typed() -> str:
-    """A query as it is typed; nothing at an empty line or the end."""
-    if sys.stdin.isatty():
-        typer.echo("Search: ", nl=False, err=True)
-    return sys.stdin.readline().strip()
+def _queries(first: str | None, interactive: bool) -> Iterator[str]:
+    """The query, if one was given, and then what is typed until an empty line or the end."""
+    if first is not None:
+        yield first
+    while interactive:
+        if sys.stdin.isatty():
+            typer.echo("Search: ", nl=False, err=True)
+        typed = sys.stdin.readline().strip()
+        if not typed:
+            return
+        yield typed

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 if TYPE_CHECKING:
     import torch
+    from filelock import FileLock
 
 if sys.platform != "win32":
     import fcntl
@@ -232,6 +231,8 @@ def _leftovers(path: Path, task: str | None) -> tuple[Path, FileLock] | None:
 
 def _locked(folder: Path) -> FileLock | None:
     """The folder's lock, held; None if a living process holds it or the folder is gone."""
+    from filelock import FileLock, Timeout
+
     lock = FileLock(folder / _LOCK, timeout=0)
     try:
         lock.acquire()

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-import torch
-
 
 class HubKeywords(TypedDict, total=False):
     """The keywords by which functions of this package take `HubOptions`, for editors and type checkers."""
@@ -88,6 +86,8 @@ def check_device(device: str, name: str = "device") -> None:
     Raises:
         ValueError: It is no device, or is not there; the message lists those that are.
     """
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -112,10 +112,13 @@ def check_backend(backend: str) -> None:
 
 def warn_of_half_precision(model: Any) -> None:
     """Say that a model, in 16 bits as many checkpoints are, computes slowly on a CPU that has no units for them."""
+    import torch
+
     unit = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(model.dtype)
+    if model.device.type != "cpu" or unit is None:
+        return
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
-    has_unit = any(there and name.endswith(unit or "") for name, there in known.items())
-    if model.device.type == "cpu" and unit is not None and not has_unit:
+    if not any(there and name.endswith(unit) for name, there in known.items()):
         name = str(model.dtype).removeprefix("torch.")
         warnings.warn(
             f"The model is in {name}, which this CPU computes several times slower than float32; load it with "
@@ -144,5 +147,7 @@ def check_device_map(device_map: Any) -> None:
 
 def _accelerators() -> list[str]:
     """`cuda:0`, `cuda:1`, …, or whatever this machine has."""
+    import torch
+
     kind = torch.accelerator.current_accelerator(check_available=True)
     return [f"{kind}:{index}" for index in range(torch.accelerator.device_count())] if kind else []

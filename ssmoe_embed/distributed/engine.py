@@ -71,21 +71,23 @@ class Encoding:
 
     def encode(self, model: SentenceTransformer, texts: Sequence[str]) -> np.ndarray[Any, Any]:
         """Vectors `[B,D]` of texts, chunk by chunk, which is how `encode_stream` and an index do it in one process."""
-        # an index encodes a text once
-        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))} if self.as_documents else {}
-        encode, distinct = (model.encode_document, list(rows)) if self.as_documents else (model.encode, list(texts))
+        encode = model.encode_document if self.as_documents else model.encode
+        read = list(dict.fromkeys(texts)) if self.as_documents else list(texts)  # an index encodes a text once
         parts = [
             encode(
-                distinct[start : start + self.chunk],
+                read[start : start + self.chunk],
                 batch_size=self.batch_size,
                 show_progress_bar=False,
                 convert_to_numpy=True,
                 **self.arguments,
             )
-            for start in range(0, len(distinct), self.chunk)
+            for start in range(0, len(read), self.chunk)
         ]
         vectors = np.concatenate(parts)
-        return vectors[[rows[text] for text in texts]] if self.as_documents else vectors
+        if not self.as_documents:
+            return vectors
+        rows = {text: row for row, text in enumerate(read)}
+        return vectors[[rows[text] for text in texts]]
 
     def digest(self, fingerprint: Mapping[str, Any]) -> str:
         """A short text that names the model and everything here that changes vectors."""

@@ -78,10 +78,11 @@ class ShardFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / _MANIFEST).unlink(missing_ok=True)
-        shards, waiting = [], []
+        shards: list[Shard] = []
+        waiting: list[Shard] = []
         left = iter(rows)
-        for number, part in enumerate(iter(lambda: list(islice(left, size)), [])):
-            shard = Shard(f"part-{number:06d}-{_hash(part, digest)}.parquet", len(part))
+        while part := list(islice(left, size)):
+            shard = Shard(f"part-{len(shards):06d}-{_hash(part, digest)}.parquet", len(part))
             shards.append(shard)
             if not (self.path / shard.name).is_file():
                 self._write(self.path / _INPUTS / shard.name, _table(part))

@@ -54,7 +54,11 @@ class BlockCalibration:
         """Fit the factors that standardise or whiten, on the features `[M,D]` of `M` sample texts, at least two.
 
         Whitening takes `Σ^(-1/2)`, with Σ shrunk by Ledoit and Wolf's rule so that it has full rank.
+
+        Raises:
+            ValueError: There are fewer than two texts.
         """
+        _check_count(len(features))
         features = features.double().cpu()
         epsilon, tiny = torch.finfo(features.dtype).eps, torch.finfo(features.dtype).tiny
         if kind is Calibration.STANDARDIZE:
@@ -242,12 +246,17 @@ def check_sample(texts: Iterable[str]) -> list[str]:
         raise ValueError("The calibration texts are one string; pass a list of texts.")
     sample = list(texts)
     check_texts(sample, "the calibration texts")
-    if len(sample) < MINIMUM_TEXTS:
-        raise ValueError(
-            f"{len(sample)} calibration text(s) are too few to fit calibration factors; pass at least {MINIMUM_TEXTS}, "
-            "better about 2,000, or choose calibration='none'."
-        )
+    _check_count(len(sample))
     return sample
+
+
+def _check_count(texts: int) -> None:
+    """Refuse too few texts, whose features have no spread."""
+    if texts < MINIMUM_TEXTS:
+        raise ValueError(
+            f"{texts} calibration text(s) are too few to fit calibration factors; pass at least {MINIMUM_TEXTS}, better "
+            "about 2,000, or choose calibration='none'."
+        )
 
 
 @torch.inference_mode()

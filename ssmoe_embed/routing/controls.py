@@ -25,7 +25,7 @@ class EqualShares(DecidesAtExperts):
     """
 
     def assign(self, call: ExpertsCall) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `ExpertsPolicy.assign`."""
+        """See `DecidesAtExperts.assign`."""
         p, k = scores(call.logits, call.score), call.index.shape[1]  # [N,E]
         total = torch.ones_like(p[:, :1]) if call.weighting.normalises else p.gather(1, call.index).sum(1, keepdim=True)
         kept = torch.zeros_like(p, dtype=torch.bool).scatter_(1, call.index, value=True)

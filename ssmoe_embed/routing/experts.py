@@ -184,8 +184,8 @@ class ExpertsSite(Site):
 
     def asked(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the experts add up to, or what the pairs do that a policy chooses; `args` are choices and weights `[N,k]`."""
-        policy = self.router_site.wanted()
-        if not isinstance(policy, DecidesAtExperts):
+        policy: Any = self.router_site.wanted()
+        if not getattr(policy, "needs_experts", False):
             return self.own(hidden, *args, **kwargs)
         index, weights = (*args, *kwargs.values())
         flat = hidden.reshape(-1, hidden.shape[-1])  # [N,H]

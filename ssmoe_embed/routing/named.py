@@ -186,14 +186,7 @@ def _value(setting: str, text: str, field: Field[Any]) -> Any:
     """A setting's value from its text, of the type of its default; numbers may be fractions where whole ones are usual."""
     default = field.default
     if field.metadata.get("file"):
-        name, _, digest = text.partition("#")
-        if not Path(name).is_file():
-            raise FileNotFoundError(f"There is no file {name}.")
-        if digest and digest != _digest(name):
-            raise ValueError(
-                f"{name} is another file than the one that was named by {text!r}; name it without #{digest}."
-            )
-        return name
+        return _checked_file(text)
     if isinstance(default, bool):
         if text not in ("true", "false"):
             raise ValueError(f"{setting}={text!r} is neither true nor false.")
@@ -206,6 +199,16 @@ def _value(setting: str, text: str, field: Field[Any]) -> Any:
         except ValueError:
             continue
     raise ValueError(f"{setting}={text!r} is no number; write it like {setting}={default}.")
+
+
+def _checked_file(text: str) -> str:
+    """The name of a file that is there, and that is the one whose digest follows its name, if one does."""
+    name, _, digest = text.partition("#")
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"There is no file {name}.")
+    if digest and digest != _digest(name):
+        raise ValueError(f"{name} is another file than the one that was named by {text!r}; name it without #{digest}.")
+    return name
 
 
 def _digest(name: str) -> str:

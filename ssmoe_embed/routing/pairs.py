@@ -118,7 +118,7 @@ class UnifiedRouting(_Paired):
         return not self.per_token
 
     def assign(self, call: ExpertsCall) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `ExpertsPolicy.assign`."""
+        """See `DecidesAtExperts.assign`."""
         z, E = call.logits.float(), call.logits.shape[-1]
         u = (1 - self.rate) * z.softmax(dim=-1) + self.rate * (2 / E) * z.sigmoid()  # [N,E]
         if self.per_token:
@@ -139,7 +139,7 @@ class ExpertChoice(_Paired):
     """Each expert takes its best tokens of a text by their softmax, `T·k/E` of them, rounded, and at least one."""
 
     def assign(self, call: ExpertsCall) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `ExpertsPolicy.assign`."""
+        """See `DecidesAtExperts.assign`."""
         p, E = call.logits.float().softmax(dim=-1), call.logits.shape[-1]  # [N,E]
         real, seen = self.texts(call)
         columns = p.view(*real.shape, E).transpose(1, 2).flatten(0, 1)[..., None]  # [N,E] → [B,E,T] → [B·E,T,1]
@@ -210,7 +210,7 @@ class Competition(DecidesAtExperts):
         object.__setattr__(self, "response", Response.parse(self.response, "response"))
 
     def assign(self, call: ExpertsCall) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `ExpertsPolicy.assign`."""
+        """See `DecidesAtExperts.assign`."""
         N, E = call.logits.shape
         tokens, norm = torch.arange(N, device=call.hidden.device), self.response is Response.NORM
         strengths = []

@@ -61,6 +61,9 @@ class SpectralRouting:
 
     Attributes:
         routers: The spectral routers of the model's layers.
+
+    Raises:
+        ValueError: `alpha` is outside [0, 1], or `mix` is unknown.
     """
 
     routers: SpectralRouters

@@ -100,6 +100,7 @@ class Generation:
         shown["search"].pop("state", None)
         for long in ("probes", "sketch"):
             shown["model"].pop(long, None)
+        shown |= {name: shown.pop(name) for name in ("search", "model")}
         return shown | {"bytes": sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())}
 
     def verify(self) -> list[str]:
@@ -140,6 +141,8 @@ class Generation:
 
     def search(self, queries: Array, top: int, filters: Mapping[str, Any] | None = None) -> list[list[Hit]]:
         """The documents nearest to each of the unit vectors `[Q,D]`, best first; of equal scores the document added first.
+
+        What is searched for must have passed `check`, as for the other two searches.
 
         Raises:
             ValueError: The vectors are of another dimension.

@@ -23,8 +23,8 @@ Rungs = tuple[tuple[int, int], ...]
 class Approximate(ABC):
     """An approximate index of unit vectors; `train` or `load` fills it.
 
-    A kind says what FAISS's index is, and what differs from what is usual: here FAISS learns its codes of floats by itself,
-    and all of the index is looked at.
+    A kind makes FAISS's index and overrides what differs: the defaults are for one that takes floats, trains itself and is
+    searched as a whole.
 
     Attributes:
         rungs: `(width, oversample)` from fast to thorough: how much of the index is looked at, and how many candidates are
@@ -189,14 +189,9 @@ class IVF(Approximate):
     _POINTS_A_LIST = 40
 
     def _new(self, faiss: Any, rows: int, sample: int) -> Any:
-        quantizer, lists, codes = (
-            faiss.IndexFlatIP(self.dimension),
-            self._lists(rows, sample),
-            faiss.ScalarQuantizer.QT_8bit,
-        )
-        return self._prepared(
-            faiss.IndexIVFScalarQuantizer(quantizer, self.dimension, lists, codes, faiss.METRIC_INNER_PRODUCT)
-        )
+        quantizer, lists = faiss.IndexFlatIP(self.dimension), self._lists(rows, sample)
+        codes, metric = faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        return self._prepared(faiss.IndexIVFScalarQuantizer(quantizer, self.dimension, lists, codes, metric))
 
     def _lists(self, rows: int, sample: int) -> int:
         """Number of clusters: about 2√R, and no more than the sample can tell apart."""

@@ -97,7 +97,7 @@ class Nearest:
         self.approximate = approximate
 
     def top(self, queries: Array, k: int, allowed: Allowed | None = None) -> tuple[Array, Array]:
-        """The `k` nearest rows to unit vectors `[Q,D]`, as `exact_top` gives them, with float64 scores."""
+        """The `k` nearest rows to unit vectors `[Q,D]`, of those allowed, as `exact_top` gives them; float64 scores."""
         few = allowed is not None and len(allowed.rows) <= max(k, _FEW * len(self.vectors))
         if self.approximate is None or few:
             rows, _ = exact_top(self.vectors, queries, k, allowed)

@@ -138,8 +138,8 @@ class Writer:
         manifest = self.manifest
         if rebuild:
             manifest = replace(manifest, approximate=None, search={})
+        vectors = map_rows(self.folder / manifest.vectors, rows, manifest.dimension, manifest.dtype)  # or it is damaged
         if rebuild or not manifest.search or not up_to_date(manifest, rows, len(live)):
-            vectors = map_rows(self.folder / manifest.vectors, rows, manifest.dimension, manifest.dtype)
             name = f"approximate-{self.next}.faiss"
             manifest = build(self.folder, manifest, vectors, live, name=name, recall=recall, progress=progress)
         self.store.publish(documents, rows)
@@ -191,9 +191,8 @@ class Writer:
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                     continue
-                with suppress(
-                    OSError
-                ):  # open in another process on a system that forbids it; the next writer tries again
+                # open in another process on a system that forbids it; the next writer tries again
+                with suppress(OSError):
                     path.unlink(missing_ok=True)
 
 

@@ -240,7 +240,11 @@ def _add_search(
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """The result of work that is given up when the client hangs up, so that nobody waits for what nobody wants."""
+    """The result of work that is given up when the client hangs up, so that nobody waits for what nobody wants.
+
+    Raises:
+        RequestError: The client hung up.
+    """
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -144,7 +144,11 @@ class Batcher:
         normalize: bool = False,
         metrics: Metrics | None = None,
     ) -> None:
-        """Bind any sentence-transformers model; nothing runs before `start`. With `normalize` vectors have length 1."""
+        """Bind any sentence-transformers model; nothing runs before `start`.
+
+        The `limits` say batch size, wait and the bound of the queue; with `normalize` vectors have length 1; texts, tokens
+        and batches are counted in `metrics`.
+        """
         self._model = model
         self._metrics = metrics or Metrics("", "")
         self._limits = limits

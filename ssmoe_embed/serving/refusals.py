@@ -115,7 +115,11 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None, key: str | None = None) -> None:
-        """Wrap an application; `hosts` are the names that the Host header may have, `key` is what clients must send."""
+        """Wrap an application.
+
+        The Host header must name one of the `hosts`, if there are any, and `Authorization` say `Bearer`, then the `key`, if
+        there is one.
+        """
         self._app = app
         self._hosts = None if hosts is None else {host.lower() for host in hosts}
         self._key = None if key is None else f"Bearer {key}".encode()

@@ -144,7 +144,7 @@ class _Reflected:
         n = len(X)
         gram = np.zeros((n, n), order="F")  # its lower triangle; then the reflectors
         for part in torch.split(X, BLOCK, dim=1):
-            block, b = part.to(torch.float64).numpy(), part.shape[1]  # [n,b]
+            block, b = part.to(torch.float64).numpy(), part.shape[1]  # [n,b]; gram += block·blockᵀ
             if block.flags.f_contiguous:
                 _call("dsyrk", "L", "N", n, b, 1.0, block, n, 1.0, gram, n)
             else:

@@ -85,9 +85,9 @@ class SpectralSettings:
             raise ValueError(f"top_c={given!r} is not a number; choose {allowed}.")
         top_c = int(given) if isinstance(given, Integral) else float(given)
         if isinstance(top_c, int) and top_c < 1:
-            raise ValueError(f"top_c={top_c} keeps no eigenvector; choose {allowed}.")
+            raise ValueError(f"top_c={given} keeps no eigenvector; choose {allowed}.")
         if isinstance(top_c, float) and not 0 < top_c <= 1:
-            raise ValueError(f"top_c={top_c} is not a fraction; choose {allowed}.")
+            raise ValueError(f"top_c={given} is not a fraction; choose {allowed}.")
         object.__setattr__(self, "top_c", top_c)
 
     def count(self, m: int) -> int:

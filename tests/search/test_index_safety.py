@@ -168,6 +168,16 @@ def test_a_file_cut_short_or_missing_is_named(folder, name, harm):
         contents(folder)
 
 
+def test_damaged_vectors_are_not_published_by_a_writer(folder):
+    index = SemanticIndex.open(folder)
+    before = (folder / "manifest.json").read_bytes()
+    vectors = folder / "vectors-1.bin"
+    vectors.write_bytes(vectors.read_bytes()[: vectors.stat().st_size // 2])
+    with pytest.raises(DamagedIndexError, match="vectors-1"):
+        delete(index)
+    assert (folder / "manifest.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["vectors-1.bin", "approximate-3.faiss"])
 def test_a_changed_byte_is_found_by_verifying(folder, name):
     SemanticIndex.open(folder).rebuild(kind="sq8", progress=False)

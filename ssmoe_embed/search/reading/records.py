@@ -213,7 +213,7 @@ def known_encoding(name: str) -> str:
 
 @contextmanager
 def open_text(path: Path, encoding: str, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
-    """A file as text, as `open` does; a mark at its beginning (BOM) is taken off and goes before the encoding."""
+    """A file as text, as `open` does; a mark at its beginning (BOM) is taken off and says the encoding instead."""
     with path.open("rb") as raw, decoded(raw, encoding, newline) as text:
         yield text
 
