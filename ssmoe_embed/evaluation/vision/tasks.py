@@ -99,12 +99,17 @@ class CaptionedImages(AbsTaskRetrieval):
 
         Raises:
             FileNotFoundError: It lacks files.
+            ValueError: Its captions are empty.
         """
         shown = type(self).captioned(folder)
         images = {f"i{number}": str(place) for number, place in enumerate(shown)}
         said: list[tuple[str, str, str]] = []
         for image, texts in zip(images, shown.values(), strict=True):
             said += [(f"t{image[1:]}-{i}", text, image) for i, text in enumerate(texts)]
+        if not said:
+            raise ValueError(
+                f"{folder} has no captions; {self.metadata.name} needs {FOLDERS[folder.name]} as published."
+            )
         self.dataset = {"default": {"test": _searched(said, images, by_text=self.by_text)}}
         self.data_loaded = True
 

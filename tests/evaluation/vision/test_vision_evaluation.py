@@ -193,6 +193,14 @@ def test_all_of_flickr30k_is_searched_in_both_directions(folder, paper_data, pap
         assert images_of_the_paper.metric_of(score, "hit_rate_at_5") == pytest.approx(wanted, abs=1e-5)
 
 
+def test_a_folder_without_captions_is_named(tmp_path):
+    (tmp_path / "flickr30k").mkdir()
+    (tmp_path / "flickr30k" / "results_20130124.token").write_text("", encoding="utf-8")
+    [task] = find_tasks(["Flickr30kT2IRetrievalPaper"])
+    with pytest.raises(ValueError, match=r"flickr30k has no captions"):
+        use_local(task, LocalData(tmp_path)).load_data()
+
+
 def test_measured_images_stand_beside_the_papers_with_a_paired_bootstrap(ssmoe, paper_data, paper_results, tmp_path):
     model = ResultFolder(paper_results).scores()[0].model
     arguments = ["compare", paper_results, "--with", "paper", "--dataset-dir", paper_data, "--resamples", 200]
