@@ -107,9 +107,7 @@ class CaptionedImages(AbsTaskRetrieval):
         for image, texts in zip(images, shown.values(), strict=True):
             said += [(f"t{image[1:]}-{i}", text, image) for i, text in enumerate(texts)]
         if not said:
-            raise ValueError(
-                f"{folder} has no captions; {self.metadata.name} needs {FOLDERS[folder.name]} as published."
-            )
+            raise ValueError(f"{folder} has no captions; fetch the data of {self.metadata.name} again.")
         self.dataset = {"default": {"test": _searched(said, images, by_text=self.by_text)}}
         self.data_loaded = True
 
