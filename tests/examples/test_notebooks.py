@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-nbformat = pytest.importorskip("nbformat")
 pytestmark = pytest.mark.extras
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHOWN = {
@@ -23,6 +22,11 @@ SHOWN = {
 }
 
 
+@pytest.fixture
+def nbformat():
+    return pytest.importorskip("nbformat")
+
+
 def results(book):
     """Everything that the cells show, as text."""
     outputs = [output for cell in book.cells for output in cell.get("outputs", ())]
@@ -30,7 +34,7 @@ def results(book):
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_a_notebook_is_kept_without_results(name):
+def test_a_notebook_is_kept_without_results(nbformat, name):
     book = nbformat.read(EXAMPLES / name, as_version=4)
     nbformat.validate(book)
     assert results(book) == []
@@ -39,7 +43,7 @@ def test_a_notebook_is_kept_without_results(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHOWN)
-def test_a_notebook_runs_and_shows_what_it_promises(name, monkeypatch, tmp_path):
+def test_a_notebook_runs_and_shows_what_it_promises(nbformat, name, monkeypatch, tmp_path):
     shells = pytest.importorskip("IPython.core.interactiveshell")
     from IPython.utils.capture import capture_output
 
