@@ -44,7 +44,9 @@ LOGITS = "ev"
 LONGEST = 256
 """Tokens read of a document."""
 RESAMPLES = 5_000
+"""Of documents and seeds."""
 TASK_RESAMPLES = 1_000
+"""Of a task's examples, whose scores take longer."""
 
 
 @dataclass(frozen=True)

@@ -56,13 +56,20 @@ def controlled(model: nn.Module, policy: SpectralRouting, control: Control | Non
     family = family_of(model)
     with ExitStack() as hooks:
         for layer in family.layers(model):
-            hook = partial(_controlled_output, layer, family, policy, control)
+            normalises = weighting_of(layer, family).normalises  # asked once, of random tokens
+            hook = partial(_controlled_output, layer, family, policy, control, normalises=normalises)
             hooks.enter_context(layer.router.register_forward_hook(hook, with_kwargs=True))
         yield
 
 
 def _controlled_output(
-    layer: MoELayer, family: MoEFamily, policy: SpectralRouting, control: Control, router: nn.Module, *call: Any
+    layer: MoELayer,
+    family: MoEFamily,
+    policy: SpectralRouting,
+    control: Control,
+    router: nn.Module,
+    *call: Any,
+    normalises: bool,
 ) -> Any:
     """A forward hook that gives the choice of one routing weights in proportion to the scores of the other."""
     args, kwargs, output = call
@@ -87,7 +94,7 @@ def _controlled_output(
             "what another mix would weigh them; leave the variants weights-only and choice-only out."
         )
     changed = factor * after.gather(1, chosen)
-    if weighting_of(layer, family).normalises:
+    if normalises:
         changed = changed * flat.sum(dim=1, keepdim=True) / changed.sum(dim=1, keepdim=True)
     changed = changed.reshape(weights.shape).to(weights.dtype)
     return tuple(changed if i == place else part for i, part in enumerate(output))
@@ -294,7 +301,10 @@ def find_variants(names: list[str] | None) -> list[Variant]:
 def routers_of(
     variant: Variant, model: nn.Module, own: SpectralRouters, seed: int, family: MoEFamily | None = None
 ) -> SpectralRouters:
-    """The spectral routers of a variant of a model, whose own are `own`; its configuration tells its family by default."""
+    """The spectral routers of a variant of a model, whose own are `own`; `seed` is for what is random in it.
+
+    The model's configuration tells its family by default.
+    """
     family = family or family_of(model)
     if variant.settings is not None:
         settings = replace(own.settings, **variant.settings)

@@ -216,6 +216,7 @@ def minilm() -> Any:
 BASELINES: dict[str, Callable[[], Any]] = {
     "baseline/chance": ChanceEncoder,
     "baseline/tfidf-words": partial(TfidfEncoder, "baseline/tfidf-words"),
+    # of runs of three to five characters inside words
     "baseline/tfidf-chars": partial(TfidfEncoder, "baseline/tfidf-chars", analyzer="char_wb", ngram_range=(3, 5)),
     "baseline/bm25": BM25,
     "baseline/random-weights": random_weights,

@@ -140,13 +140,17 @@ def unfinished(folder: ResultFolder, jobs: Iterable[Job]) -> list[Job]:
     waiting = []
     for job in jobs:
         path = folder.cache(job.root).get_task_result_path(job.task.metadata.name, job.meta)
+        if not path.is_file():
+            waiting.append(job)
+            continue
         try:
-            if not path.is_file() or TaskResult.from_disk(path).get_missing_evaluations(job.task):
-                waiting.append(job)
+            result = TaskResult.from_disk(path)
         except Exception as error:  # whatever a broken file makes mteb raise
             raise ValueError(
                 f"{path} is broken ({type(error).__name__}); delete it, and the next run measures it again."
             ) from error
+        if result.get_missing_evaluations(job.task):
+            waiting.append(job)
     return waiting
 
 

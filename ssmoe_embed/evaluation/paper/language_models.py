@@ -147,7 +147,7 @@ def _wide(
 
 @dataclass(frozen=True)
 class NumberComparison:
-    """One number of the paper and ours, in the same unit; None if it was not measured."""
+    """One number of the paper and ours, in the same unit; ours is None if it was not measured."""
 
     paper: PublishedNumber
     measured: float | None

@@ -96,8 +96,11 @@ def paired_bootstrap(
 
     Raises:
         FileNotFoundError: There is no prediction file.
-        ValueError: The predictions do not suffice, are of different examples, or do not give the expected scores.
+        ValueError: The predictions do not suffice, are of different examples, or do not give the expected scores; or there
+            is nothing to resample.
     """
+    if not isinstance(resamples, int) or resamples < 1:
+        raise ValueError(f"resamples={resamples!r} is not a whole number of at least 1; 10,000 are usual.")
     name = task.metadata.name
     metric = metric or task.metadata.main_score
     sides = [_read(side, name) for side in (first, second)]

@@ -10,11 +10,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from mteb.abstasks import AbsTaskRetrieval
-from mteb.abstasks.task_metadata import TaskMetadata
+from ssmoe_embed.common.lazy import require_mteb
 
-from ssmoe_embed.data import read_records
+require_mteb()
+
+from datasets import Dataset  # noqa: E402
+from mteb.abstasks import AbsTaskRetrieval  # noqa: E402
+from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
+
+from ssmoe_embed.data import read_records  # noqa: E402
 
 SPLIT = "test"
 

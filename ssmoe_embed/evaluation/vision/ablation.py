@@ -196,7 +196,7 @@ def write_vision_report(found: Sequence[VisionAblation], output: Path, title: st
 
 
 def _above(each: NDArray[np.float64]) -> Difference:
-    """The mean of `[n,S]`, by how much more often each example is right under each seed, in points of 100."""
+    """How much more often examples are right under seeds, `[n,S]`: the mean and its 95 % interval, in points of 100."""
     found = seeded_difference(len(each), lambda drawn: drawn @ each / drawn.sum(axis=1, keepdims=True), RESAMPLES)
     return Difference(100 * found.value, 100 * found.low, 100 * found.high)
 

@@ -13,18 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mteb.models import ModelMeta
-from mteb.models.abs_encoder import AbsEncoder
-from mteb.models.model_meta import ScoringFunction
 from numpy.typing import NDArray
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-from ssmoe_embed.common.choices import Choice, unknown
-from ssmoe_embed.embedding.model import EmbeddingModel
-from ssmoe_embed.vision.inputs import read_image
-from ssmoe_embed.vision.module import SSMoEVision
-from ssmoe_embed.vision.routing import PAPER, VisionRouting, chosen_routing, method_of
+from ssmoe_embed.common.lazy import require_mteb
+
+require_mteb()
+
+from mteb.models import ModelMeta  # noqa: E402
+from mteb.models.abs_encoder import AbsEncoder  # noqa: E402
+from mteb.models.model_meta import ScoringFunction  # noqa: E402
+
+from ssmoe_embed.common.choices import Choice, unknown  # noqa: E402
+from ssmoe_embed.embedding.model import EmbeddingModel  # noqa: E402
+from ssmoe_embed.vision.inputs import read_image  # noqa: E402
+from ssmoe_embed.vision.module import SSMoEVision  # noqa: E402
+from ssmoe_embed.vision.routing import PAPER, VisionRouting, chosen_routing, method_of  # noqa: E402
 
 LADDER = "image-ladder"
 """Name of clean images and rising noise of one kind."""

@@ -143,6 +143,12 @@ def test_a_metric_that_cannot_be_resampled_is_named(name, metric, letters):
         paired_bootstrap(new_task(name), first, first, metric=metric)
 
 
+@pytest.mark.parametrize("resamples", [0, -3, 2.5])
+def test_a_number_of_resamples_that_makes_no_sense_is_named(resamples):
+    with pytest.raises(ValueError, match=f"resamples={resamples} is not a whole number of at least 1"):
+        paired_bootstrap(MockMultilingualSTSTask(), {}, {}, resamples=resamples)
+
+
 def test_a_type_whose_predictions_do_not_suffice_is_named():
     part = {"default": {"test": []}}
     with pytest.raises(ValueError, match=r"'MockBitextMiningTask' \(BitextMining\) do not suffice"):
