@@ -45,6 +45,7 @@ class _Sums:
 
     policy: RoutingPolicy | None
     sums: dict[int, torch.Tensor] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
 
     @property
     def needs_tokens(self) -> bool:
@@ -63,6 +64,7 @@ class _Sums:
             logits = self.policy.logits(layer, hidden, logits, score)
         total = scores(logits, score).double().sum(dim=0).cpu()  # [N,E] → [E]
         self.sums[layer] = self.sums.get(layer, 0) + total
+        self.counts[layer] = self.counts.get(layer, 0) + len(logits)
         return logits
 
 
@@ -91,14 +93,12 @@ def expert_scores(
     recorder = _Sums(policy)
     decoder = getattr(model, model.base_model_prefix, model)  # without the head, whose logits nobody needs
     reader = model if recorder.needs_tokens else decoder
-    tokens = 0
     with reroute(model, recorder):
         for batch in tqdm(batches, desc="Calibration", unit="batch", disable=not progress):
             reader(input_ids=batch.to(model.device), use_cache=False)
-            tokens += batch.numel()
-    if not tokens:
+    if not recorder.sums:
         raise ValueError("There is no text to score the experts on.")
-    return {layer: recorder.sums[layer] / tokens for layer in sorted(recorder.sums)}
+    return {layer: recorder.sums[layer] / recorder.counts[layer] for layer in sorted(recorder.sums)}
 
 
 RECORD = "ssmoe_drop.json"

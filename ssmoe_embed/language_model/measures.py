@@ -215,7 +215,8 @@ def expert_overlap(
     family = family_of(model)
     layers = family.layers(model)
     experts = {layer.index: family.expert_count(layer) for layer in layers}
-    shares, jaccards, top_k = dict.fromkeys(experts, 0.0), dict.fromkeys(experts, 0.0), dict.fromkeys(experts, 0)
+    shares, jaccards = dict.fromkeys(experts, 0.0), dict.fromkeys(experts, 0.0)
+    counts, top_k = dict.fromkeys(experts, 0), dict.fromkeys(experts, 0)
     tokens = 0
 
     def compare(layer: MoELayer, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -226,6 +227,7 @@ def expert_overlap(
         common = (own & other).sum(dim=-1).double()  # [N,E] → [N]
         shares[index] += float((common / own.sum(dim=-1)).sum())
         jaccards[index] += float((common / (own | other).sum(dim=-1)).sum())
+        counts[index] += len(common)
         top_k[index] = int(own[0].sum())
 
     with ExitStack() as hooks:
@@ -239,11 +241,11 @@ def expert_overlap(
                 tokens += len(ids)
     if not tokens:
         raise ValueError("There is no text to compare the routings on.")
-    by_layer = {index: share / tokens for index, share in shares.items()}
+    by_layer = {index: share / counts[index] for index, share in shares.items()}
     chances = [_chance(experts[index], top_k[index]) for index in experts]
     return Overlap(
         share=_mean(list(by_layer.values())),
-        jaccard=_mean([jaccard / tokens for jaccard in jaccards.values()]),
+        jaccard=_mean([jaccard / counts[index] for index, jaccard in jaccards.items()]),
         chance_share=_mean([share for share, _ in chances]),
         chance_jaccard=_mean([jaccard for _, jaccard in chances]),
         by_layer=by_layer,

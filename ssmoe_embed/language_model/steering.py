@@ -99,6 +99,7 @@ def _counts(
             ids = token_ids(tokenizer, text)[:_LONGEST]
             if len(ids) < 2:
                 continue  # there is nothing to predict
+            chosen.clear()
             if salient:
                 signs = 2.0 * important(ids, saliency(model, ids), tokenizer).double() - 1  # [T]
             else:

@@ -139,7 +139,8 @@ class GaLoreAdamW(torch.optim.Optimizer):
     ) -> None:
         """Bind parameters, or groups of them: those of `galore_groups`, with the fields of `GaLoreSettings`.
 
-        All else is as in torch's AdamW.
+        `lr`, `betas`, `eps` (added to the root of the second moment) and the decoupled `weight_decay` mean what they do in
+        torch's AdamW; the defaults are other ones.
 
         Raises:
             ValueError: A parameter of a group with a rank is no matrix, or the rank is above its shorter side.

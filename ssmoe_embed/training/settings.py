@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -148,17 +149,24 @@ class FinetuneSettings:
             object.__setattr__(self, "train_router", RouterTraining.parse(self.train_router, "train_router"))
         if self.dtype not in _DTYPES:
             raise ValueError(unknown("dtype", self.dtype, _DTYPES))
-        counts = ("batch_size", "accumulation", "max_length", "save_every", "lora_rank")
-        others = ("refresh_routers", "eval_every", "balance", "similarity", "weight_decay", "warmup")
-        for name in (*counts, *others, "steps"):
-            value, least = getattr(self, name), 0 if name in others else 1
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value!r} is below {least}; choose at least {least}.")
+        self._check_least(1, "batch_size", "accumulation", "max_length", "save_every", "lora_rank")
+        self._check_least(0, "refresh_routers", "eval_every", "balance", "similarity", "weight_decay", "warmup")
+        if self.steps is not None:
+            self._check_least(1, "steps")
         if self.warmup >= 1:
             raise ValueError(f"warmup={self.warmup!r} is no fraction of the steps; choose one below 1, such as 0.03.")
         if self.learning_rate <= 0 or self.epochs <= 0:
             raise ValueError(f"learning_rate={self.learning_rate!r} and epochs={self.epochs!r} must both be above 0.")
         self._check_combinations()
+
+    def _check_least(self, least: int, *names: str) -> None:
+        """Refuse values of these settings that are no numbers, or too small."""
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, Real):
+                raise ValueError(f"{name}={value!r} is no number; choose at least {least}.")
+            if value < least:
+                raise ValueError(f"{name}={value!r} is below {least}; choose at least {least}.")
 
     def _check_combinations(self) -> None:
         """Refuse settings that do not go together."""
