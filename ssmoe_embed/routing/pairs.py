@@ -46,9 +46,11 @@ class _Paired(DecidesAtExperts):
 
     def check(self, model: nn.Module) -> None:
         """See `RoutingPolicy.check`."""
-        with suppress(NotImplementedError):
-            if getattr(model, "get_output_embeddings", lambda: None)() is not None:  # a language model's head
-                self.check_causal()
+        head = None
+        with suppress(NotImplementedError):  # of a class of transformers that does not say which layer is its head
+            head = getattr(model, "get_output_embeddings", lambda: None)()
+        if head is not None:
+            self.check_causal()
         super().check(model)
 
     def check_causal(self) -> None:
